@@ -1,0 +1,1 @@
+"""Runs at the key holder: an encrypted sum in, a new model out."""

@@ -1,0 +1,1 @@
+"""Architectures, their conversion to TFLite, and the artefacts that were built from them."""

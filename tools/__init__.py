@@ -1,0 +1,1 @@
+"""The `vitalring` command. Nothing imports this package."""
