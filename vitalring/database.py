@@ -1,0 +1,57 @@
+"""SQLite as every role uses it: durable before it is acknowledged.
+
+Write-ahead log, `synchronous=FULL`, explicit transactions. A full disk or a
+file that is not ours becomes a StorageError that names the file; the
+transaction is rolled back, so nothing half-done stays behind.
+"""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from vitalring.errors import StorageError
+
+_ADVICE = "free space on its disk or restore it from a backup"
+
+
+def open_database(path: Path, schema: str, version: int) -> sqlite3.Connection:
+    """Open or create the database at `path`.
+
+    `schema` runs once, on a new file; `version` guards against a file of
+    another layout. Raises StorageError.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        connection = sqlite3.connect(path, isolation_level=None, timeout=30.0)
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=FULL")
+        connection.execute("PRAGMA secure_delete=ON")
+        found = connection.execute("PRAGMA user_version").fetchone()[0]
+        if found == 0:
+            connection.executescript(f"BEGIN;{schema};PRAGMA user_version={version};COMMIT;")
+        elif found != version:
+            raise StorageError(f"{path} has layout {found}, this version reads layout {version}")
+    except (sqlite3.Error, OSError) as error:
+        raise StorageError(f"{path} cannot be opened ({error}): {_ADVICE}") from error
+    return connection
+
+
+@contextmanager
+def transaction(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
+    """Commit everything inside, or nothing. Raises StorageError when the disk fails."""
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield connection
+        except BaseException:
+            # A full disk may have rolled the transaction back already.
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
+        connection.execute("COMMIT")
+    except sqlite3.Error as error:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        name = connection.execute("PRAGMA database_list").fetchone()[2]
+        raise StorageError(f"{name} cannot be written ({error}): {_ADVICE}") from error

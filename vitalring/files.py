@@ -1,0 +1,56 @@
+"""Files that must be whole or absent, and files that only their owner may read."""
+
+import os
+from pathlib import Path
+
+from vitalring.errors import ConfigError, StorageError
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Replace `path` by `data` so that a reader or a power cut sees the old or the new file."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.partial")
+        with partial.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        raise StorageError(f"{path} cannot be written: {error}") from error
+
+
+def write_secret(path: Path, data: bytes) -> None:
+    """Create `path` with mode 0600; never overwrite: a lost key voids what it protects."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except FileExistsError as error:
+        raise ConfigError(f"{path} exists already and is not overwritten; move it away") from error
+    except OSError as error:
+        raise StorageError(f"{path} cannot be written: {error}") from error
+
+
+def read_secret(path: Path, size: int) -> bytes:
+    """Read exactly `size` bytes from a file that nobody but its owner can read."""
+    try:
+        if path.stat().st_mode & 0o077:
+            raise ConfigError(f"{path} can be read by others; run: chmod 600 {path}")
+        data = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
+    if len(data) != size:
+        raise ConfigError(f"{path} has {len(data)} bytes, a key of this kind has {size}")
+    return data
+
+
+def read_file(path: Path) -> bytes:
+    """Read a file that must be there. Raises ConfigError."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error

@@ -1,0 +1,177 @@
+"""Frozen dataclasses to and from plain mappings, with every field checked.
+
+One checker serves the records on the wire (CBOR) and the configuration files
+(TOML). Rules: no unknown key, no missing key without a default, no silent
+conversion but whole number to float, no NaN or infinity. Constraints stand in
+the annotation: `Annotated[int, Range(0, 10)]`.
+"""
+
+import dataclasses
+import math
+import re
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from vitalring.errors import VitalRingError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Range:
+    """Inclusive bounds of a number."""
+
+    low: float
+    high: float
+
+    def complaint(self, value: Any) -> str | None:  # noqa: ANN401
+        """Say what is wrong with `value`, or None."""
+        if self.low <= value <= self.high:
+            return None
+        return f"is {value}, must lie between {self.low:g} and {self.high:g}"
+
+
+@dataclass(frozen=True)
+class Size:
+    """Inclusive bounds of a length; `Size(32)` means exactly 32."""
+
+    low: int
+    high: int | None = None
+
+    def complaint(self, value: Any) -> str | None:  # noqa: ANN401
+        """Say what is wrong with `value`, or None."""
+        high = self.low if self.high is None else self.high
+        if self.low <= len(value) <= high:
+            return None
+        wanted = str(self.low) if high == self.low else f"{self.low} to {high}"
+        return f"has length {len(value)}, must have {wanted}"
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """A regular expression that a string must match as a whole."""
+
+    expression: str
+
+    def complaint(self, value: Any) -> str | None:  # noqa: ANN401
+        """Say what is wrong with `value`, or None."""
+        if re.fullmatch(self.expression, value, re.ASCII):
+            return None
+        return f"is {value!r}, must match {self.expression}"
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """A closed list of words."""
+
+    words: tuple[str, ...]
+
+    def complaint(self, value: Any) -> str | None:  # noqa: ANN401
+        """Say what is wrong with `value`, or None."""
+        return (
+            None if value in self.words else f"is {value!r}, must be one of {', '.join(self.words)}"
+        )
+
+
+def from_plain(cls: type[T], plain: object, error: type[VitalRingError], where: str = "") -> T:
+    """Build the dataclass `cls` from a mapping.
+
+    Raises `error`, naming the field as a dotted path below `where`.
+    """
+    if not isinstance(plain, Mapping):
+        raise error(f"{where or cls.__name__} is {_kind(plain)}, must be a table")
+    hints = typing.get_type_hints(cls, include_extras=True)
+    fields = {f.name: f for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]
+    unknown = sorted(str(key) for key in plain if key not in fields)
+    if unknown:
+        raise error(
+            f"{_path(where, unknown[0])} is not known; known here: {', '.join(sorted(fields))}"
+        )
+    values = {}
+    for name, field in fields.items():
+        if name in plain:
+            values[name] = _value(hints[name], plain[name], error, _path(where, name))
+        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            raise error(f"{_path(where, name)} is missing")
+    return cls(**values)
+
+
+def to_plain(value: object) -> Any:  # noqa: ANN401
+    """Turn a dataclass into mappings, lists and scalars, the inverse of `from_plain`."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: to_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, tuple):
+        return [to_plain(item) for item in value]
+    if isinstance(value, Mapping):
+        return {key: to_plain(item) for key, item in value.items()}
+    return value
+
+
+def _value(hint: Any, plain: Any, error: type[VitalRingError], where: str) -> Any:  # noqa: ANN401
+    if typing.get_origin(hint) is typing.Annotated:
+        base, *rules = typing.get_args(hint)
+        value = _value(base, plain, error, where)
+        for rule in rules:
+            complaint = rule.complaint(value) if value is not None else None
+            if complaint:
+                raise error(f"{where} {complaint}")
+        return value
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        if plain is None:
+            return None
+        return _value(next(a for a in args if a is not type(None)), plain, error, where)
+    if origin is tuple:
+        if not isinstance(plain, list | tuple):
+            raise error(f"{where} is {_kind(plain)}, must be a list")
+        return tuple(_value(args[0], p, error, f"{where}[{i}]") for i, p in enumerate(plain))
+    if origin in (dict, Mapping):
+        return _mapping(args, plain, error, where)
+    if dataclasses.is_dataclass(hint):
+        return from_plain(typing.cast("type[Any]", hint), plain, error, where)
+    return _scalar(hint, plain, error, where)
+
+
+def _mapping(args: tuple[Any, ...], plain: Any, error: type[VitalRingError], where: str) -> Any:  # noqa: ANN401
+    if not isinstance(plain, Mapping):
+        raise error(f"{where} is {_kind(plain)}, must be a table")
+    return {
+        _value(args[0], key, error, f"{where} key"): _value(args[1], item, error, f"{where}.{key}")
+        for key, item in plain.items()
+    }
+
+
+def _scalar(hint: Any, plain: Any, error: type[VitalRingError], where: str) -> Any:  # noqa: ANN401
+    if hint is float and type(plain) in (int, float):
+        if not math.isfinite(plain):
+            raise error(f"{where} is {plain}, must be finite")
+        return float(plain)
+    if hint is Path and isinstance(plain, str):
+        return Path(plain)
+    if type(plain) is not hint:
+        raise error(f"{where} is {_kind(plain)}, must be {_NAMES.get(hint, str(hint))}")
+    return plain
+
+
+def _path(where: str, name: str) -> str:
+    return f"{where}.{name}" if where else name
+
+
+_NAMES = {
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    bytes: "bytes",
+    bool: "true or false",
+    Path: "a path",
+}
+
+
+def _kind(value: object) -> str:
+    if isinstance(value, str | int | float | bool):
+        return f"{value!r} ({_NAMES[type(value)]})"
+    return _NAMES.get(type(value), type(value).__name__)
