@@ -1,0 +1,164 @@
+"""What a plan says about privacy, and what one round of it spends (SPEC 7).
+
+Rules kept here: a guarantee has one derivation, from the numbers that the
+device enforces; a combination that this version cannot enforce is refused by
+name; nothing here is believed because it is signed: `accountant.check_claim`
+recomputes it.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated, Final
+
+from vitalring.errors import ConfigError
+from vitalring.protocol import limits
+from vitalring.schema import OneOf, Range
+
+LATTICE_BITS: Final = 20
+"""The clip is 2^20 steps of the lattice that sums and noise live on (SPEC 7.5)."""
+
+CLIP_SLACK: Final = 2.0**-7
+"""Share of the clip that float32 arithmetic may add to the sensitivity (SPEC 7.4)."""
+
+MAX_SAMPLED: Final = 2048
+"""Most records in one step for which CLIP_SLACK was argued (SPEC 7.4)."""
+
+MIN_NOISE_MULTIPLIER: Final = 0.1
+MIN_DELTA: Final = 1e-9
+
+
+@dataclass(frozen=True)
+class Privacy:
+    """The guarantee a plan claims and the numbers that give it (SPEC 7.1).
+
+    `unit` is what one neighbour differs in, `noise` where noise is added.
+    `epsilon` at `delta` is the claim for a whole study. `clip` bounds the L2
+    norm of one example's gradient. The noise on a sum of clipped gradients has
+    standard deviation `noise_multiplier` * `clip`.
+    """
+
+    unit: Annotated[str, OneOf(("none", "record", "device"))] = "none"
+    noise: Annotated[str, OneOf(("none", "local", "distributed"))] = "none"
+    epsilon: Annotated[float, Range(0.0, 100.0)] = 0.0
+    delta: Annotated[float, Range(0.0, 0.01)] = 0.0
+    clip: Annotated[float, Range(0.0, 1e6)] = 0.0
+    noise_multiplier: Annotated[float, Range(0.0, 1e4)] = 0.0
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a device trains in a round; every number is public (SPEC 7.1).
+
+    A record enters a step with probability `sampling_rate`. A noisy sum is
+    divided by `batch`, which does not depend on the device's own count of
+    records. A device with fewer than `records` does not take part.
+    """
+
+    sampling_rate: Annotated[float, Range(1e-6, 1.0)]
+    steps: Annotated[int, Range(1, 100_000)]
+    rounds: Annotated[int, Range(1, limits.MAX_ROUNDS)]
+    learning_rate: Annotated[float, Range(1e-6, 100.0)]
+    batch: Annotated[int, Range(1, 1_000_000)]
+    records: Annotated[int, Range(1, 100_000_000)]
+
+
+@dataclass(frozen=True)
+class Spend:
+    """What the accountant composes: `steps` Poisson-sampled Gaussian releases.
+
+    `noise_multiplier` is the effective one: standard deviation of the noise
+    divided by the enforced sensitivity (SPEC 7.4).
+    """
+
+    sampling_rate: float
+    noise_multiplier: float
+    steps: int
+
+
+def check_privacy(privacy: Privacy, training: Training) -> None:
+    """Refuse what this version cannot guarantee (SPEC 7.1, 7.2).
+
+    Raises ConfigError, which names the field.
+    """
+    # 1. What this version can do.
+    if (privacy.unit == "none") != (privacy.noise == "none"):
+        raise ConfigError(
+            f"privacy.unit is {privacy.unit} with privacy.noise {privacy.noise}: "
+            "unit none goes with noise none, and with it alone"
+        )
+    if privacy.unit == "device":
+        raise ConfigError("privacy.unit device is not available in this version: use record")
+    if privacy.noise == "distributed":
+        raise ConfigError("privacy.noise distributed is not available in this version: use local")
+    # 2. No privacy is written in one way only.
+    if privacy.unit == "none":
+        if privacy != Privacy():
+            raise ConfigError(
+                "privacy.unit is none: epsilon, delta, clip and noise_multiplier must be 0"
+            )
+        return
+    # 3. A guarantee needs every one of its numbers.
+    _check_number("epsilon", privacy.epsilon, 1e-3, 100.0)
+    _check_number("delta", privacy.delta, MIN_DELTA, 0.01)
+    _check_number("clip", privacy.clip, 1e-6, 1e6)
+    _check_number("noise_multiplier", privacy.noise_multiplier, MIN_NOISE_MULTIPLIER, 1e4)
+    # 4. A delta of one record in the data set permits publishing one record.
+    if privacy.delta * training.records >= 1.0:
+        raise ConfigError(
+            f"privacy.delta is {privacy.delta:g}, must lie below "
+            f"1 / training.records = {1.0 / training.records:g}"
+        )
+    if training.steps * training.rounds > 1_000_000:
+        raise ConfigError(
+            f"training.steps * training.rounds is {training.steps * training.rounds}, "
+            "the accountant composes at most 1000000 steps"
+        )
+
+
+def sensitivity_factor(dimension: int) -> float:
+    """L2 sensitivity of the sum on the lattice, as a multiple of the clip (SPEC 7.4).
+
+    1 for the clip, CLIP_SLACK for float32 arithmetic, and sqrt(d) lattice
+    steps, since rounding moves each coordinate by at most half a step in
+    either of two neighbouring sums.
+    """
+    if not 1 <= dimension <= limits.MAX_DIMENSION:
+        raise ConfigError(
+            f"model.dimension is {dimension}, must lie between 1 and {limits.MAX_DIMENSION}"
+        )
+    lattice_step: float = 2.0**-LATTICE_BITS
+    root: float = dimension**0.5
+    return 1.0 + CLIP_SLACK + root * lattice_step
+
+
+def effective_noise_multiplier(privacy: Privacy, dimension: int) -> float:
+    """Noise relative to the sensitivity that the device enforces (SPEC 7.4).
+
+    `dimension` is the number of the model's parameters. Raises ConfigError.
+    """
+    return privacy.noise_multiplier / sensitivity_factor(dimension)
+
+
+def round_spend(privacy: Privacy, training: Training, dimension: int) -> Spend | None:
+    """Return what one round spends of a record's privacy; None for unit none (no guarantee).
+
+    Raises ConfigError where `check_privacy` does.
+    """
+    check_privacy(privacy, training)
+    if privacy.unit == "none":
+        return None
+    return Spend(
+        training.sampling_rate, effective_noise_multiplier(privacy, dimension), training.steps
+    )
+
+
+def study_spend(privacy: Privacy, training: Training, dimension: int) -> Spend | None:
+    """Return what all rounds of a study spend together; None for unit none. Raises ConfigError."""
+    spend = round_spend(privacy, training, dimension)
+    if spend is None:
+        return None
+    return Spend(spend.sampling_rate, spend.noise_multiplier, spend.steps * training.rounds)
+
+
+def _check_number(name: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise ConfigError(f"privacy.{name} is {value:g}, must lie between {low:g} and {high:g}")
