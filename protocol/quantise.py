@@ -1,0 +1,254 @@
+"""Encoding of one update as fields that can be summed, and decoding of a sum.
+
+Rules (SPEC 4): a device clips its update, scales it by its weight, rotates it, keeps the
+round's coordinates, shrinks it as a whole if a coordinate is out of range, rounds it at
+random with the norm enforced after rounding, adds integer noise and an offset. Nothing is
+clamped and nothing wraps, so a sum of n fields decodes exactly to the sum of the n
+rounded vectors, and the L2 sensitivity of one device is `norm_bound`, in grid steps.
+Field 0 carries the weight.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vitalring.errors import ConfigError, EncodingRangeError
+from vitalring.protocol.rotation import kept_coordinates, rotate, unrotate
+
+_MAX_REDRAWS = 128
+
+
+@dataclass(frozen=True, kw_only=True)
+class Codec:
+    """How the updates of a round are encoded; a part of the signed round plan (SPEC 4.1)."""
+
+    n_max: int  # devices that one sum may hold
+    clip: float  # L2 norm that an update is clipped to
+    weight_cap: int  # samples above which a device weighs no more
+    bits: int = 8  # bits of a field before summing
+    reach: float = 6.0  # quantiser range in units of clip / sqrt(dimension)
+    keep: float = 1.0  # fraction of the rotated coordinates that are sent
+    noise_width: int = 0  # largest absolute value of a device's integer noise, in grid steps
+
+    @property
+    def levels(self) -> int:
+        """Return the largest weight, which is also the span of a field without noise."""
+        return (1 << self.bits) - 1
+
+    @property
+    def half(self) -> int:
+        """Return the grid steps on each side of zero."""
+        return self.levels // 2
+
+    @property
+    def offset(self) -> int:
+        """Return what is added to a grid value to make it non-negative."""
+        return self.half + self.noise_width
+
+    @property
+    def field_max(self) -> int:
+        """Return the largest value of one device's field."""
+        return self.levels + 2 * self.noise_width
+
+
+@dataclass(frozen=True)
+class EncodedUpdate:
+    """One device's fields, and what encoding did to the update."""
+
+    fields: NDArray[np.uint64]  # (1 + kept coordinates,), field 0 is the weight
+    weight: int  # 1 .. levels
+    clip_factor: float  # 1 if the norm was within the clip
+    fit_factor: float  # 1 if every coordinate was within the quantiser range
+
+
+@dataclass(frozen=True)
+class DecodedSum:
+    """The weighted mean of a sum of updates."""
+
+    mean: NDArray[np.float64]  # (dimension,)
+    weight: int  # sum of the devices' weights, each 1 .. levels
+
+
+def check_codec(codec: Codec) -> None:
+    """Raise ConfigError, naming the field, unless the codec can be used (SPEC 4.1)."""
+    limits: tuple[tuple[str, float, float], ...] = (
+        ("n_max", 1, 1 << 20),
+        ("clip", 1e-12, 1e12),
+        ("weight_cap", 1, 1 << 40),
+        ("bits", 2, 16),
+        ("reach", 0.1, 100.0),
+        ("keep", 1e-6, 1.0),
+        ("noise_width", 0, 1 << 24),
+    )
+    for name, low, high in limits:
+        value = getattr(codec, name)
+        # Written so that NaN fails.
+        if not low <= value <= high:
+            raise ConfigError(f"codec.{name} is {value}: choose from {low:g} to {high:g}")
+
+
+def kept_count(codec: Codec, dimension: int) -> int:
+    """Return how many of `dimension` coordinates are sent."""
+    return max(1, min(dimension, round(codec.keep * dimension)))
+
+
+def field_count(codec: Codec, dimension: int) -> int:
+    """Return the fields of one update of `dimension` parameters: the weight and the kept ones."""
+    return 1 + kept_count(codec, dimension)
+
+
+def grid_step(codec: Codec, dimension: int) -> float:
+    """Return the width of one grid step, in units of the update (SPEC 4.5)."""
+    return codec.reach * codec.clip / math.sqrt(dimension) / codec.half
+
+
+def norm_bound(codec: Codec, dimension: int) -> float:
+    """Return the bound on the L2 norm of a rounded update, in grid steps (SPEC 4.6).
+
+    The L2 sensitivity in Theorem 1 of Kairouz, Liu and Steinke, "The Distributed Discrete
+    Gaussian Mechanism for Federated Learning with Secure Aggregation" (arXiv 2102.06387),
+    with beta = exp(-1/2): a vector within the clip is rounded within this bound with
+    probability 1 - beta at least.
+    """
+    norm = codec.clip / grid_step(codec, dimension)
+    kept = kept_count(codec, dimension)
+    worst = (norm + math.sqrt(kept)) ** 2
+    likely = norm**2 + kept / 4 + norm + math.sqrt(kept) / 2
+    return math.sqrt(min(worst, likely))
+
+
+def weight_of(samples: int, codec: Codec) -> int:
+    """Return the weight 1 .. levels of a device with `samples` >= 1 samples (SPEC 4.2).
+
+    Raises ConfigError if there are none: such a device has nothing to send.
+    """
+    if samples < 1:
+        raise ConfigError(f"a device with {samples} samples cannot take part in a round")
+    capped = min(samples, codec.weight_cap)
+    # Integer arithmetic rounds halves up on every machine.
+    return max(1, (2 * codec.levels * capped + codec.weight_cap) // (2 * codec.weight_cap))
+
+
+def encode_update(
+    update: NDArray[np.floating[Any]],
+    samples: int,
+    codec: Codec,
+    seed: bytes,
+    *,
+    rng: np.random.Generator,
+    noise: NDArray[np.int64] | None = None,
+) -> EncodedUpdate:
+    """Encode an update (d,) of a device with `samples` samples for the sum (SPEC 4.2 to 4.8).
+
+    `rng` must be cryptographic (ChaCha seeded by the system) on a device. `noise`
+    (kept coordinates,) is added in grid steps after rounding; none is needed if
+    `codec.noise_width` is 0. Raises EncodingRangeError on NaN, infinity or noise that is
+    missing, of another shape or wider than the plan allows, ConfigError on a bad codec.
+    """
+    check_codec(codec)
+    # 1. Only finite vectors (SPEC 4.2).
+    vector = np.asarray(update, dtype=np.float64)
+    if vector.ndim != 1 or not vector.size:
+        raise EncodingRangeError(f"an update is a vector, not an array of shape {vector.shape}")
+    if not np.isfinite(vector).all():
+        at = int(np.flatnonzero(~np.isfinite(vector))[0])
+        raise EncodingRangeError(f"coordinate {at} of the update is {vector[at]}: not encoded")
+    dimension = vector.size
+    # 2. Clip, then scale by the weight: the norm is at most clip from here on.
+    weight = weight_of(samples, codec)
+    clip_factor = _clip_factor(vector, codec.clip)
+    vector = vector * clip_factor * (weight / codec.levels)
+    # 3. Rotate, then keep the round's coordinates.
+    kept = kept_coordinates(dimension, kept_count(codec, dimension), seed)
+    vector = rotate(vector, seed)[kept]
+    # 4. Shrink the whole vector if need be: its direction and the norm bound survive,
+    # which clamping single coordinates would not give.
+    vector /= grid_step(codec, dimension)
+    fit_factor = min(1.0, codec.half / max(float(np.abs(vector).max()), codec.half))
+    vector *= fit_factor
+    # 5. Round at random within the enforced norm.
+    grid = _round_within(vector, codec.half, norm_bound(codec, dimension), rng)
+    # 6. Noise, within the width that the fields have room for.
+    grid += _checked_noise(noise, codec.noise_width, grid.size)
+    # 7. Offset.
+    fields = np.empty(1 + grid.size, dtype=np.uint64)
+    fields[0] = weight
+    fields[1:] = (grid + codec.offset).astype(np.uint64)
+    return EncodedUpdate(fields, weight, clip_factor, fit_factor)
+
+
+def decode_sum(
+    fields: NDArray[np.uint64], count: int, codec: Codec, dimension: int, seed: bytes
+) -> DecodedSum:
+    """Decode the sum of the fields of `count` updates to their weighted mean (SPEC 4.9).
+
+    Raises EncodingRangeError if the sum cannot come from `count` updates.
+    """
+    check_codec(codec)
+    kept = kept_count(codec, dimension)
+    # 1. As many fields as the plan says, from as many devices as it allows.
+    if fields.shape != (1 + kept,):
+        raise EncodingRangeError(f"a sum of shape {fields.shape} where ({1 + kept},) is due")
+    if not 1 <= count <= codec.n_max:
+        raise EncodingRangeError(f"a sum of {count} updates, the plan allows 1 to {codec.n_max}")
+    # 2. The weight is one that `count` devices can have.
+    weight = int(fields[0])
+    if not count <= weight <= count * codec.levels:
+        raise EncodingRangeError(f"{count} updates cannot weigh {weight} together")
+    # 3. No field above what `count` devices can reach.
+    largest = int(fields[1:].max())
+    if largest > count * 2 * codec.offset:
+        raise EncodingRangeError(f"a field of {largest} is too large for {count} updates")
+    grid = fields[1:].astype(np.int64) - count * codec.offset
+    vector = np.zeros(dimension)
+    # Dividing by the fraction kept makes the mean unbiased over the choice of coordinates.
+    scale = grid_step(codec, dimension) * dimension / kept
+    vector[kept_coordinates(dimension, kept, seed)] = grid * scale
+    return DecodedSum(unrotate(vector, seed) / (weight / codec.levels), weight)
+
+
+def _clip_factor(vector: NDArray[np.float64], clip: float) -> float:
+    """Return the factor <= 1 that brings the norm within `clip`, without overflow."""
+    peak = float(np.abs(vector).max())
+    if peak == 0.0:
+        return 1.0
+    relative = float(np.linalg.norm(vector / peak))
+    return min(1.0, clip / peak / relative)
+
+
+def _round_within(
+    vector: NDArray[np.float64], half: int, bound: float, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """Round each coordinate up or down at random, unbiased, until the norm is within `bound`.
+
+    This is the conditional randomised rounding of arXiv 2102.06387. One draw passes with
+    probability 0.39 at least, so giving up after 128 draws means a fault, not bad luck.
+    """
+    # The last bit of a float may stand out of the range that step 4 scaled to.
+    vector = np.clip(vector, -half, half)
+    for _ in range(_MAX_REDRAWS):
+        grid = np.floor(vector + rng.random(vector.size)).astype(np.int64)
+        # A sum such as 127 + 0.9999999999999999 may round up to the next integer.
+        np.clip(grid, -half, half, out=grid)
+        if int(np.dot(grid, grid)) <= bound * bound:
+            return grid
+    raise EncodingRangeError(
+        f"no rounding within a norm of {bound:g} steps in {_MAX_REDRAWS} draws: "
+        "the random generator is at fault"
+    )
+
+
+def _checked_noise(noise: NDArray[np.int64] | None, width: int, size: int) -> NDArray[np.int64]:
+    if noise is None:
+        # A plan with noise must never go out without it.
+        if width:
+            raise EncodingRangeError("the plan asks for integer noise and none was given")
+        return np.zeros(size, dtype=np.int64)
+    if noise.shape != (size,) or noise.dtype != np.int64:
+        raise EncodingRangeError(f"noise of shape {noise.shape} and {noise.dtype}, not ({size},)")
+    if noise.size and max(int(noise.max()), -int(noise.min())) > width:
+        raise EncodingRangeError(f"noise beyond the plan's width of {width} steps")
+    return noise
