@@ -1,0 +1,215 @@
+"""Local training with per-example clipping and noise: DP-SGD (SPEC 7.3 to 7.6).
+
+Abadi et al., "Deep Learning with Differential Privacy", 2016. Rules kept here:
+
+- Every record enters a step by its own coin. A batch that does not fit the
+  model's physical batch is worked off in chunks, never truncated, and an empty
+  batch gets its noise too: the accountant's theorem is about these batches.
+- Sensitivity comes from the enforced clip. The model's word for a norm counts
+  for nothing; a sum that is too long stops the training.
+- Only the noisy sum touches the weights, so the weights are what may leave.
+  Loss, counts and norms in the result are not private and stay on the device.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vitalring.edge_agent.randomness import SecureGenerator, integer_gaussian
+from vitalring.errors import DataError, ModelError, PrivacyError
+from vitalring.protocol.privacy import (
+    CLIP_SLACK,
+    LATTICE_BITS,
+    MAX_SAMPLED,
+    Privacy,
+    Training,
+    check_privacy,
+    sensitivity_factor,
+)
+
+NO_CLIP: Final = 1e30
+"""The clip of unit none: a bound beyond every gradient that float32 training survives."""
+
+Weights = NDArray[np.float32]
+Array = NDArray[Any]
+
+
+class TrainableModel(Protocol):
+    """What training asks of a model."""
+
+    @property
+    def physical_batch(self) -> int:
+        """Most records that `gradient_sum` takes at once."""
+
+    def gradient_sum(
+        self, weights: Weights, x: Array, y: Array, clip: float
+    ) -> tuple[Weights, float, NDArray[np.float32]]:
+        """Sum over n records of the gradients, each clipped to the L2 norm `clip`.
+
+        Returns the sum (d,), the sum of losses and the unclipped norms (n,).
+        """
+
+
+@dataclass(frozen=True)
+class LocalResult:
+    """What a round of local training leaves.
+
+    `weights` (d,) are private as the plan says. The other fields are exact
+    facts about the records: for the device's own screen, never for the wire.
+    """
+
+    weights: Weights = field(repr=False)
+    steps: int
+    examples_seen: int
+    mean_loss: float
+    clipped_fraction: float
+
+
+@dataclass
+class _Tally:
+    """Running sums for the device's own screen."""
+
+    examples: int = 0
+    loss: float = 0.0
+    clipped: int = 0
+
+
+def train(  # noqa: PLR0917 - the order is that of the path: model, data, plan, randomness
+    model: TrainableModel,
+    weights: Weights,
+    x: Array,
+    y: Array,
+    training: Training,
+    privacy: Privacy,
+    generator: np.random.Generator,
+) -> LocalResult:
+    """Train one round from `weights` (d,) on records `x` (n, ...) and `y` (n, ...).
+
+    For unit record `generator` is a SecureGenerator made for this call alone;
+    for unit none any generator serves. The budget must be charged before.
+
+    Raises ConfigError (a plan this version cannot guarantee), DataError (records
+    that cannot be used), PrivacyError (the guarantee would break) and ModelError
+    (training left the finite numbers). After any of them nothing may leave.
+    """
+    # 1. The plan, the generator and the records, before any is used.
+    check_privacy(privacy, training)
+    private = privacy.unit == "record"
+    if private:
+        _check_generator(generator)
+    _check_records(x, y, training)
+    weights = np.array(weights, np.float32)
+    if weights.ndim != 1:
+        raise ModelError(f"weights have shape {weights.shape}, must be one row of parameters")
+    sensitivity_factor(weights.size)  # refuses dimensions that the claim does not cover
+    # 2. The steps.
+    tally = _Tally()
+    for _ in range(training.steps):
+        chosen = _sample(len(x), training.sampling_rate, generator)
+        if private:
+            if chosen.size > MAX_SAMPLED:
+                raise PrivacyError(
+                    f"a step sampled {chosen.size} records, the sensitivity is argued for "
+                    f"{MAX_SAMPLED} (SPEC 7.4): lower training.sampling_rate"
+                )
+            total = _clipped_sum(model, weights, x, y, chosen, clip=privacy.clip, tally=tally)
+            update = privatise(total, privacy, generator) / training.batch
+        else:
+            total = _clipped_sum(model, weights, x, y, chosen, clip=NO_CLIP, tally=tally)
+            update = total / max(1, chosen.size)
+        weights -= (training.learning_rate * update).astype(np.float32)
+    # 3. What comes out is a number throughout.
+    if not np.isfinite(weights).all():
+        raise ModelError("training diverged, weights are not finite: lower training.learning_rate")
+    seen = max(1, tally.examples)
+    return LocalResult(
+        weights, training.steps, tally.examples, tally.loss / seen, tally.clipped / seen
+    )
+
+
+def privatise(
+    total: NDArray[np.float64], privacy: Privacy, generator: np.random.Generator
+) -> NDArray[np.float64]:
+    """Add the noise of one step to a sum of clipped gradients `total` (d,) (SPEC 7.5).
+
+    The sum is snapped to a lattice of spacing clip / 2^20 and the noise is an
+    integer number of steps, so the result is a function of a whole number plus
+    a rounded Gaussian, whatever float64 does. Raises PrivacyError.
+    """
+    step = privacy.clip / 2.0**LATTICE_BITS
+    snapped = np.rint(total / step).astype(np.int64)
+    scale = privacy.noise_multiplier * 2.0**LATTICE_BITS
+    released: NDArray[np.float64] = (
+        snapped + integer_gaussian(generator, scale, snapped.size)
+    ) * step
+    return released
+
+
+def _sample(count: int, rate: float, generator: np.random.Generator) -> NDArray[np.intp]:
+    """Poisson sampling: each of `count` records with probability `rate` (SPEC 7.3)."""
+    if rate == 1.0:
+        return np.arange(count)
+    return np.flatnonzero(generator.random(count) < rate)
+
+
+def _chunks(chosen: NDArray[np.intp], size: int) -> Iterator[NDArray[np.intp]]:
+    """Cut a batch into pieces of at most `size`; every record comes in exactly one."""
+    for start in range(0, chosen.size, size):
+        yield chosen[start : start + size]
+
+
+def _clipped_sum(
+    model: TrainableModel,
+    weights: Weights,
+    x: Array,
+    y: Array,
+    chosen: NDArray[np.intp],
+    *,
+    clip: float,
+    tally: _Tally,
+) -> NDArray[np.float64]:
+    """Sum the clipped gradients of the records `chosen`, checked chunk by chunk (SPEC 7.4)."""
+    total = np.zeros(weights.size, np.float64)
+    for chunk in _chunks(chosen, model.physical_batch):
+        gradient, loss, norms = model.gradient_sum(weights, x[chunk], y[chunk], clip)
+        if gradient.shape != weights.shape:
+            raise ModelError(f"gradient has shape {gradient.shape}, weights {weights.shape}")
+        exact = gradient.astype(np.float64)
+        norm = math.sqrt(float(exact @ exact))
+        # `not <=` also refuses NaN.
+        if not norm <= chunk.size * clip * (1.0 + CLIP_SLACK):
+            raise PrivacyError(
+                f"{chunk.size} gradients clipped at {clip:g} sum to norm {norm:g}: "
+                "the model does not clip, or a gradient is not finite; nothing may leave"
+            )
+        total += exact
+        tally.examples += chunk.size
+        tally.loss += float(loss)
+        tally.clipped += int(np.count_nonzero(norms > clip))
+    return total
+
+
+def _check_generator(generator: np.random.Generator) -> None:
+    if not isinstance(generator, SecureGenerator):
+        raise PrivacyError(
+            f"noise from {type(generator).__name__} is not private: "
+            "use randomness.fresh_generator()"
+        )
+    generator.check_process()
+
+
+def _check_records(x: Array, y: Array, training: Training) -> None:
+    if len(x) != len(y):
+        raise DataError(f"{len(x)} records have {len(y)} labels")
+    if len(x) < training.records:
+        raise DataError(
+            f"the device has {len(x)} records, the plan wants at least {training.records}"
+        )
+    for name, values in (("x", x), ("y", y)):
+        bad = np.flatnonzero(~np.isfinite(values).reshape(len(values), -1).all(axis=1))
+        if bad.size:
+            raise DataError(f"{name} of record {int(bad[0])} is not finite: leave the record out")
