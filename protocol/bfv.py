@@ -89,17 +89,21 @@ def noise_bound(params: BfvParams) -> int:
     Holds except with probability 2**-39. With q the product of the data primes and t the
     plain modulus, decryption is exact while the noise is below q / 2t.
     """
-    count, degree = params.additions, params.degree
-    coefficients = params.ciphertexts * degree
+    special = params.primes[-1] if len(params.primes) > 1 else 1
+    return _noise(params.degree, params.ciphertexts, params.additions, special)
+
+
+def _noise(degree: int, ciphertexts: int, additions: int, special: int) -> int:
     # Squared tail of a sub-Gaussian union bound: 2 ln(2 * coefficients * 2**40).
+    coefficients = ciphertexts * degree
     tail = _TWICE_LN2 * (1 + _FAILURE_BITS + (coefficients - 1).bit_length())
-    fresh = _ceil_sqrt(tail * count * _ERROR_VARIANCE * (2 * degree + 1))
-    if len(params.primes) > 1:
+    noise = _ceil_sqrt(tail * additions * _ERROR_VARIANCE * (2 * degree + 1))
+    if special > 1:
         # Dividing by the special prime shrinks the fresh noise and adds one rounding.
-        rounding = _ceil_sqrt(tail * count * Fraction(degree + 1, 12))
-        fresh = rounding + -(-fresh // params.primes[-1])
+        rounding = _ceil_sqrt(tail * additions * Fraction(degree + 1, 12))
+        noise = rounding + -(-noise // special)
     # Each device rounds q * m / t to an integer: up to 1/2, not random at all.
-    return fresh + -(-count // 2)
+    return noise + -(-additions // 2)
 
 
 def largest_primes(degree: int, bits: int, count: int) -> tuple[int, ...]:
@@ -123,15 +127,17 @@ def _candidates(codec: Codec, fields: int) -> Iterator[BfvParams]:
     """Yield, for each degree, digits and shape of modulus, the shortest modulus that serves."""
     base = codec.n_max * codec.field_max + 1
     for degree, limit in MAX_MODULUS_BITS.items():
+        special_prime = largest_primes(degree, _SPECIAL_BITS, 1)
         digits = 1
         while (base**digits).bit_length() <= _MAX_PLAIN_BITS:
-            for special in (0, _SPECIAL_BITS):
-                # q > 4t at least, and data primes longer than the special one differ from it.
-                shortest = max((base**digits).bit_length() + 2, _SPECIAL_BITS + 1)
-                for bits in range(shortest, limit - special + 1):
-                    primes = _split(degree, bits, special)
-                    if primes is None:
-                        break
+            ciphertexts = -(-fields // (digits * degree))
+            for special in ((), special_prime):
+                noise = _noise(degree, ciphertexts, codec.n_max, special[0] if special else 1)
+                # q > 4 t noise, and data primes longer than the special one differ from it.
+                shortest = max((4 * base**digits * noise).bit_length(), _SPECIAL_BITS + 1)
+                longest = limit - _SPECIAL_BITS if special else min(limit, _MAX_PRIME_BITS)
+                for bits in range(shortest, longest + 1):
+                    primes = _split(degree, bits) + special
                     params = BfvParams(degree, primes, codec.n_max, codec.field_max, digits, fields)
                     if _serves(params):
                         yield params
@@ -149,18 +155,15 @@ def _serves(params: BfvParams) -> bool:
     return 4 * t * noise_bound(params) < q and all(gcd(t, p) == 1 for p in params.primes)
 
 
-def _split(degree: int, bits: int, special: int) -> tuple[int, ...] | None:
-    """Return primes of `bits` bits together, of like size, and the special prime if asked for.
+def _split(degree: int, bits: int) -> tuple[int, ...]:
+    """Return primes of `bits` bits together, as few and as alike in size as can be.
 
     Several data primes need a special one: SEAL always sets the last of a chain aside.
     """
     count = -(-bits // _MAX_PRIME_BITS)
-    if count > 1 and not special:
-        return None
     small, larger = divmod(bits, count)
     primes = largest_primes(degree, small + 1, larger) if larger else ()
-    primes += largest_primes(degree, small, count - larger)
-    return primes + (largest_primes(degree, special, 1) if special else ())
+    return primes + largest_primes(degree, small, count - larger)
 
 
 def _ceil_sqrt(value: Fraction) -> int:

@@ -28,7 +28,9 @@ def pack_fields(fields: NDArray[np.uint64], params: BfvParams) -> NDArray[np.uin
     digits[: params.fields] = fields
     powers = np.array([params.base**i for i in range(params.digits)], dtype=np.uint64)
     # Below base**digits < 2**60: nothing overflows.
-    coefficients = (digits.reshape(-1, params.digits) * powers).sum(axis=1, dtype=np.uint64)
+    coefficients: NDArray[np.uint64] = (digits.reshape(-1, params.digits) * powers).sum(
+        axis=1, dtype=np.uint64
+    )
     return coefficients.reshape(params.ciphertexts, params.degree)
 
 
