@@ -41,11 +41,10 @@ def pack_bits(values: NDArray[np.uint64], width: int) -> NDArray[np.uint8]:
     size = packed_size(count, width)
     if values.size and int(values.max()) >> width:
         raise CiphertextError(f"value {int(values.max())} does not fit in {width} bits")
-    rows = values.size // count if count else 0
-    groups = rows * count // _LANES
+    groups = values.size // _LANES
     lanes = values.reshape(groups, _LANES)
-    # The last word may reach past the end, hence the spare word that is cut off below.
-    buffer = np.zeros(groups * width + _WORD_BYTES, dtype=np.uint8)
+    # The last word may reach past the end, hence the spare bytes that are cut off below.
+    buffer = np.zeros((groups + 1) * width + _WORD_BYTES, dtype=np.uint8)
     for lane in range(_LANES):
         start, shift = divmod(lane * width, 8)
         # Words of one lane never overlap, because width >= 8 bytes apart.
@@ -66,7 +65,7 @@ def unpack_bits(packed: NDArray[np.uint8], width: int, count: int) -> NDArray[np
     if packed.shape[-1] != size:
         raise CiphertextError(f"{packed.shape[-1]} bytes where {size} are needed")
     groups = packed.size // width
-    buffer = np.zeros(groups * width + _WORD_BYTES, dtype=np.uint8)
+    buffer = np.zeros((groups + 1) * width + _WORD_BYTES, dtype=np.uint8)
     buffer[: groups * width] = packed.reshape(-1)
     lanes = np.empty((groups, _LANES), dtype=np.uint64)
     mask = np.uint64((1 << width) - 1)

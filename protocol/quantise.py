@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitalring.errors import ConfigError, EncodingRangeError
+from vitalring.protocol.limits import MAX_DEVICES
 from vitalring.protocol.rotation import kept_coordinates, rotate, unrotate
 
 _MAX_REDRAWS = 128
@@ -75,7 +76,7 @@ class DecodedSum:
 def check_codec(codec: Codec) -> None:
     """Raise ConfigError, naming the field, unless the codec can be used (SPEC 4.1)."""
     limits: tuple[tuple[str, float, float], ...] = (
-        ("n_max", 1, 1 << 20),
+        ("n_max", 1, MAX_DEVICES),
         ("clip", 1e-12, 1e12),
         ("weight_cap", 1, 1 << 40),
         ("bits", 2, 16),
