@@ -8,7 +8,7 @@ from typing import Final
 KIB: Final = 1024
 MIB: Final = 1024 * KIB
 
-MAX_RECORD_BYTES: Final = 64 * KIB
+MAX_RECORD_BYTES: Final = 64 * KIB - 1
 """A record that is a log entry must fit an entry bundle's 16-bit length (C2SP tlog-tiles)."""
 
 MAX_LARGE_RECORD_BYTES: Final = MIB

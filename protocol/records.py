@@ -11,6 +11,7 @@ from typing import Annotated, ClassVar
 from vitalring.protocol import limits
 from vitalring.protocol.privacy import Privacy, Training
 from vitalring.protocol.quantise import Codec
+from vitalring.protocol.secure_sum import SECURE_SUMS
 from vitalring.schema import OneOf, Pattern, Range, Size
 
 Name = Annotated[str, Pattern("[a-z0-9](?:[a-z0-9-]{0,30}[a-z0-9])?")]
@@ -19,9 +20,6 @@ Key = Annotated[bytes, Size(32)]
 Index = Annotated[int, Range(0, 2**48)]
 Time = Annotated[int, Range(0, 2**53)]
 Count = Annotated[int, Range(0, limits.MAX_DEVICES)]
-
-SECURE_SUMS = ("single-he", "plain")
-"""Modes of this version; `threshold-he` and `two-server` are refused by name."""
 
 
 @dataclass(frozen=True)

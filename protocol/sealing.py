@@ -7,7 +7,7 @@ them. Padding makes all boxes of a round equal in length.
 
 import nacl.exceptions
 import nacl.public
-import nacl.utils
+from nacl.public import PrivateKey
 
 from vitalring.errors import Reason, RecordError, Refused
 
@@ -26,7 +26,7 @@ def seal(message: bytes, gateway_key: bytes) -> bytes:
     return nacl.public.SealedBox(nacl.public.PublicKey(gateway_key)).encrypt(padded)
 
 
-def unseal(box: bytes, secret: nacl.public.PrivateKey) -> bytes:
+def unseal(box: bytes, secret: PrivateKey) -> bytes:
     """Open a box and strip its padding. Raises Refused(BAD_SEAL)."""
     try:
         padded = nacl.public.SealedBox(secret).decrypt(box)
@@ -38,16 +38,16 @@ def unseal(box: bytes, secret: nacl.public.PrivateKey) -> bytes:
     return message
 
 
-def new_secret() -> nacl.public.PrivateKey:
+def new_secret() -> PrivateKey:
     """Draw a gateway's sealing key."""
-    return nacl.public.PrivateKey.generate()
+    return PrivateKey.generate()
 
 
-def load_secret(raw: bytes) -> nacl.public.PrivateKey:
+def load_secret(raw: bytes) -> PrivateKey:
     """Read a gateway's sealing key from its 32 bytes."""
-    if len(raw) != nacl.public.PrivateKey.SIZE:
+    if len(raw) != PrivateKey.SIZE:
         raise RecordError(f"a sealing key has 32 bytes, not {len(raw)}")
-    return nacl.public.PrivateKey(raw)
+    return PrivateKey(raw)
 
 
 def _padded(plain_bytes: int) -> int:

@@ -105,6 +105,18 @@ def encode_bundle(entries: Sequence[bytes]) -> bytes:
 
 def decode_bundle(data: bytes, width: int) -> list[bytes]:
     """Exactly ``width`` entries of a bundle. Raises LogError for any byte short or over."""
+    entries, at = _take(data, width)
+    if at != len(data):
+        raise LogError(f"bundle holds {len(data) - at} bytes after its {width} entries")
+    return entries
+
+
+def decode_bundle_start(data: bytes, width: int) -> list[bytes]:
+    """First ``width`` entries of a bundle that may have grown since its checkpoint was read."""
+    return _take(data, width)[0]
+
+
+def _take(data: bytes, width: int) -> tuple[list[bytes], int]:
     entries, at = [], 0
     for position in range(width):
         length = int.from_bytes(data[at : at + 2], "big")
@@ -113,9 +125,7 @@ def decode_bundle(data: bytes, width: int) -> list[bytes]:
             raise LogError(f"bundle ends within entry {position} of {width}")
         entries.append(entry)
         at += 2 + length
-    if at != len(data):
-        raise LogError(f"bundle holds {len(data) - at} bytes after its {width} entries")
-    return entries
+    return entries, at
 
 
 def encode_log(entries: Sequence[bytes]) -> dict[str, bytes]:

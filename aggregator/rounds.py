@@ -1,0 +1,202 @@
+"""What an aggregator does in a round: propose it, release its sum once, publish a model.
+
+Every step is stored before it is sent, so after a crash the same bytes go out
+again. A sum is decrypted only if its gateway's signed report names it, it
+holds at least `min_cohort` updates, and no other sum of the round was
+released (SPEC 5.9).
+"""
+
+import sqlite3
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated
+
+from vitalring.aggregator import optimisers, store
+from vitalring.database import transaction
+from vitalring.errors import RecordError
+from vitalring.protocol import limits, trust
+from vitalring.protocol.cbor import decode, digest, encode
+from vitalring.protocol.quantise import decode_sum
+from vitalring.protocol.records import (
+    Bundle,
+    EncryptedSum,
+    Evaluation,
+    GlobalModel,
+    RoundPlan,
+    RoundReport,
+)
+from vitalring.protocol.secure_sum import Decrypt, SumScheme
+from vitalring.protocol.signing import sign
+from vitalring.protocol.update import rotation_seed
+from vitalring.protocol.weights import pack_weights
+from vitalring.schema import Range
+
+Evaluate = Callable[[optimisers.Vector], Evaluation | None]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long rounds last, in milliseconds, and when a study stops before its plan's last round.
+
+    `patience` rounds without a better macro-F1 end it; 0 means never.
+    """
+
+    window_ms: Annotated[int, Range(0, 2**40)] = 3_600_000
+    timeout_ms: Annotated[int, Range(1, 2**40)] = 86_400_000
+    rounds: Annotated[int, Range(1, limits.MAX_ROUNDS)] = limits.MAX_ROUNDS
+    patience: Annotated[int, Range(0, limits.MAX_ROUNDS)] = 0
+
+
+@dataclass(frozen=True)
+class Aggregator:
+    """All that the steps of a round need."""
+
+    study: trust.Study
+    scheme: SumScheme
+    decrypt: Decrypt
+    signing_seed: bytes
+    optimiser: optimisers.Optimiser
+    evaluate: Evaluate
+    schedule: Schedule
+
+    def __repr__(self) -> str:
+        return f"Aggregator({self.study.plan.study!r})"
+
+
+def start(db: sqlite3.Connection, aggregator: Aggregator, weights: optimisers.Vector) -> None:
+    """Keep the first state; a second call changes nothing."""
+    if db.execute("SELECT 1 FROM state LIMIT 1").fetchone() is None:
+        with transaction(db):
+            store.save_state(db, 0, aggregator.optimiser.init(weights))
+
+
+def propose(db: sqlite3.Connection, aggregator: Aggregator, now_ms: int) -> store.Round:
+    """Sign and keep the plan of the next round."""
+    study, schedule = aggregator.study, aggregator.schedule
+    last = store.latest(db)
+    number = last.number + 1 if last else 1
+    weights = pack_weights(store.load_state(db, number - 1).weights)
+    plan = RoundPlan(
+        federation=study.federation.name,
+        study=study.plan.study,
+        study_plan=study.plan_digest,
+        cohort=study.roster.cohort,
+        epoch=study.roster.epoch,
+        round=number,
+        weights=digest(weights),
+        training=study.plan.training,
+        privacy=study.plan.privacy,
+        codec=study.plan.codec,
+        sum_key=study.sum_key_digest,
+        roster=study.roster_digest,
+        min_cohort=study.plan.min_cohort,
+        opens_ms=now_ms,
+        window_ms=schedule.window_ms,
+        deadline_ms=now_ms + schedule.timeout_ms,
+    )
+    signed = sign(plan, [aggregator.signing_seed])
+    proposal = encode(Bundle(signed, (weights,)))
+    with transaction(db):
+        db.execute(
+            "INSERT INTO rounds (round, proposal, plan) VALUES (?, ?, ?)",
+            (number, proposal, digest(signed)),
+        )
+    return store.Round(number, proposal, digest(signed), None, None)
+
+
+def conclude(db: sqlite3.Connection, aggregator: Aggregator, bundle: Bundle) -> GlobalModel | None:
+    """Turn a closed round into a signed model; None where that is done already.
+
+    Raises RecordError for a report or a sum that is not to be believed.
+    """
+    study, current = aggregator.study, store.latest(db)
+    report = trust.open_report(bundle.record, study.federation)
+    if current is None or report.plan != current.plan:
+        raise RecordError(f"a sum of round {report.round} arrived, which is not the latest round")
+    if current.model is not None:
+        return None
+    before = store.load_state(db, current.number - 1)
+    started = time.monotonic()
+    after = before
+    if report.status == "summed":
+        mean = _release(db, aggregator, current, report, bundle)
+        after = aggregator.optimiser.apply(before, mean)
+    evaluation = aggregator.evaluate(after.weights)
+    weights = pack_weights(after.weights)
+    model = GlobalModel(
+        federation=study.federation.name,
+        study=study.plan.study,
+        round=current.number,
+        plan=current.plan,
+        report=digest(bundle.record),
+        weights=digest(weights),
+        contributions=report.admitted if report.status == "summed" else 0,
+        applied=report.status == "summed",
+        final=_is_final(db, aggregator, current.number, evaluation),
+        evaluation=evaluation,
+    )
+    signed = encode(Bundle(sign(model, [aggregator.signing_seed]), (weights,)))
+    with transaction(db):
+        store.save_state(db, current.number, after)
+        db.execute(
+            "UPDATE rounds SET model = ?, evaluation = ?, seconds = ? WHERE round = ?",
+            (
+                signed,
+                repr(evaluation.macro_f1) if evaluation else None,
+                time.monotonic() - started,
+                current.number,
+            ),
+        )
+    return model
+
+
+def _release(
+    db: sqlite3.Connection,
+    aggregator: Aggregator,
+    current: store.Round,
+    report: RoundReport,
+    bundle: Bundle,
+) -> optimisers.Vector:
+    """Decrypt the round's one sum and return the average update (SPEC 5.9)."""
+    # 1. The sum is the one that the signed report names.
+    if len(bundle.objects) != 1 or digest(bundle.objects[0]) != report.sum:
+        raise RecordError(f"round {report.round} came without the sum that its report names")
+    total = decode(EncryptedSum, bundle.objects[0])
+    # 2. It belongs to the plan and holds as many updates as the report says.
+    if total.plan != current.plan or len(set(total.contributions)) != report.admitted:
+        raise RecordError(f"the sum of round {report.round} does not fit its report")
+    # 3. Enough updates went into it.
+    plan = aggregator.study.plan
+    if report.admitted < plan.min_cohort:
+        raise RecordError(
+            f"the sum of round {report.round} holds {report.admitted} updates; "
+            f"none below {plan.min_cohort} is decrypted"
+        )
+    # 4. No other sum of this round was decrypted; the promise is on disk before the key is used.
+    if current.released not in (None, report.sum):
+        raise RecordError(f"another sum of round {report.round} was released already")
+    with transaction(db):
+        db.execute("UPDATE rounds SET released = ? WHERE round = ?", (report.sum, current.number))
+    residues = aggregator.scheme.decode_sum(total.ciphertexts)
+    fields = aggregator.scheme.open_sum(residues, report.admitted, aggregator.decrypt)
+    decoded = decode_sum(
+        fields, report.admitted, plan.codec, plan.model.dimension, rotation_seed(current.plan)
+    )
+    return decoded.mean
+
+
+def _is_final(
+    db: sqlite3.Connection, aggregator: Aggregator, number: int, evaluation: Evaluation | None
+) -> bool:
+    """SPEC 9.9: the last round of the schedule, or no better macro-F1 for `patience` rounds."""
+    schedule = aggregator.schedule
+    if number >= min(schedule.rounds, aggregator.study.plan.training.rounds):
+        return True
+    if not schedule.patience or evaluation is None:
+        return False
+    rows = db.execute(
+        "SELECT round, CAST(evaluation AS REAL) FROM rounds WHERE evaluation IS NOT NULL"
+    ).fetchall()
+    best_round, best = max(rows, key=lambda row: row[1], default=(number, -1.0))
+    return evaluation.macro_f1 <= best and number - best_round >= schedule.patience

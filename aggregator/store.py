@@ -1,0 +1,71 @@
+"""The aggregator's database: its rounds, the server's state and the weights."""
+
+import sqlite3
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from vitalring.aggregator.optimisers import ServerState
+from vitalring.database import open_database
+
+LAYOUT = 1
+SCHEMA = """
+CREATE TABLE rounds (
+    round INTEGER PRIMARY KEY,
+    proposal BLOB NOT NULL,
+    plan BLOB NOT NULL UNIQUE,
+    released BLOB,
+    model BLOB,
+    evaluation TEXT,
+    seconds REAL
+);
+CREATE TABLE state (round INTEGER PRIMARY KEY, weights BLOB NOT NULL, memory BLOB NOT NULL);
+"""
+
+
+@dataclass(frozen=True)
+class Round:
+    """A round as the aggregator knows it.
+
+    `proposal` and `model` are the bundles that go to the gateway; `released`
+    is the digest of the one sum that may be decrypted.
+    """
+
+    number: int
+    proposal: bytes
+    plan: bytes
+    released: bytes | None
+    model: bytes | None
+
+
+def open_store(state_dir: Path) -> sqlite3.Connection:
+    """Open the aggregator's database in `state_dir`. Raises StorageError."""
+    return open_database(state_dir / "aggregator.sqlite", SCHEMA, LAYOUT)
+
+
+def latest(db: sqlite3.Connection) -> Round | None:
+    """Return the newest round, or None before the first."""
+    row = db.execute(
+        "SELECT round, proposal, plan, released, model FROM rounds ORDER BY round DESC LIMIT 1"
+    ).fetchone()
+    return Round(*row) if row else None
+
+
+def save_state(db: sqlite3.Connection, round_number: int, state: ServerState) -> None:
+    """Keep the server's state after a round; the caller holds a transaction."""
+    memory = np.stack(state.memory) if state.memory else np.zeros((0, state.weights.size))
+    db.execute(
+        "INSERT OR REPLACE INTO state VALUES (?, ?, ?)",
+        (round_number, state.weights.tobytes(), memory.tobytes()),
+    )
+
+
+def load_state(db: sqlite3.Connection, round_number: int) -> ServerState:
+    """Return the server's state after a round; 0 is the start."""
+    weights, memory = db.execute(
+        "SELECT weights, memory FROM state WHERE round = ?", (round_number,)
+    ).fetchone()
+    vector = np.frombuffer(weights, np.float64)
+    rows = np.frombuffer(memory, np.float64).reshape(-1, vector.size)
+    return ServerState(vector, tuple(rows))

@@ -1,0 +1,229 @@
+"""One device: from an announcement to an update in the outbox, and its receipt.
+
+The path of an update runs through `_make_update`. Nothing is made before the
+plan is verified, within the device's own floors and paid for; nothing is made
+twice; what is made stays in the outbox until its receipt is here.
+"""
+
+import secrets
+import sqlite3
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+from vitalring.database import transaction
+from vitalring.edge_agent import announcement, catch_up, state
+from vitalring.edge_agent.accountant import Accountant, check_claim
+from vitalring.edge_agent.budget import Budget
+from vitalring.edge_agent.config import Floors
+from vitalring.edge_agent.dpsgd import train
+from vitalring.edge_agent.randomness import fresh_generator
+from vitalring.edge_agent.workshop import Workshop
+from vitalring.errors import RecordError
+from vitalring.models.dataset import Records
+from vitalring.protocol import limits, lsag, trust
+from vitalring.protocol.cbor import encode
+from vitalring.protocol.privacy import round_spend
+from vitalring.protocol.quantise import encode_update
+from vitalring.protocol.records import RoundPlan, SealedUpdate
+from vitalring.protocol.update import rotation_seed, round_context, update_digest
+
+
+@dataclass(frozen=True)
+class Identity:
+    """A device's ring key. It never appears in a log, a report or a message."""
+
+    public: bytes
+    secret: bytes
+
+    def __repr__(self) -> str:
+        return "Identity(...)"
+
+
+class Agent:
+    """A device with its state folder, key and records."""
+
+    def __init__(
+        self,
+        db: sqlite3.Connection,
+        budget: Budget,
+        identity: Identity,
+        records: Records,
+        floors: Floors,
+        workshop: Workshop,
+        accountant: Accountant,
+    ) -> None:
+        self.db = db
+        self._budget = budget
+        self._identity = identity
+        self._records = records
+        self._floors = floors
+        self._workshop = workshop
+        self._accountant = accountant
+        self._caught_up = False
+
+    @property
+    def caught_up(self) -> bool:
+        """Tell whether the log was searched since the start; before, the device stays out."""
+        return self._caught_up
+
+    def catch_up(self, note: bytes, read_bundle: catch_up.ReadBundle) -> None:
+        """Search the log for own updates that this state has lost (SPEC 7.8)."""
+        catch_up.catch_up(
+            self.db, self._budget, self._workshop, self._identity.secret, note, read_bundle
+        )
+        self._caught_up = True
+
+    def consider(self, data: bytes, now_ms: int) -> str:
+        """Take part in an announced round, or say why not.
+
+        Returns "ready" when an update stands in the outbox, otherwise the
+        reason to stay out. Raises VitalRingError where something is wrong
+        that a person should see.
+        """
+        if not self._caught_up:
+            return "not caught up with the log"
+        # 1. The plan is in the log, and the log has only grown.
+        known = state.known_checkpoint(self.db)
+        announced = announcement.check(data, self._workshop.federation, known)
+        state.remember_checkpoint(self.db, announced.checkpoint)
+        # 2. Its study is signed as it must be, and the round keeps to the study.
+        peeked = trust.peek_round_plan(announced.signed_plan, self._workshop.federation)
+        study = self._workshop.study(peeked)
+        plan = trust.open_round_plan(announced.signed_plan, study)
+        # 3. There is time.
+        if now_ms > plan.deadline_ms + limits.MAX_CLOCK_SKEW_MS:
+            return "the round is over"
+        # 4. This key signs one update in a round, ever.
+        context = round_context(plan)
+        earlier = state.status_of(self.db, context)
+        if earlier and earlier[1] != announced.plan_digest:
+            raise RecordError(f"round {plan.round} was announced before with another plan")
+        if earlier and earlier[0] != "charged":
+            return f"already {earlier[0]}"
+        # 5. The device's own floors.
+        ring, members = self._own_ring(study)
+        if len(members.keys) < max(self._floors.ring, study.plan.min_ring):
+            return f"the ring of {len(members.keys)} keys is below this device's floor"
+        if plan.min_cohort < self._floors.cohort:
+            return f"sums of {plan.min_cohort} updates are below this device's floor"
+        # 6. The guarantee is what the plan claims, and the budget bears it.
+        if reason := self._pay(study, plan, context, announced.plan_digest):
+            return reason
+        self._make_update(study, plan, announced.plan_digest, context, ring, members)
+        return "ready"
+
+    def receipts(self, data: bytes) -> bool:
+        """Take a round's receipts; True where they settle an update of this device."""
+        receipts = trust.open_receipts(data, self._workshop.federation)
+        for pending in state.outbox(self.db):
+            if pending.plan == receipts.plan:
+                state.settle(self.db, pending.plan, pending.digest in receipts.digests)
+                return True
+        return False
+
+    def expire(self, now_ms: int) -> list[state.Pending]:
+        """Discard updates that missed their deadline; their budget stays spent."""
+        late = [
+            pending
+            for pending in state.outbox(self.db)
+            if now_ms > pending.deadline_ms + limits.MAX_CLOCK_SKEW_MS
+        ]
+        for pending in late:
+            state.settle(self.db, pending.plan, counted=False)
+        return late
+
+    def _own_ring(self, study: trust.Study) -> tuple[int, lsag.Ring]:
+        for index, ring in enumerate(self._workshop.rings(study)):
+            if self._identity.public in ring.keys:
+                return index, ring
+        raise RecordError(f"this device's key is not in the roster of {study.roster.cohort}")
+
+    def _pay(
+        self, study: trust.Study, plan: RoundPlan, context: bytes, plan_digest: bytes
+    ) -> str | None:
+        """Charge the round before anything is made of the records; a reason where that fails."""
+        spend = round_spend(plan.privacy, plan.training, study.plan.model.dimension)
+        if spend is None and not self._floors.allow_no_privacy:
+            return "the plan has no privacy and this device insists on it"
+        if spend is not None and not self._budget.is_authorised(study.plan_digest):
+            check_claim(plan.privacy, plan.training, study.plan.model.dimension, self._accountant)
+            with transaction(self.db):
+                self._budget.authorise(
+                    study.plan_digest,
+                    plan.study,
+                    spend,
+                    plan.training.rounds,
+                    limit=self._floors.epsilon,
+                    delta=self._floors.delta,
+                    accountant=self._accountant,
+                )
+        with transaction(self.db):
+            if spend is not None:
+                self._budget.reserve(study.plan_digest, plan_digest, plan.study, plan.round, spend)
+            state.mark_charged(self.db, context, plan_digest, plan.round)
+        return None
+
+    def _make_update(
+        self,
+        study: trust.Study,
+        plan: RoundPlan,
+        plan_digest: bytes,
+        context: bytes,
+        ring: int,
+        members: lsag.Ring,
+    ) -> None:
+        clock = _Stages()
+        start = self._workshop.weights(plan, study.plan.model.dimension)
+        # train, clipped and with noise
+        result = train(
+            self._workshop.model(study),
+            start,
+            self._records.x,
+            self._records.y,
+            plan.training,
+            plan.privacy,
+            fresh_generator(),
+        )
+        clock.done("train")
+        # clip, rotate, round, pack
+        fields = encode_update(
+            result.weights.astype(np.float64) - start,
+            len(self._records),
+            plan.codec,
+            rotation_seed(plan_digest),
+            rng=fresh_generator(),
+        ).fields
+        clock.done("encode")
+        # encrypt
+        ciphertexts = self._workshop.encryptor(study).encrypt(fields)
+        clock.done("encrypt")
+        # ring-sign
+        digest = update_digest(plan_digest, ring, ciphertexts)
+        signature = lsag.sign(members, self._identity.secret, context, digest)
+        clock.done("sign")
+        # keep
+        pending = state.Pending(
+            plan=plan_digest,
+            round=plan.round,
+            digest=digest,
+            update=encode(SealedUpdate(plan_digest, ring, ciphertexts, signature)),
+            submit_at_ms=plan.opens_ms + secrets.randbelow(plan.window_ms + 1),
+            deadline_ms=plan.deadline_ms,
+            attempts=0,
+        )
+        state.put_outbox(self.db, context, pending, clock.seconds)
+
+
+class _Stages:
+    """Seconds of each stage of the path, for the device's own screen."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def done(self, stage: str) -> None:
+        now = time.perf_counter()
+        self.seconds[stage] = now - self._last
+        self._last = now

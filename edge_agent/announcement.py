@@ -1,0 +1,73 @@
+"""What a device asks of an announcement before it looks at the plan (SPEC 8.13).
+
+The plan must be in the log, and the log must have grown from what the device
+knew: a gateway that shows one device another history than the rest is caught
+by the first of them that compares.
+"""
+
+from dataclasses import dataclass
+
+from vitalring.errors import LogError
+from vitalring.protocol.cbor import decode, digest, encode
+from vitalring.protocol.checkpoint import Checkpoint, VerifierKey, parse_and_verify
+from vitalring.protocol.merkle import leaf_hash, verify_consistency, verify_inclusion
+from vitalring.protocol.records import Federation, LoggedObject, PlanAnnouncement
+
+
+class UnknownHistoryError(LogError):
+    """The announcement proves nothing about the checkpoint we hold: read the entries instead."""
+
+
+@dataclass(frozen=True)
+class Announced:
+    """A signed plan that the log holds, and the checkpoint that says so."""
+
+    signed_plan: bytes
+    plan_digest: bytes
+    checkpoint: Checkpoint
+
+
+def log_keys(federation: Federation) -> tuple[VerifierKey, ...]:
+    """Return the keys under which a federation's log may sign checkpoints."""
+    return tuple(
+        VerifierKey(federation.log_origin, hospital.log_key) for hospital in federation.hospitals
+    )
+
+
+def check(data: bytes, federation: Federation, known: Checkpoint | None) -> Announced:
+    """Open an announcement. Raises LogError or RecordError, UnknownHistoryError among them."""
+    announcement = decode(PlanAnnouncement, data)
+    # 1. A log of this federation signed the checkpoint, under its own name.
+    checkpoint = parse_and_verify(announcement.checkpoint, log_keys(federation))
+    # 2. The plan is an entry of that log.
+    name = digest(announcement.plan)
+    entry = encode(LoggedObject("round-plan", name))
+    verify_inclusion(
+        leaf_hash(entry),
+        announcement.index,
+        checkpoint.size,
+        announcement.inclusion,
+        checkpoint.root,
+    )
+    # 3. The log we knew is a prefix of it.
+    if known is not None:
+        _check_growth(announcement, known, checkpoint)
+    return Announced(announcement.plan, name, checkpoint)
+
+
+def _check_growth(announcement: PlanAnnouncement, known: Checkpoint, new: Checkpoint) -> None:
+    if new.size < known.size:
+        raise LogError(
+            f"the log shrank from {known.size} to {new.size} entries: it was rolled back "
+            "or another log is shown"
+        )
+    if new.size == known.size:
+        verify_consistency(known.size, new.size, (), known.root, new.root)
+        return
+    for proof in announcement.consistency:
+        if proof.size == known.size:
+            verify_consistency(known.size, new.size, proof.hashes, known.root, new.root)
+            return
+    raise UnknownHistoryError(
+        f"the announcement has no proof from our checkpoint of {known.size} entries"
+    )

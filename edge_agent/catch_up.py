@@ -1,0 +1,115 @@
+"""Search the log for this device's own updates before it takes part again (SPEC 7.8).
+
+A state folder may be older than what the device has sent: restored from a
+backup, or copied. The log cannot be: it holds a tag for every counted update,
+and only this device can recognise its own. Rounds it finds there and not in
+its state are charged to its budget as if they had just been spent.
+"""
+
+import sqlite3
+from collections.abc import Callable
+
+from vitalring.database import transaction
+from vitalring.edge_agent import announcement, state
+from vitalring.edge_agent.budget import Budget
+from vitalring.edge_agent.workshop import Workshop
+from vitalring.errors import LogError
+from vitalring.protocol import lsag, trust
+from vitalring.protocol.cbor import decode, type_of
+from vitalring.protocol.checkpoint import Checkpoint, parse_and_verify
+from vitalring.protocol.merkle import CompactRange, leaf_hash
+from vitalring.protocol.privacy import round_spend
+from vitalring.protocol.records import AcceptedUpdate, LoggedObject, RoundPlan
+from vitalring.protocol.tiles import TILE_WIDTH, Tile, decode_bundle_start
+from vitalring.protocol.update import round_context
+
+ReadBundle = Callable[[Tile], bytes]
+"""Bytes of an entry bundle of the log; what it returns is verified against the checkpoint."""
+
+
+def catch_up(
+    db: sqlite3.Connection,
+    budget: Budget,
+    workshop: Workshop,
+    secret: bytes,
+    note: bytes,
+    read_bundle: ReadBundle,
+) -> None:
+    """Read every entry since the last search, and charge own updates that are not accounted for.
+
+    Raises LogError where the log is not a continuation of what the device knew.
+    """
+    # 1. A checkpoint of this federation's log, not older than the one we hold.
+    checkpoint = parse_and_verify(note, announcement.log_keys(workshop.federation))
+    known = state.known_checkpoint(db)
+    if known and checkpoint.size < known.size:
+        raise LogError(f"the log shrank from {known.size} to {checkpoint.size} entries")
+    # 2. The entries since then, which together with what we read before give its root, and on
+    #    the way the root that we knew: the past was not rewritten.
+    searched = state.read_range(db)
+    entries = _read(searched.size, checkpoint.size, read_bundle)
+    grown = _grow(searched, entries, known, checkpoint)
+    # 3. Own updates among them.
+    found = _own_updates(entries, workshop, secret)
+    with transaction(db):
+        for plan, plan_digest in found:
+            context = round_context(plan)
+            if state.status_of(db, context) is None:
+                study = workshop.study(plan)
+                spend = round_spend(plan.privacy, plan.training, study.plan.model.dimension)
+                if spend is not None:
+                    budget.charge_unaccounted(
+                        plan.study_plan, plan_digest, plan.study, plan.round, spend
+                    )
+                state.mark_restored(db, context, plan_digest, plan.round)
+        state.remember_range(db, grown)
+    state.remember_checkpoint(db, checkpoint)
+
+
+def _read(first: int, size: int, read_bundle: ReadBundle) -> list[bytes]:
+    entries: list[bytes] = []
+    for index in range(first // TILE_WIDTH, -(-size // TILE_WIDTH)):
+        tile = Tile(None, index, min(TILE_WIDTH, size - index * TILE_WIDTH))
+        bundle = decode_bundle_start(read_bundle(tile), tile.width)
+        entries += bundle[max(0, first - tile.span.start) :]
+    return entries
+
+
+def _grow(
+    searched: CompactRange, entries: list[bytes], known: Checkpoint | None, new: Checkpoint
+) -> CompactRange:
+    leaves = [leaf_hash(entry) for entry in entries]
+    if known is not None and known.size >= searched.size:
+        old = searched.extend(leaves[: known.size - searched.size])
+        if old.root() != known.root:
+            raise LogError(f"the first {known.size} entries of the log are not those we knew")
+    grown = searched.extend(leaves)
+    if grown.root() != new.root:
+        raise LogError(f"the log's entries do not give the root of its {new.size} entries")
+    return grown
+
+
+def _own_updates(
+    entries: list[bytes], workshop: Workshop, secret: bytes
+) -> list[tuple[RoundPlan, bytes]]:
+    """Return the round plans under which this device's tag stands in the log."""
+    tags: dict[bytes, tuple[RoundPlan, bytes]] = {}
+    found: dict[bytes, RoundPlan] = {}
+    for entry in entries:
+        kind = type_of(entry)
+        if kind == LoggedObject.TYPE:
+            logged = decode(LoggedObject, entry)
+            if logged.kind == "round-plan":
+                plan = trust.peek_round_plan(workshop.object(logged.digest), workshop.federation)
+                tags[logged.digest] = (plan, lsag.tag_of(secret, round_context(plan)))
+        elif kind == AcceptedUpdate.TYPE:
+            accepted = decode(AcceptedUpdate, entry)
+            # Updates follow their plan in the log; one whose plan was read in an earlier search
+            # is found through the object itself.
+            if accepted.plan not in tags:
+                plan = trust.peek_round_plan(workshop.object(accepted.plan), workshop.federation)
+                tags[accepted.plan] = (plan, lsag.tag_of(secret, round_context(plan)))
+            plan, tag = tags[accepted.plan]
+            if accepted.signature[:32] == tag:
+                found[accepted.plan] = plan
+    return [(plan, name) for name, plan in found.items()]

@@ -1,0 +1,38 @@
+"""The agent's configuration, as `agent.toml` says it."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+from vitalring.mqtt import BrokerConfig
+from vitalring.schema import OneOf, Pattern, Range
+
+
+@dataclass(frozen=True)
+class Floors:
+    """What the device itself insists on; a plan below is refused (SPEC 7.9)."""
+
+    ring: Annotated[int, Range(2, 1024)] = 16
+    cohort: Annotated[int, Range(2, 10_000)] = 10
+    epsilon: Annotated[float, Range(0.0, 100.0)] = 8.0
+    """Most that all studies together may spend of a record's privacy."""
+    delta: Annotated[float, Range(1e-12, 0.01)] = 1e-5
+    allow_no_privacy: bool = False
+
+
+@dataclass(frozen=True)
+class AgentConfig:
+    """Everything an agent is told; paths are relative to the file's folder."""
+
+    federation: Path
+    authority_key: Annotated[str, Pattern("[0-9a-f]{64}")]
+    cohort: Annotated[str, Pattern("[a-z0-9-]{1,32}")]
+    ring_key: Path
+    data: Path
+    device: Annotated[str, Pattern("[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}")]
+    state_dir: Path
+    broker: BrokerConfig
+    cache_dir: Path | None = None
+    floors: Floors = field(default_factory=Floors)
+    accountant: Annotated[str, OneOf(("child", "in-process"))] = "child"
+    retry_s: Annotated[float, Range(0.1, 86_400.0)] = 300.0

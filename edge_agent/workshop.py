@@ -1,0 +1,102 @@
+"""What a process computes once and all its devices read: objects, studies, model, key.
+
+Everything here is public and verified before it is kept, so the virtual
+devices of a simulation may share it; a real device has one workshop of its own.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from vitalring.models.artefact import load_artefact_bytes
+from vitalring.models.runtime import TrainableModel
+
+from vitalring.errors import ModelError, TransportError
+from vitalring.files import write_atomic
+from vitalring.protocol import lsag, trust
+from vitalring.protocol.cbor import digest
+from vitalring.protocol.records import Federation, RoundPlan
+from vitalring.protocol.secure_sum import UpdateEncryptor, update_encryptor
+from vitalring.protocol.weights import unpack_weights
+
+Fetch = Callable[[bytes], bytes]
+
+
+class Workshop:
+    """Verified public things of a federation, by digest.
+
+    `fetch` asks the broker for an object; what it returns is believed only if
+    it has the digest that was asked for.
+    """
+
+    def __init__(self, federation: Federation, cache_dir: Path, fetch: Fetch) -> None:
+        self.federation = federation
+        self._cache_dir = cache_dir
+        self._fetch = fetch
+        self._studies: dict[tuple[bytes, bytes, bytes], trust.Study] = {}
+        self._rings: dict[bytes, list[lsag.Ring]] = {}
+        self._models: dict[bytes, TrainableModel] = {}
+        self._encryptors: dict[bytes, UpdateEncryptor] = {}
+        self._weights: tuple[bytes, npt.NDArray[np.float32]] | None = None
+
+    def object(self, name: bytes) -> bytes:
+        """Return the object with SHA-256 `name`, from the cache or the broker.
+
+        Raises TransportError where nobody has it.
+        """
+        path = self._cache_dir / name.hex()
+        if path.is_file():
+            cached = path.read_bytes()
+            # A cache on a failing card is no reason to trust other bytes.
+            if digest(cached) == name:
+                return cached
+        content = self._fetch(name)
+        if digest(content) != name:
+            raise TransportError(f"the broker has other bytes under {name.hex()}")
+        write_atomic(path, content)
+        return content
+
+    def study(self, plan: RoundPlan) -> trust.Study:
+        """Return the study of a round plan, its records verified (SPEC 9.2 to 9.4)."""
+        names = (plan.study_plan, plan.roster, plan.sum_key)
+        if names not in self._studies:
+            records = [self.object(name) for name in names]
+            self._studies[names] = trust.open_study(self.federation, *records)
+        return self._studies[names]
+
+    def rings(self, study: trust.Study) -> list[lsag.Ring]:
+        """Return the rings of a study's cohort."""
+        if study.roster_digest not in self._rings:
+            self._rings[study.roster_digest] = lsag.cut(study.roster.keys, study.roster.ring_size)
+        return self._rings[study.roster_digest]
+
+    def model(self, study: trust.Study) -> TrainableModel:
+        """Return the network that the study trains, its artefact checked by digest."""
+        name = study.plan.model.artefact
+        if name not in self._models:
+            artefact = load_artefact_bytes(study.plan.model.name, self.object(name), name)
+            if artefact.info.dimension != study.plan.model.dimension:
+                raise ModelError(
+                    f"artefact {name.hex()} has {artefact.info.dimension} parameters, "
+                    f"study {study.plan.study} says {study.plan.model.dimension}"
+                )
+            self._models[name] = TrainableModel(artefact)
+        return self._models[name]
+
+    def weights(self, plan: RoundPlan, dimension: int) -> npt.NDArray[np.float32]:
+        """Return the weights (d,) that a round starts from."""
+        if self._weights is None or self._weights[0] != plan.weights:
+            self._weights = (plan.weights, unpack_weights(self.object(plan.weights), dimension))
+        return self._weights[1]
+
+    def encryptor(self, study: trust.Study) -> UpdateEncryptor:
+        """Return what encrypts updates to the study's key."""
+        if study.sum_key_digest not in self._encryptors:
+            self._encryptors[study.sum_key_digest] = update_encryptor(
+                study.plan.secure_sum,
+                study.plan.codec,
+                study.plan.model.dimension,
+                self.object(study.sum_key.key) if study.plan.secure_sum != "plain" else b"",
+            )
+        return self._encryptors[study.sum_key_digest]

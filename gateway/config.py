@@ -1,0 +1,53 @@
+"""The gateway's configuration, as `gateway.toml` says it."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+from nacl.public import PrivateKey
+
+from vitalring.files import read_file, read_secret
+from vitalring.gateway.log import LogKey
+from vitalring.mqtt import BrokerConfig
+from vitalring.protocol import sealing, trust
+from vitalring.protocol.chunks import ChunkLimits
+from vitalring.schema import Pattern
+
+
+@dataclass(frozen=True)
+class GatewayConfig:
+    """Everything a gateway is told; paths are relative to the file's folder."""
+
+    study: Path
+    authority_key: Annotated[str, Pattern("[0-9a-f]{64}")]
+    log_key: Path
+    sealing_key: Path
+    state_dir: Path
+    broker: BrokerConfig
+    chunks: ChunkLimits = field(default_factory=ChunkLimits)
+
+
+@dataclass(frozen=True)
+class GatewayKeys:
+    """What a gateway signs its log with and opens sealed boxes with. No decryption key."""
+
+    log: LogKey
+    sealing: PrivateKey
+
+    def __repr__(self) -> str:
+        return "GatewayKeys(...)"
+
+
+def load_study(config: GatewayConfig) -> trust.StudyFiles:
+    """Read and verify the study's public files. Raises ConfigError or RecordError."""
+    return trust.open_study_files(
+        lambda name: read_file(config.study / name), bytes.fromhex(config.authority_key)
+    )
+
+
+def load_keys(config: GatewayConfig, study: trust.Study) -> GatewayKeys:
+    """Read the gateway's two keys. Raises ConfigError."""
+    return GatewayKeys(
+        LogKey(study.federation.log_origin, read_secret(config.log_key, 32)),
+        sealing.load_secret(read_secret(config.sealing_key, 32)),
+    )

@@ -1,0 +1,216 @@
+"""The life of a round: open, closed with its sum, done with its model (SPEC 10.1).
+
+Each step is one transaction that writes the state and its log entries
+together. Each is idempotent: after a crash the same message is taken again
+and changes nothing.
+"""
+
+import sqlite3
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from vitalring.database import transaction
+from vitalring.errors import Reason, RecordError
+from vitalring.gateway import log, store
+from vitalring.protocol import trust
+from vitalring.protocol.cbor import digest, encode
+from vitalring.protocol.records import (
+    Bundle,
+    EncryptedSum,
+    Federation,
+    GlobalModel,
+    PlanAnnouncement,
+    Receipts,
+    RoundPlan,
+    RoundReport,
+)
+from vitalring.protocol.signing import sign
+
+
+@dataclass(frozen=True)
+class Round:
+    """A round as the database has it."""
+
+    number: int
+    plan: bytes
+    signed_plan: bytes
+    position: int
+    status: str
+    sum: bytes | None
+    admitted: int
+    opened_ms: int
+    admission_us: int
+    report: bytes | None
+    receipts: bytes | None
+
+
+_COLUMNS = (
+    "round, plan, signed_plan, position, status, sum, admitted, opened_ms, admission_us, "
+    "report, receipts"
+)
+
+
+def latest(db: sqlite3.Connection) -> Round | None:
+    """Return the newest round, or None before the first."""
+    row = db.execute(f"SELECT {_COLUMNS} FROM rounds ORDER BY round DESC LIMIT 1").fetchone()  # noqa: S608
+    return Round(*row) if row else None
+
+
+def open_study_log(
+    db: sqlite3.Connection, key: log.LogKey, records: dict[str, bytes], objects: list[bytes]
+) -> None:
+    """Log a study's signed records and keep its objects; a second call changes nothing."""
+    with transaction(db):
+        for content in objects:
+            store.put_object(db, digest(content), content)
+        for kind, content in records.items():
+            if store.get_object(db, digest(content)) is None:
+                log.append_object(db, kind, content)
+        log.sign_checkpoint(db, key)
+
+
+def begin(
+    db: sqlite3.Connection, key: log.LogKey, study: trust.Study, proposal: Bundle, now_ms: int
+) -> RoundPlan | None:
+    """Open the round that aggregators propose; None where it is known already.
+
+    Raises RecordError for a proposal that does not follow on the last round.
+    """
+    plan = trust.open_round_plan(proposal.record, study)
+    name, last = digest(proposal.record), latest(db)
+    if last and name == last.plan:
+        return None
+    if last and last.status != "done":
+        raise RecordError(f"round {plan.round} is proposed while round {last.number} has no model")
+    wanted = last.number + 1 if last else 1
+    if plan.round != wanted:
+        raise RecordError(f"round {plan.round} is proposed, round {wanted} is next")
+    if plan.deadline_ms <= now_ms:
+        raise RecordError(f"round {plan.round} is proposed after its own deadline")
+    with transaction(db):
+        for content in proposal.objects:
+            store.put_object(db, digest(content), content)
+        if store.get_object(db, plan.weights) is None:
+            raise RecordError(f"round {plan.round} starts from weights that nobody sent")
+        position = log.append_object(db, "round-plan", proposal.record)
+        db.execute(
+            "INSERT INTO rounds (round, plan, signed_plan, position, status, opened_ms) "
+            "VALUES (?, ?, ?, ?, 'open', ?)",
+            (plan.round, name, proposal.record, position, now_ms),
+        )
+        log.sign_checkpoint(db, key)
+    return plan
+
+
+def announcement(db: sqlite3.Connection, current: Round) -> bytes:
+    """Return what devices are told: the plan with its proofs in the log as it stands."""
+    note = log.latest_checkpoint(db)
+    if note is None:
+        raise RecordError("a round cannot be announced before the log has a checkpoint")
+    size = log.size(db)
+    return encode(
+        PlanAnnouncement(
+            current.signed_plan,
+            current.position,
+            log.inclusion(db, current.position, size),
+            note,
+            log.recent_consistency(db, size),
+        )
+    )
+
+
+def close(
+    db: sqlite3.Connection,
+    key: log.LogKey,
+    plan: RoundPlan,
+    expected: int,
+    refused: Mapping[Reason, int],
+    now_ms: int,
+) -> None:
+    """Close a round: log its updates sorted by digest, sign receipts and report.
+
+    Below `min_cohort` no sum is handed out and the report says so.
+    """
+    current = latest(db)
+    if current is None or current.status != "open" or current.number != plan.round:
+        return
+    with transaction(db):
+        rows = db.execute(
+            "SELECT digest, entry FROM admitted WHERE plan = ? ORDER BY digest", (current.plan,)
+        ).fetchall()
+        digests = tuple(row[0] for row in rows)
+        log.append(db, [row[1] for row in rows])
+        total, status = b"", "below_min_cohort"
+        if len(rows) >= plan.min_cohort and current.sum is not None:
+            status = "summed"
+            total = encode(EncryptedSum(current.plan, digests, current.sum))
+            store.put_object(db, digest(total), total)
+        report = sign(
+            RoundReport(
+                plan=current.plan,
+                round=plan.round,
+                status=status,
+                expected=expected,
+                admitted=len(rows),
+                refused={reason.value: count for reason, count in refused.items()},
+                sum=digest(total) if total else b"",
+                opened_ms=current.opened_ms,
+                closed_ms=now_ms,
+                admission_ms=current.admission_us // 1000,
+            ),
+            [key.seed],
+        )
+        log.append_object(db, "round-report", report)
+        receipts = sign(Receipts(current.plan, digests), [key.seed])
+        db.execute(
+            "UPDATE rounds SET status = 'closed', report = ?, receipts = ? WHERE plan = ?",
+            (report, receipts, current.plan),
+        )
+        # The running sum of too few updates is of no use to anybody but a curious one.
+        db.execute("UPDATE rounds SET sum = NULL WHERE plan = ?", (current.plan,))
+        log.sign_checkpoint(db, key)
+
+
+def sum_bundle(db: sqlite3.Connection, closed: Round, federation: Federation) -> bytes:
+    """Return what the aggregator is told of a closed round: the report and the sum, if any."""
+    if closed.report is None:
+        raise RecordError(f"round {closed.number} has no report yet")
+    name = trust.open_report(closed.report, federation).sum
+    total = store.get_object(db, name) if name else None
+    return encode(Bundle(closed.report, (total,) if total else ()))
+
+
+def finish(
+    db: sqlite3.Connection, key: log.LogKey, study: trust.Study, bundle: Bundle
+) -> GlobalModel | None:
+    """Take the model of the closed round; None where it is known already."""
+    model = trust.open_model(bundle.record, study.federation, study.plan)
+    current = latest(db)
+    if current is None or model.plan != current.plan:
+        raise RecordError(f"a model of round {model.round} arrived, which is not the latest round")
+    if current.status == "done":
+        return None
+    if current.status != "closed" or current.report is None:
+        raise RecordError(f"a model of round {model.round} arrived before the round closed")
+    if model.report != digest(current.report):
+        raise RecordError(f"the model of round {model.round} follows from another report")
+    with transaction(db):
+        for content in bundle.objects:
+            store.put_object(db, digest(content), content)
+        if store.get_object(db, model.weights) is None:
+            raise RecordError(f"the model of round {model.round} came without its weights")
+        log.append_object(db, "global-model", bundle.record)
+        db.execute("UPDATE rounds SET status = 'done' WHERE plan = ?", (current.plan,))
+        # The sum has served; a ciphertext that is gone can never be decrypted by a later key.
+        report = trust.open_report(current.report, study.federation)
+        db.execute("DELETE FROM objects WHERE digest = ?", (report.sum,))
+        log.sign_checkpoint(db, key)
+    return model
+
+
+def recent_receipts(db: sqlite3.Connection, most: int) -> list[tuple[int, bytes]]:
+    """Return round numbers and receipts of the newest closed rounds."""
+    return db.execute(
+        "SELECT round, receipts FROM rounds WHERE receipts IS NOT NULL ORDER BY round DESC LIMIT ?",
+        (most,),
+    ).fetchall()

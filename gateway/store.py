@@ -1,0 +1,54 @@
+"""The gateway's one database: log, rounds and what was admitted.
+
+Arrival order is kept nowhere: admitted updates are keyed by digest, and no
+table carries a time or a running number of an update (SPEC 6.8).
+"""
+
+import sqlite3
+from pathlib import Path
+
+from vitalring.database import open_database
+
+LAYOUT = 1
+SCHEMA = """
+CREATE TABLE entries (position INTEGER PRIMARY KEY, entry BLOB NOT NULL);
+CREATE TABLE nodes (
+    level INTEGER NOT NULL, position INTEGER NOT NULL, hash BLOB NOT NULL,
+    PRIMARY KEY (level, position)
+) WITHOUT ROWID;
+CREATE TABLE checkpoints (size INTEGER PRIMARY KEY, note BLOB NOT NULL);
+CREATE TABLE objects (digest BLOB PRIMARY KEY, content BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE rounds (
+    round INTEGER PRIMARY KEY,
+    plan BLOB NOT NULL UNIQUE,
+    signed_plan BLOB NOT NULL,
+    position INTEGER NOT NULL,
+    status TEXT NOT NULL CHECK (status IN ('open', 'closed', 'done')),
+    sum BLOB,
+    admitted INTEGER NOT NULL DEFAULT 0,
+    opened_ms INTEGER NOT NULL,
+    admission_us INTEGER NOT NULL DEFAULT 0,
+    report BLOB,
+    receipts BLOB
+);
+CREATE TABLE admitted (
+    plan BLOB NOT NULL, digest BLOB NOT NULL, tag BLOB NOT NULL, entry BLOB NOT NULL,
+    PRIMARY KEY (plan, digest), UNIQUE (plan, tag)
+) WITHOUT ROWID;
+"""
+
+
+def open_store(state_dir: Path) -> sqlite3.Connection:
+    """Open the gateway's database in `state_dir`. Raises StorageError."""
+    return open_database(state_dir / "gateway.sqlite", SCHEMA, LAYOUT)
+
+
+def put_object(store: sqlite3.Connection, digest: bytes, content: bytes) -> None:
+    """Keep a content-addressed object; the caller holds a transaction."""
+    store.execute("INSERT OR IGNORE INTO objects VALUES (?, ?)", (digest, content))
+
+
+def get_object(store: sqlite3.Connection, digest: bytes) -> bytes | None:
+    """Return the object with this SHA-256, or None."""
+    row = store.execute("SELECT content FROM objects WHERE digest = ?", (digest,)).fetchone()
+    return row[0] if row else None

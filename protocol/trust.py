@@ -1,0 +1,222 @@
+"""Whose word counts for what: the checks before any signed record is used (SPEC 9).
+
+Pure functions from bytes and pinned keys to records. A party that holds a
+record from here need not ask again who signed it; a record that fails raises
+SignatureError or RecordError and is never returned.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from vitalring.errors import RecordError
+from vitalring.protocol.cbor import R, digest
+from vitalring.protocol.privacy import check_privacy
+from vitalring.protocol.quantise import check_codec
+from vitalring.protocol.records import (
+    Federation,
+    GlobalModel,
+    Receipts,
+    Roster,
+    RoundPlan,
+    RoundReport,
+    StudyPlan,
+    SumKey,
+)
+from vitalring.protocol.signing import verify
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study as its signed records describe it, with the digest each is known by."""
+
+    federation: Federation
+    plan: StudyPlan
+    plan_digest: bytes
+    roster: Roster
+    roster_digest: bytes
+    sum_key: SumKey
+    sum_key_digest: bytes
+
+
+def open_federation(data: bytes, authority_key: bytes) -> Federation:
+    """SPEC 9.1: the authority alone says who the hospitals are."""
+    federation = verify(Federation, data, {authority_key}, 1)
+    if federation.authority_key != authority_key:
+        raise RecordError("the federation names another authority key than the one that signed it")
+    names = [hospital.name for hospital in federation.hospitals]
+    if len(set(names)) != len(names):
+        raise RecordError(f"federation {federation.name} lists a hospital twice: {names}")
+    return federation
+
+
+def open_study_plan(data: bytes, federation: Federation) -> StudyPlan:
+    """SPEC 9.2: the authority signs the plan; its quorum can be met."""
+    plan = verify(StudyPlan, data, {federation.authority_key}, 1)
+    _same_federation(plan.TYPE, plan.federation, federation)
+    if plan.quorum > len(federation.hospitals):
+        raise RecordError(
+            f"study {plan.study} asks for {plan.quorum} aggregators, "
+            f"the federation has {len(federation.hospitals)}"
+        )
+    check_privacy(plan.privacy, plan.training)
+    check_codec(plan.codec)
+    if plan.min_cohort > plan.codec.n_max:
+        raise RecordError(
+            f"study {plan.study} wants at least {plan.min_cohort} devices, "
+            f"its codec carries {plan.codec.n_max}"
+        )
+    return plan
+
+
+def open_roster(data: bytes, federation: Federation) -> Roster:
+    """SPEC 9.3: every hospital signs each roster; keys are sorted without repeats."""
+    roster = _signed_by_all(Roster, data, federation)
+    _same_federation(roster.TYPE, roster.federation, federation)
+    if list(roster.keys) != sorted(set(roster.keys)):
+        raise RecordError(f"the roster of cohort {roster.cohort} is not sorted without repeats")
+    return roster
+
+
+def open_sum_key(data: bytes, federation: Federation, plan: StudyPlan) -> SumKey:
+    """SPEC 9.4: every hospital signs the key that updates are encrypted to."""
+    key = _signed_by_all(SumKey, data, federation)
+    _same_federation(key.TYPE, key.federation, federation)
+    if (key.study, key.secure_sum) != (plan.study, plan.secure_sum):
+        raise RecordError(
+            f"the sum key is for {key.secure_sum} in study {key.study}, "
+            f"not for {plan.secure_sum} in {plan.study}"
+        )
+    return key
+
+
+def open_study(federation: Federation, plan: bytes, roster: bytes, sum_key: bytes) -> Study:
+    """Open the three records that make a study, given the pinned federation."""
+    opened = open_study_plan(plan, federation)
+    return Study(
+        federation,
+        opened,
+        digest(plan),
+        open_roster(roster, federation),
+        digest(roster),
+        open_sum_key(sum_key, federation, opened),
+        digest(sum_key),
+    )
+
+
+STUDY_FILES = ("federation.cbor", "study.cbor", "roster.cbor", "sum-key.cbor")
+KEY_FILE = "sum-key.bin"
+ARTEFACT_FILE = "artefact.tflite"
+
+
+@dataclass(frozen=True)
+class StudyFiles:
+    """A study with the bytes that say so: records by log kind, and the objects they name."""
+
+    study: Study
+    records: dict[str, bytes]
+    objects: tuple[bytes, ...]
+
+
+def open_study_files(read: Callable[[str], bytes], authority_key: bytes) -> StudyFiles:
+    """Open a study's public files, which `read` returns by name (SPEC 9.10).
+
+    Raises RecordError where an object is not the one that its record names.
+    """
+    data = [read(name) for name in STUDY_FILES]
+    federation = open_federation(data[0], authority_key)
+    study = open_study(federation, data[1], data[2], data[3])
+    objects = [read(ARTEFACT_FILE)]
+    if digest(objects[0]) != study.plan.model.artefact:
+        raise RecordError(f"{ARTEFACT_FILE} is not the artefact that study.cbor names")
+    if study.plan.secure_sum != "plain":
+        objects.append(read(KEY_FILE))
+        if digest(objects[1]) != study.sum_key.key:
+            raise RecordError(f"{KEY_FILE} is not the key that sum-key.cbor names")
+    kinds = ("federation", "study-plan", "roster", "sum-key")
+    return StudyFiles(study, dict(zip(kinds, data, strict=True)), tuple(objects))
+
+
+def peek_round_plan(data: bytes, federation: Federation) -> RoundPlan:
+    """Open a round plan before its study is known: at least one aggregator signed it.
+
+    Use `open_round_plan` before acting on it.
+    """
+    plan = verify(RoundPlan, data, _aggregators(federation), 1)
+    _same_federation(plan.TYPE, plan.federation, federation)
+    return plan
+
+
+def open_round_plan(data: bytes, study: Study) -> RoundPlan:
+    """SPEC 9.5: a quorum of aggregators signs a round, within the limits of its study."""
+    federation, plan = study.federation, study.plan
+    round_plan = verify(RoundPlan, data, _aggregators(federation), plan.quorum)
+    _same_federation(round_plan.TYPE, round_plan.federation, federation)
+    # The authority's limits stand: aggregators choose rounds, not guarantees.
+    agreed = {
+        "study": plan.study,
+        "study_plan": study.plan_digest,
+        "cohort": study.roster.cohort,
+        "epoch": study.roster.epoch,
+        "training": plan.training,
+        "privacy": plan.privacy,
+        "codec": plan.codec,
+        "sum_key": study.sum_key_digest,
+        "roster": study.roster_digest,
+    }
+    for field, wanted in agreed.items():
+        if getattr(round_plan, field) != wanted:
+            raise RecordError(
+                f"round {round_plan.round} has another {field} than study {plan.study} agreed"
+            )
+    if round_plan.min_cohort < plan.min_cohort:
+        raise RecordError(
+            f"round {round_plan.round} would decrypt a sum of {round_plan.min_cohort} updates; "
+            f"study {plan.study} allows none below {plan.min_cohort}"
+        )
+    if round_plan.round > plan.training.rounds:
+        raise RecordError(
+            f"round {round_plan.round} is beyond the {plan.training.rounds} rounds of the study"
+        )
+    if round_plan.opens_ms + round_plan.window_ms > round_plan.deadline_ms:
+        raise RecordError(f"round {round_plan.round} has its deadline before its window ends")
+    return round_plan
+
+
+def open_receipts(data: bytes, federation: Federation) -> Receipts:
+    """SPEC 9.6: a gateway signs, with its log key, which updates it counted."""
+    receipts = verify(Receipts, data, _logs(federation), 1)
+    if list(receipts.digests) != sorted(set(receipts.digests)):
+        raise RecordError("receipts are not sorted without repeats")
+    return receipts
+
+
+def open_report(data: bytes, federation: Federation) -> RoundReport:
+    """SPEC 9.7: a gateway signs, with its log key, how a round ended."""
+    return verify(RoundReport, data, _logs(federation), 1)
+
+
+def open_model(data: bytes, federation: Federation, plan: StudyPlan) -> GlobalModel:
+    """SPEC 9.8: a quorum of aggregators signs a model."""
+    model = verify(GlobalModel, data, _aggregators(federation), plan.quorum)
+    _same_federation(model.TYPE, model.federation, federation)
+    if model.study != plan.study:
+        raise RecordError(f"the model is of study {model.study}, not {plan.study}")
+    return model
+
+
+def _signed_by_all(cls: type[R], data: bytes, federation: Federation) -> R:
+    keys = {hospital.identity_key for hospital in federation.hospitals}
+    return verify(cls, data, keys, len(keys))
+
+
+def _aggregators(federation: Federation) -> set[bytes]:
+    return {hospital.aggregator_key for hospital in federation.hospitals}
+
+
+def _logs(federation: Federation) -> set[bytes]:
+    return {hospital.log_key for hospital in federation.hospitals}
+
+
+def _same_federation(kind: str, name: str, federation: Federation) -> None:
+    if name != federation.name:
+        raise RecordError(f"{kind} belongs to federation {name}, not {federation.name}")
