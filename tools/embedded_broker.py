@@ -22,7 +22,6 @@ from amqtt.session import Session
 from vitalring.errors import TransportError
 
 HOST = "127.0.0.1"
-_START_TIMEOUT_S = 20.0
 _STOP_TIMEOUT_S = 5.0
 _FIRST_PACKET_TIMEOUT_S = 10.0
 _MQTT_5_LEVEL = 5
@@ -43,6 +42,11 @@ class EmbeddedBroker:
     def url(self) -> str:
         """The broker's address."""
         return f"mqtt://{HOST}:{self._port}"
+
+    @property
+    def pid(self) -> int | None:
+        """The broker's process id, None when it does not run."""
+        return None if self._process is None else self._process.pid
 
     def __enter__(self) -> Self:
         """Start. Raises TransportError when the broker does not come up."""

@@ -174,6 +174,11 @@ class Link:
         """Whether the link is up and subscribed at this moment."""
         return self._ready
 
+    @property
+    def queued_bytes(self) -> int:
+        """Payload bytes received and not yet taken by `receive`."""
+        return self._queued_bytes
+
     def wait_connected(self, timeout_s: float) -> None:
         """Wait until the link is up. Raises TransportError when it is not within the time."""
         self._ready_connection(time.monotonic() + timeout_s)
@@ -185,8 +190,8 @@ class Link:
         """
         with self._changed:
             self._changed.wait_for(lambda: self._queue or self._over(), timeout_s)
+            self._raise_if_over()
             if not self._queue:
-                self._raise_if_over()
                 return None
             had_room = self._has_room()
             event = self._queue.popleft()

@@ -131,8 +131,12 @@ class BrokerConfig:
                 # The callback keeps OpenSSL from asking a terminal for a passphrase.
                 context.load_cert_chain(self.certificate_file, self.key_file, lambda: b"")
             except OSError as error:
-                name = "certificate_file" if not self.certificate_file.exists() else "key_file"
-                raise _unusable(name, getattr(self, name), error) from None
+                if not self.certificate_file.exists():
+                    raise _unusable("certificate_file", self.certificate_file, error) from None
+                raise ConfigError(
+                    f"certificate_file {self.certificate_file} and key_file {self.key_file} "
+                    f"cannot be used: {error.strerror or type(error).__name__}"
+                ) from None
         return context
 
     def password(self) -> str | None:

@@ -1,0 +1,46 @@
+"""What all tests share: helpers' import path, and tests that need something not installed.
+
+Such tests are left out, and the end of the run says so in words that cannot be missed.
+"""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent / "integration"))
+
+from mosquitto_fixture import mosquitto, mosquitto_program
+
+__all__ = ["mosquitto"]
+
+NEEDS = {
+    "mosquitto": (
+        lambda: mosquitto_program() is not None,
+        "the Mosquitto broker is not installed (apt-get install mosquitto)",
+    ),
+    "tensorflow": (
+        lambda: importlib.util.find_spec("tensorflow") is not None,
+        "this environment has no TensorFlow (pip install 'vitalring[models]')",
+    ),
+}
+LEFT_OUT = pytest.StashKey[dict[str, list[str]]]()
+
+
+def pytest_collection_modifyitems(config, items):
+    left_out = config.stash[LEFT_OUT] = {}
+    missing = {name: why for name, (present, why) in NEEDS.items() if not present()}
+    for item in items:
+        for name, why in missing.items():
+            if item.get_closest_marker(name) is not None:
+                item.add_marker(pytest.mark.skip(reason=f"LEFT OUT: {why}"))
+                left_out.setdefault(name, []).append(item.nodeid)
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    for name, tests in config.stash.get(LEFT_OUT, {}).items():
+        terminalreporter.section("TESTS LEFT OUT", sep="!", red=True, bold=True)
+        terminalreporter.line(f"{len(tests)} tests did not run: {NEEDS[name][1]}")
+        for nodeid in tests:
+            terminalreporter.line(f"  {nodeid}")

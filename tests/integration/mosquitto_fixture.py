@@ -1,0 +1,125 @@
+"""A real Mosquitto with the configuration that `gateway.mosquitto` writes.
+
+Tests take the fixture `mosquitto` (registered in tests/conftest.py) and the marker of the
+same name, by which they are left out, loudly, where no Mosquitto is installed.
+"""
+
+import datetime
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from vitalring.gateway.mosquitto import AGGREGATOR, GATEWAY, BrokerLimits, cohort_user, write
+from vitalring.mqtt import BrokerConfig
+
+FEDERATION = "fed"
+COHORT = "ward-3"
+OTHER_COHORT = "ward-4"
+_START_TIMEOUT_S = 15.0
+
+
+def mosquitto_program() -> str | None:
+    """Return the path of the broker, which Debian keeps out of a user's PATH."""
+    return shutil.which("mosquitto", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class Mosquitto:
+    """One broker folder and the process that runs on it."""
+
+    def __init__(self, folder: Path, limits: BrokerLimits | None = None) -> None:
+        self.folder = folder
+        self.port = free_port()
+        self.limits = limits or BrokerLimits(save_interval_s=1)
+        self.files = write(
+            folder,
+            FEDERATION,
+            [COHORT, OTHER_COHORT],
+            ["localhost"],
+            port=self.port,
+            bind="127.0.0.1",
+            limits=self.limits,
+            now=datetime.datetime.now(datetime.UTC),
+        )
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start, and wait until connections are taken."""
+        program = mosquitto_program()
+        assert program is not None, "use the marker `mosquitto`"
+        with (self.folder / "stderr.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [program, "-c", str(self.files.configuration)], stdout=log, stderr=log
+            )
+        deadline = time.monotonic() + _START_TIMEOUT_S
+        while not self._listens():
+            log_text = (self.folder / "stderr.log").read_text()
+            assert self._process.poll() is None, f"Mosquitto ended: {log_text}"
+            assert time.monotonic() < deadline, f"Mosquitto does not listen: {log_text}"
+            time.sleep(0.01)
+
+    def _listens(self) -> bool:
+        try:
+            socket.create_connection(("127.0.0.1", self.port), 1.0).close()
+        except OSError:
+            return False
+        return True
+
+    def stop(self) -> None:
+        """End it in order: Mosquitto saves its state."""
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait(_START_TIMEOUT_S)
+            self._process = None
+
+    def kill(self) -> None:
+        """End it as a power cut would."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+        self._process = None
+
+    def config(self, user: str, **changes: object) -> BrokerConfig:
+        """Return how `user` ("gateway", "aggregator" or a `cohort_user`) connects."""
+        credential = self.files.credentials[user]
+        return BrokerConfig(
+            **{
+                "url": f"mqtts://localhost:{self.port}",
+                "ca_file": self.files.ca_file,
+                "certificate_file": credential.certificate_file,
+                "key_file": credential.key_file,
+            }
+            | changes
+        )
+
+    @property
+    def gateway(self) -> BrokerConfig:
+        return self.config(GATEWAY)
+
+    @property
+    def aggregator(self) -> BrokerConfig:
+        return self.config(AGGREGATOR)
+
+    @property
+    def device(self) -> BrokerConfig:
+        return self.config(cohort_user(COHORT))
+
+
+@pytest.fixture
+def mosquitto(tmp_path: Path) -> Iterator[Mosquitto]:
+    """A running broker; the test may stop, kill and start it again."""
+    broker = Mosquitto(tmp_path / "broker")
+    broker.start()
+    yield broker
+    broker.stop()
