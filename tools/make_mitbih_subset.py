@@ -40,9 +40,9 @@ _HEAD = """\
 # Heartbeats of the MIT-BIH Arrhythmia Database, N, S and V only; see ATTRIBUTION.
 # Made by tools/make_mitbih_subset.py. One record is one device. Channels of x:
 #   0  one ECG lead, in mV after `scale` (modified limb lead II)
-#   1  4 · (RR before the beat / mean RR of the 21 beats around it - 1)
-#   2  4 · (RR after the beat / mean RR of the 21 beats around it - 1)
-#   3  4 · (RR before the beat / median RR of the record - 1)
+#   1  8 · (RR before the beat / mean RR of the 21 beats around it - 1)
+#   2  8 · (RR after the beat / mean RR of the 21 beats around it - 1)
+#   3  8 · (RR before the beat / median RR of the record - 1)
 # Channels 1 to 3 are constant over the window and know no label.
 """
 
@@ -95,7 +95,7 @@ def dataset_toml() -> str:
     held_out = ", ".join(f'"r{record}"' for record in DS2)
     return (
         f'{_HEAD}name = "mitbih"\nkind = "windows"\nclasses = ["N", "S", "V"]\n'
-        f"sampling_hz = 360\nscale = [0.005, 0.004, 0.004, 0.004]\ntest_devices = [{held_out}]\n"
+        f"sampling_hz = 360\nscale = [0.005, 0.008, 0.008, 0.008]\ntest_devices = [{held_out}]\n"
     )
 
 

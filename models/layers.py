@@ -1,0 +1,307 @@
+"""Layers with hand-written passes, in operations that every TFLite runtime carries.
+
+`tf.GradientTape` makes training signatures that need Flex operations, which the small runtimes do
+not have. So each layer here states its own forward pass, its backward pass, and the squared norm
+of each example's gradient, found without forming that gradient where that is cheaper (Goodfellow
+2015, "Efficient per-example gradient computations"; for convolutions Rochette et al. 2019).
+
+A layer is a record of pure functions. B is the number of examples; `w` is the layer's own slice
+of the network's flat float32 weights.
+
+Quantisation is fake: values stay float32 but are rounded to what int8 can hold. Gradients pass
+straight through (Bengio et al. 2013) inside the range and are zero outside it. Weights take one
+symmetric scale for each output channel, max|w|/127. Activations take a fixed range, built in.
+Fixed, because a range found from the batch would let one example change the gradient of another,
+and then clipping each example would no longer bound what one example can do to the sum.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from vitalring.errors import ModelError
+
+Tensor = Any  # tensorflow ships no types
+Tape = Any  # what one pass keeps for the next; its layer alone reads it
+Shape = tuple[int, ...]
+
+
+class Block(NamedTuple):
+    """A run of `size` weights that start uniform in [-limit, limit)."""
+
+    size: int
+    limit: float
+
+
+class Backward(NamedTuple):
+    """What a backward pass leaves: for the layer below, for the clip, and for `gradient`."""
+
+    delta: Tensor  # (B, *in_shape); None where nothing trainable lies below
+    squared_norm: Tensor  # (B,); None where the layer has no weights
+    tape: Tape
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer; shapes leave the batch out.
+
+    forward(a, w, quantised) -> (B, *out_shape), tape
+    backward(delta, tape) -> Backward, for delta (B, *out_shape) = dloss_b/doutput_b
+    gradient(tape, k) -> Σ_b k_b · gradient of example b, flat; None where there are no weights
+    deploy(a, w) -> the quantised forward pass in the operations of an inference model
+    """
+
+    in_shape: Shape
+    out_shape: Shape
+    blocks: tuple[Block, ...]
+    forward: Callable[[Tensor, Tensor, bool], tuple[Tensor, Tape]]
+    backward: Callable[[Tensor, Tape], Backward]
+    gradient: Callable[[Tape, Tensor], Tensor]
+    deploy: Callable[[Tensor, Tensor], Tensor]
+
+    @property
+    def dimension(self) -> int:
+        """How many weights there are."""
+        return sum(block.size for block in self.blocks)
+
+
+def dense(inputs: int, outputs: int, *, relu: bool) -> Layer:
+    """Return a·W + b, then a relu if asked; weights are W (inputs, outputs), then b."""
+    size = inputs * outputs
+
+    def forward(a: Tensor, w: Tensor, quantised: bool) -> tuple[Tensor, Tape]:
+        kernel = _kernel(w[:size], inputs, outputs, quantised)
+        z = tf.matmul(a, kernel) + w[size:]
+        return (tf.nn.relu(z) if relu else z), (a, kernel, z)
+
+    def backward(delta: Tensor, tape: Tape) -> Backward:
+        a, kernel, z = tape
+        delta = _through_relu(delta, z) if relu else delta
+        # ‖a ⊗ δ‖² + ‖δ‖², without the outer product.
+        norm = (tf.reduce_sum(a * a, -1) + 1.0) * tf.reduce_sum(delta * delta, -1)
+        return Backward(tf.matmul(delta, kernel, transpose_b=True), norm, (a, delta))
+
+    def gradient(tape: Tape, k: Tensor) -> Tensor:
+        a, delta = tape
+        delta = delta * k[:, None]
+        return _flat(tf.matmul(a, delta, transpose_a=True), tf.reduce_sum(delta, 0))
+
+    def deploy(a: Tensor, w: Tensor) -> Tensor:
+        z = tf.matmul(a, _kernel(w[:size], inputs, outputs, quantised=True)) + w[size:]
+        return tf.nn.relu(z) if relu else z
+
+    blocks = (Block(size, _he_limit(inputs)), Block(outputs, 0.0))
+    return Layer((inputs,), (outputs,), blocks, forward, backward, gradient, deploy)
+
+
+def conv1d(time: int, channels: int, filters: int, *, width: int, stride: int) -> Layer:
+    """Return a valid convolution over time and its relu, as a product with strided slices.
+
+    Weights are W (width · channels, filters), one time step of the slice after the other, then b.
+    """
+    steps = (time - width) // stride + 1
+    fan_in = width * channels
+    size = fan_in * filters
+
+    def forward(a: Tensor, w: Tensor, quantised: bool) -> tuple[Tensor, Tape]:
+        kernel = _kernel(w[:size], fan_in, filters, quantised)
+        end = stride * (steps - 1) + 1
+        slices = tf.concat([a[:, i : i + end : stride, :] for i in range(width)], -1)
+        z = tf.matmul(tf.reshape(slices, [-1, fan_in]), kernel)
+        z = tf.reshape(z, [-1, steps, filters]) + w[size:]
+        return tf.nn.relu(z), (slices, kernel, z)
+
+    def backward(delta: Tensor, tape: Tape) -> Backward:
+        slices, kernel, z = tape
+        delta = _through_relu(delta, z)
+        bias = tf.reduce_sum(delta, 1)
+        if size <= steps * steps:
+            each = tf.matmul(slices, delta, transpose_a=True)  # (B, fan_in, filters)
+            norm = tf.reduce_sum(each * each, [1, 2])
+        else:
+            each = None  # ‖SᵀΔ‖² = ⟨SSᵀ, ΔΔᵀ⟩, which is the smaller pair here
+            norm = tf.reduce_sum(
+                tf.matmul(slices, slices, transpose_b=True)
+                * tf.matmul(delta, delta, transpose_b=True),
+                [1, 2],
+            )
+        norm = norm + tf.reduce_sum(bias * bias, -1)
+        return Backward(to_input(delta, kernel), norm, (slices, delta, bias, each))
+
+    def to_input(delta: Tensor, kernel: Tensor) -> Tensor:
+        share = tf.matmul(tf.reshape(delta, [-1, filters]), kernel, transpose_b=True)
+        share = tf.reshape(share, [-1, steps, fan_in])
+        parts = [share[:, :, i * channels : (i + 1) * channels] for i in range(width)]
+        return tf.add_n([_move(part, i, stride, time) for i, part in enumerate(parts)])
+
+    def gradient(tape: Tape, k: Tensor) -> Tensor:
+        slices, delta, bias, each = tape
+        if each is not None:
+            kernel = tf.reduce_sum(each * k[:, None, None], 0)
+        else:
+            kernel = tf.matmul(
+                tf.reshape(slices, [-1, fan_in]),
+                tf.reshape(delta * k[:, None, None], [-1, filters]),
+                transpose_a=True,
+            )
+        return _flat(kernel, tf.reduce_sum(bias * k[:, None], 0))
+
+    def deploy(a: Tensor, w: Tensor) -> Tensor:
+        kernel = _kernel(w[:size], fan_in, filters, quantised=True)
+        kernel = tf.reshape(kernel, [1, width, channels, filters])
+        z = tf.nn.conv2d(a[:, None, :, :], kernel, [1, 1, stride, 1], "VALID") + w[size:]
+        return tf.nn.relu(z)[:, 0]
+
+    blocks = (Block(size, _he_limit(fan_in)), Block(filters, 0.0))
+    return Layer((time, channels), (steps, filters), blocks, forward, backward, gradient, deploy)
+
+
+def global_average_pool(time: int, channels: int) -> Layer:
+    """Return the mean over time."""
+
+    def forward(a: Tensor, _w: Tensor, _quantised: bool) -> tuple[Tensor, Tape]:
+        return tf.reduce_mean(a, 1), None
+
+    def backward(delta: Tensor, _tape: Tape) -> Backward:
+        return Backward(tf.tile(delta[:, None, :] / time, [1, time, 1]), None, None)
+
+    def deploy(a: Tensor, _w: Tensor) -> Tensor:
+        return tf.reduce_mean(a, 1)
+
+    return Layer((time, channels), (channels,), (), forward, backward, _no_gradient, deploy)
+
+
+def quantise(shape: Shape, limit: float, *, signed: bool) -> Layer:
+    """Return rounding to the int8 levels of a fixed range.
+
+    The levels are limit/128 apart from -limit to limit when `signed`, else limit/255 apart from
+    0 to limit, as after a relu. The identity when the network is not quantised.
+    """
+    step = limit / 128 if signed else limit / 255
+    low, high = (-limit, limit - step) if signed else (0.0, limit)
+
+    def forward(a: Tensor, _w: Tensor, quantised: bool) -> tuple[Tensor, Tape]:
+        if not quantised:
+            return a, None
+        inside = tf.cast((a >= low) & (a <= high), tf.float32)
+        return tf.round(tf.clip_by_value(a, low, high) / step) * step, inside
+
+    def backward(delta: Tensor, inside: Tape) -> Backward:
+        return Backward(delta if inside is None else delta * inside, None, None)
+
+    def deploy(a: Tensor, _w: Tensor) -> Tensor:
+        return tf.quantization.fake_quant_with_min_max_args(a, low, high, num_bits=8)
+
+    return Layer(shape, shape, (), forward, backward, _no_gradient, deploy)
+
+
+def chain(*layers: Layer) -> Layer:
+    """Return layers one after the other as one.
+
+    Raises:
+        ModelError: there is none, or one does not fit on the one before.
+    """
+    if not layers:
+        raise ModelError("a chain needs at least one layer")
+    for place, (below, above) in enumerate(pairwise(layers)):
+        if below.out_shape != above.in_shape:
+            raise ModelError(
+                f"layer {place} gives shape {below.out_shape}, but layer {place + 1} takes "
+                f"{above.in_shape}; make the two equal"
+            )
+
+    def own(w: Tensor) -> list[Tensor]:
+        ends = [sum(layer.dimension for layer in layers[: i + 1]) for i in range(len(layers))]
+        return [w[end - one.dimension : end] for one, end in zip(layers, ends, strict=True)]
+
+    def forward(a: Tensor, w: Tensor, quantised: bool) -> tuple[Tensor, Tape]:
+        tapes = []
+        for layer, weights in zip(layers, own(w), strict=True):
+            a, tape = layer.forward(a, weights, quantised)
+            tapes.append(tape)
+        return a, tapes
+
+    def backward(delta: Tensor, tape: Tape) -> Backward:
+        passes = []
+        for layer, kept in zip(reversed(layers), reversed(tape), strict=True):
+            passes.append(layer.backward(delta, kept))
+            delta = passes[-1].delta
+        norms = [one.squared_norm for one in passes if one.squared_norm is not None]
+        tapes = [one.tape for one in reversed(passes)]
+        return Backward(delta, tf.add_n(norms) if norms else None, tapes)
+
+    def gradient(tape: Tape, k: Tensor) -> Tensor:
+        parts = [layer.gradient(kept, k) for layer, kept in zip(layers, tape, strict=True)]
+        parts = [part for part in parts if part is not None]
+        return _flat(*parts) if parts else None
+
+    def deploy(a: Tensor, w: Tensor) -> Tensor:
+        for layer, weights in zip(layers, own(w), strict=True):
+            a = layer.deploy(a, weights)
+        return a
+
+    blocks = tuple(block for layer in layers for block in layer.blocks)
+    shapes = layers[0].in_shape, layers[-1].out_shape
+    return Layer(*shapes, blocks, forward, backward, gradient, deploy)
+
+
+def beside_constants(trunk: Layer, constants: int) -> Layer:
+    """Return the first channels led through `trunk`, and the last ones passed around it.
+
+    The last `constants` channels do not change over time; their first sample follows the trunk's
+    features. This is a network's first layer: nothing trainable lies below.
+    """
+    time, channels = trunk.in_shape
+    features = trunk.out_shape[0]
+
+    def forward(a: Tensor, w: Tensor, quantised: bool) -> tuple[Tensor, Tape]:
+        through, tape = trunk.forward(a[:, :, :channels], w, quantised)
+        return tf.concat([through, a[:, 0, channels:]], 1), tape
+
+    def backward(delta: Tensor, tape: Tape) -> Backward:
+        return trunk.backward(delta[:, :features], tape)._replace(delta=None)
+
+    def deploy(a: Tensor, w: Tensor) -> Tensor:
+        return tf.concat([trunk.deploy(a[:, :, :channels], w), a[:, 0, channels:]], 1)
+
+    shapes = (time, channels + constants), (features + constants,)
+    return Layer(*shapes, trunk.blocks, forward, backward, trunk.gradient, deploy)
+
+
+def _he_limit(fan_in: int) -> float:
+    """Return the bound of He's uniform initialisation, √(6/fan_in) (He et al. 2015)."""
+    return float((6.0 / fan_in) ** 0.5)
+
+
+def _kernel(w: Tensor, inputs: int, outputs: int, quantised: bool) -> Tensor:
+    """Return W (inputs, outputs), rounded to 255 levels of each output's own scale if asked."""
+    kernel = tf.reshape(w, [inputs, outputs])
+    if not quantised:
+        return kernel
+    scale = tf.maximum(tf.reduce_max(tf.abs(kernel), axis=0, keepdims=True), 1e-8) / 127.0
+    return tf.round(kernel / scale) * scale
+
+
+def _move(part: Tensor, shift: int, stride: int, time: int) -> Tensor:
+    """Return (B, steps, channels) spread out to every stride-th of `time` samples from `shift`."""
+    steps, channels = part.shape[1], part.shape[2]
+    if stride > 1:
+        part = tf.pad(part[:, :, None, :], [[0, 0], [0, 0], [0, stride - 1], [0, 0]])
+        part = tf.reshape(part, [-1, steps * stride, channels])
+    part = part[:, : time - shift]
+    return tf.pad(part, [[0, 0], [shift, time - shift - part.shape[1]], [0, 0]])
+
+
+def _through_relu(delta: Tensor, z: Tensor) -> Tensor:
+    return delta * tf.cast(z > 0.0, tf.float32)
+
+
+def _flat(*parts: Tensor) -> Tensor:
+    return tf.concat([tf.reshape(part, [-1]) for part in parts], 0)
+
+
+def _no_gradient(_tape: Tape, _k: Tensor) -> Tensor:
+    return None

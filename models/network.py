@@ -1,0 +1,92 @@
+"""A network's loss, its clipped gradient, and the signatures that a device runs.
+
+Signatures are stateless: weights go in as a flat float32 vector and nothing is kept between
+calls. So no call can leave weights of another round behind.
+
+DP-SGD's clip (Abadi et al. 2016): gradient_sum = Σ_b mask_b · min(1, clip/‖g_b‖) · g_b. Masked
+rows are replaced by zeros before the forward pass, for NaN · 0 is NaN.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import tensorflow as tf
+
+from vitalring.models.layers import Layer, Tensor
+
+
+@dataclass(frozen=True)
+class Network:
+    """An architecture: `layer` gives logits (B, classes).
+
+    Arrays go in `physical_batch` rows at a time. `quantised`: the forward pass is that of int8.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    layer: Layer
+    physical_batch: int
+    quantised: bool = True
+
+
+def log_softmax(logits: Tensor) -> Tensor:
+    """Return log-probabilities (B, classes), stable for large logits."""
+    shifted = logits - tf.reduce_max(logits, -1, keepdims=True)
+    return shifted - tf.math.log(tf.reduce_sum(tf.exp(shifted), -1, keepdims=True))
+
+
+def clipped_gradient_sum(
+    network: Network, w: Tensor, x: Tensor, y: Tensor, mask: Tensor, clip: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return Σ of clipped gradients (d,), Σ of losses (), and norms before clipping (B,).
+
+    w (d,), x (B, *input), y one-hot (B, classes), mask 0/1 (B,), clip (): all float32.
+    The loss is the cross-entropy of each example.
+    """
+    keep = mask > 0.0
+    x = tf.where(tf.reshape(keep, [-1] + [1] * len(network.layer.in_shape)), x, tf.zeros_like(x))
+    logits, cache = network.layer.forward(x, w, network.quantised)
+    log_probs = log_softmax(logits)
+    below = network.layer.backward(tf.exp(log_probs) - y, cache)
+    norms = tf.sqrt(below.squared_norm)
+    weight = tf.minimum(1.0, clip / tf.maximum(norms, 1e-12)) * tf.cast(keep, tf.float32)
+    losses = tf.reduce_sum(-tf.reduce_sum(y * log_probs, -1) * tf.cast(keep, tf.float32))
+    return network.layer.gradient(below.tape, weight), losses, norms
+
+
+def probabilities(network: Network, w: Tensor, x: Tensor) -> Tensor:
+    """Return the class probabilities (B, classes)."""
+    logits, _ = network.layer.forward(x, w, network.quantised)
+    return tf.exp(log_softmax(logits))
+
+
+def signatures(network: Network) -> dict[str, Tensor]:
+    """Return the concrete functions `grads` and `infer` at the physical batch size.
+
+    grads(w, x, y, mask, clip) -> grad_sum (d,), loss_sum (), norms (B,)
+    infer(w, x) -> probs (B, classes)
+    """
+
+    def grads(w: Tensor, x: Tensor, y: Tensor, mask: Tensor, clip: Tensor) -> dict[str, Tensor]:
+        grad_sum, loss_sum, norms = clipped_gradient_sum(network, w, x, y, mask, clip)
+        return {"grad_sum": grad_sum, "loss_sum": loss_sum, "norms": norms}
+
+    def infer(w: Tensor, x: Tensor) -> dict[str, Tensor]:
+        return {"probs": probabilities(network, w, x)}
+
+    batch = network.physical_batch
+    w = _spec("w", network.layer.dimension)
+    x = _spec("x", batch, *network.layer.in_shape)
+    y = _spec("y", batch, len(network.classes))
+    return {
+        "grads": _concrete(grads, w, x, y, _spec("mask", batch), _spec("clip")),
+        "infer": _concrete(infer, w, x),
+    }
+
+
+def _spec(name: str, *shape: int) -> Tensor:
+    return tf.TensorSpec(shape, tf.float32, name=name)
+
+
+def _concrete(function: Callable[..., dict[str, Tensor]], *specs: Tensor) -> Tensor:
+    return tf.function(function, input_signature=specs).get_concrete_function()
