@@ -150,6 +150,12 @@ class BrokerConfig:
             raise ConfigError(f"password_file {self.password_file} cannot be read") from None
 
 
+def _send_at_once(_client: paho.Client, _userdata: object, sock: "paho.SocketLike") -> None:
+    # Nagle's algorithm would hold the first packet after a TLS handshake back for 40 ms.
+    if isinstance(sock, socket.socket):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
 def _check_private(name: str, path: Path) -> None:
     try:
         mode = path.stat().st_mode
@@ -416,6 +422,7 @@ class Connection:
         client.on_connect = self._on_connect
         client.on_disconnect = self._on_disconnect
         client.on_log = self._on_log
+        client.on_socket_open = _send_at_once
         client.on_publish = lambda _c, _u, mid, reason, _p: self.published.append((mid, reason))
         client.on_subscribe = lambda _c, _u, mid, reasons, _p: self.subscribed.update(
             {mid: reasons}
