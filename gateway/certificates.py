@@ -2,7 +2,7 @@
 
 One authority per hospital signs the broker's certificate and one client certificate for each
 role. All devices of a cohort share one credential, so that TLS does not tell them apart
-(SPEC 3.4.3). Nothing that exists is ever replaced: kits in the field trust the authority
+(SPEC 3.10). Nothing that exists is ever replaced: kits in the field trust the authority
 they were shipped with.
 """
 

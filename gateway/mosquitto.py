@@ -1,4 +1,4 @@
-"""A Mosquitto 2 configuration for one gateway (SPEC 3.4).
+"""A Mosquitto 2 configuration for one gateway (SPEC 3.10, 3.11).
 
 Everyone shows a certificate of the hospital's authority; its common name is the user name
 that the access list speaks of. Devices write updates that only the gateway reads, and read

@@ -1,4 +1,4 @@
-"""Frames for payloads above the broker's limit (SPEC 3.3).
+"""Frames for payloads above the broker's limit (SPEC 3.6, 3.7).
 
 frame = "VRC1" | transfer id (16) | index (u32) | count (u32) | total (u64) | SHA-256 (32) | data
 
@@ -53,7 +53,7 @@ class ChunkLimits:
 
 
 def split(payload: bytes, limit_bytes: int, transfer_id: bytes) -> tuple[bytes, ...]:
-    """Return `payload` as frames of at most `limit_bytes` each (SPEC 3.3.1).
+    """Return `payload` as frames of at most `limit_bytes` each (SPEC 3.6).
 
     `transfer_id` is 16 random bytes, drawn anew for every submission: whoever knew it could
     spoil the transfer, and a repeated one would link two submissions.
@@ -96,7 +96,7 @@ class _Transfer:
 
 
 class Reassembler:
-    """Puts frames together again, within explicit limits (SPEC 3.3.2)."""
+    """Puts frames together again, within explicit limits (SPEC 3.7)."""
 
     def __init__(self, limits: ChunkLimits) -> None:
         self._limits = limits

@@ -1,4 +1,4 @@
-"""Topic names (SPEC 3.1): one function for each name, and one strict parser for all of them.
+"""Topic names (SPEC 3.1 to 3.3): one function for each name, and one strict parser for all of them.
 
 A topic names the federation, the cohort and the round, never a device. Builders raise
 `ConfigError`, because a bad name there is our own configuration; `parse` raises
@@ -48,7 +48,7 @@ class Topic:
 
 
 def check_name(name: str, what: str) -> str:
-    """Return `name` when it may stand in a topic: 1 to 32 of a-z, 0-9 and hyphen (SPEC 3.1.2).
+    """Return `name` when it may stand in a topic: 1 to 32 of a-z, 0-9 and hyphen (SPEC 3.1).
 
     Raises:
         ConfigError: otherwise; `what` says which name it is.
@@ -121,7 +121,7 @@ def entries_filter(federation: str) -> str:
 
 
 def parse(topic: str) -> Topic:
-    """Read a topic name; the inverse of the builders (SPEC 3.1).
+    """Read a topic name; the inverse of the builders (SPEC 3.3).
 
     Raises:
         RecordError: when no builder makes exactly this name.
@@ -173,4 +173,4 @@ def _read_number(text: str, topic: str) -> int:
 
 
 def _unknown(topic: str) -> RecordError:
-    return RecordError(f"topic {topic[:120]!r} is none of SPEC 3.1; drop the message")
+    return RecordError(f"topic {topic[:120]!r} is none of SPEC 3.2; drop the message")

@@ -1,4 +1,4 @@
-"""MQTT for all parties (SPEC 3.2, 3.4): a long-lived `Link`, and `submit` for one update.
+"""MQTT for all parties (SPEC 3.4, 3.8, 3.9): a long-lived `Link`, and `submit` for one update.
 
 Both publish at QoS 1: when a call returns, the broker has the message; when it raises, the
 broker may have it, so the caller says it again and receivers take duplicates. A link gives
@@ -405,7 +405,7 @@ def submit(
     expiry_s: int | None = None,
     dialects: Dialects | None = None,
 ) -> None:
-    """Publish `payloads` over one fresh connection that nothing ties to another (SPEC 3.4.2).
+    """Publish `payloads` over one fresh connection that nothing ties to another (SPEC 3.8).
 
     Fresh random client id, clean start, no thread; returns when the broker has them all.
 

@@ -5,7 +5,7 @@ closes it. So no state of paho outlives a connection, the MQTT version may chang
 to the next, and a device's submission needs no thread. `publish`, `subscribe` and `ack` may
 be called from other threads, `wake` then ends the owner's wait.
 
-MQTT 5 is tried first. A broker that refuses it, or leaves it unanswered (amqtt does), is
+MQTT 5 is tried first (SPEC 3.5). A broker that refuses it, or leaves it unanswered (amqtt does), is
 asked again with 3.1.1, and `Dialects` remembers the answer.
 """
 
@@ -55,7 +55,7 @@ class BrokerConfig:
     `url` is `mqtt://host:port` or `mqtts://host:port` (ports default to 1883 and 8883). With
     mqtts the server's certificate is always verified, against `ca_file` or the system's
     authorities. `max_payload_bytes` bounds a message in both directions; larger payloads are
-    chunked (SPEC 3.3).
+    chunked (SPEC 3.6).
     """
 
     url: str
