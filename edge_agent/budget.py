@@ -249,8 +249,8 @@ class Budget:
         entries: list[Entry] = []
         head = bytes(32)
         for expected, row in enumerate(rows, start=1):
-            position, chain, *fields = row
-            entry = Entry(*fields[:5], Spend(*fields[5:]))
+            position, chain, kind, study_plan, round_plan, study, number, *numbers = row
+            entry = Entry(kind, study_plan, round_plan, study, number, Spend(*numbers))
             # 1. Fields are of their kind, so that hashing them means something.
             _check(entry)
             # 2. Each entry follows the one before.

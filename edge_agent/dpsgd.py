@@ -31,8 +31,8 @@ from vitalring.protocol.privacy import (
     sensitivity_factor,
 )
 
-NO_CLIP: Final = 1e30
-"""The clip of unit none: a bound beyond every gradient that float32 training survives."""
+NO_CLIP: Final = 1e20
+"""The clip of unit none: a gradient beyond it means that training has diverged."""
 
 Weights = NDArray[np.float32]
 Array = NDArray[Any]
@@ -78,7 +78,7 @@ class _Tally:
     clipped: int = 0
 
 
-def train(  # noqa: PLR0917 - the order is that of the path: model, data, plan, randomness
+def train(
     model: TrainableModel,
     weights: Weights,
     x: Array,
@@ -182,6 +182,10 @@ def _clipped_sum(
         norm = math.sqrt(float(exact @ exact))
         # `not <=` also refuses NaN.
         if not norm <= chunk.size * clip * (1.0 + CLIP_SLACK):
+            if clip == NO_CLIP:
+                raise ModelError(
+                    f"{chunk.size} gradients sum to norm {norm:g}: lower training.learning_rate"
+                )
             raise PrivacyError(
                 f"{chunk.size} gradients clipped at {clip:g} sum to norm {norm:g}: "
                 "the model does not clip, or a gradient is not finite; nothing may leave"

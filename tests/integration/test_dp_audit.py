@@ -1,0 +1,189 @@
+"""Attack the real training step, and check that the attack would find a broken one.
+
+Each step of `train` is one trial: a recorder takes the place of the model and
+notes the weights it is shown, whose differences are what each step releases.
+One run sees the records, another the records with one more. The audit bounds
+from below how well the best threshold tells the runs apart; the bound must
+stay under the claim, and each broken variant must push it over.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from vitalring.edge_agent import dpsgd
+from vitalring.edge_agent.accountant import epsilon
+from vitalring.edge_agent.dpsgd import train
+from vitalring.edge_agent.randomness import fresh_generator
+from vitalring.errors import PrivacyError
+from vitalring.protocol.privacy import Privacy, Spend, Training, effective_noise_multiplier
+
+TRIALS = 50_000
+"""Steps of each of the two runs of an honest audit: 10^5 trials together."""
+
+FEWER = 8_000
+RISK = 1e-6
+"""Chance that an honest mechanism fails an audit."""
+
+CLIP, SIGMA = 0.5, 1.0
+PRIVACY = Privacy("record", "local", 100.0, 1e-5, CLIP, SIGMA)
+CLAIM = effective_noise_multiplier(PRIVACY, 1)
+MU = 1.0 / CLAIM
+"""What SPEC 7.4 claims: one step with every record in it is MU-Gaussian-DP."""
+
+
+@dataclass
+class Recorder:
+    """A model of one weight whose gradient is the record itself, clipped."""
+
+    physical_batch: int = 4
+    clips: bool = True
+    seen: list[float] = field(default_factory=list)
+
+    def gradient_sum(self, weights, x, y, clip):
+        if not self.seen or weights[0] != self.seen[-1]:
+            self.seen.append(float(weights[0]))
+        norms = np.abs(x[:, 0])
+        scale = np.minimum(1.0, clip / norms) if self.clips else np.ones_like(norms)
+        return np.array([np.sum(x[:, 0] * scale)], np.float32), 0.0, norms
+
+    def releases(self) -> np.ndarray:
+        """Return the released value of each step, as its learning rate of 1 shows it."""
+        return -np.diff(self.seen)
+
+
+def trials(values, count, *, rate=1.0, model=None) -> np.ndarray:
+    """Run `count` steps on records with these gradients, and return what each released."""
+    model = model or Recorder()
+    x = np.array(values, np.float32)[:, None]
+    training = Training(rate, count, 1, 1.0, 1, 1)
+    # A record that every step contains keeps the recorder called.
+    last = train(model, np.zeros(1, np.float32), x, x, training, PRIVACY, fresh_generator())
+    model.seen.append(float(last.weights[0]))
+    return model.releases()
+
+
+def error_bounds(without, with_record, threshold) -> tuple[np.ndarray, np.ndarray]:
+    """Upper confidence bounds of false alarms and misses (Clopper and Pearson 1934)."""
+    alarms = np.sum(without[:, None] > threshold, axis=0)
+    missed = np.sum(with_record[:, None] <= threshold, axis=0)
+    return (
+        stats.beta.isf(RISK, alarms + 1, np.maximum(len(without) - alarms, 0.5)),
+        stats.beta.isf(RISK, missed + 1, np.maximum(len(with_record) - missed, 0.5)),
+    )
+
+
+def strongest(without, with_record, bound) -> float:
+    """Choose the threshold on one half of the trials, judge it on the other.
+
+    So that the choice does not bias the bound.
+    """
+    half = len(without) // 2
+    quantiles = np.quantile(np.r_[without[:half], with_record[:half]], np.linspace(0.05, 0.95, 37))
+    between = (np.max(without[:half]) + np.min(with_record[:half])) / 2
+    thresholds = np.r_[quantiles, between]
+    best = np.argmax(bound(*error_bounds(without[:half], with_record[:half], thresholds)))
+    return float(bound(*error_bounds(without[half:], with_record[half:], thresholds[[best]]))[0])
+
+
+def audited_mu(without, with_record) -> float:
+    """Lower confidence bound of mu in Gaussian DP (Nasr et al. 2023, section 4)."""
+    return strongest(
+        without, with_record, lambda alarms, misses: stats.norm.isf(alarms) - stats.norm.ppf(misses)
+    )
+
+
+def audited_epsilon(without, with_record, delta) -> float:
+    """Lower confidence bound of epsilon at delta (Kairouz, Oh, Viswanath 2015)."""
+    return strongest(
+        without,
+        with_record,
+        lambda alarms, misses: np.log(np.maximum(1e-9, 1 - delta - misses) / alarms),
+    )
+
+
+OTHERS = [-CLIP, CLIP] * 3
+"""Records that both runs have; they cancel, so that weights stay where float32 is fine."""
+
+
+def test_full_batches_keep_their_claim():
+    """10^5 trials each of a step with and without a record at the clip."""
+    mu = audited_mu(trials(OTHERS, TRIALS), trials([*OTHERS, 100.0], TRIALS))
+    assert 0.9 * MU < mu <= MU
+
+
+def test_sampled_batches_keep_their_claim():
+    """The accountant's figure for a Poisson-sampled step lies above what the attack finds."""
+    delta = 0.01
+    # Forty records without a gradient: nearly no batch is empty, and nothing hides the one.
+    zeros = [1e-9] * 40
+    without = trials(zeros, TRIALS, rate=0.5, model=Recorder(64))
+    with_record = trials([*zeros, 100.0], TRIALS, rate=0.5, model=Recorder(64))
+    claim = epsilon([Spend(0.5, CLAIM, 1)], delta)
+    assert 0.3 * claim < audited_epsilon(without, with_record, delta) <= claim
+
+
+def test_missing_clip_is_caught():
+    """Twenty records let one unclipped gradient pass the check of the sum; the audit sees it."""
+    others = [-CLIP] * 20
+    broken = trials([*others, 10 * CLIP], FEWER, model=Recorder(32, clips=False))
+    assert audited_mu(trials(others, FEWER, model=Recorder(32)), broken) > 1.5 * MU
+
+
+def test_missing_clip_of_a_lone_record_is_refused():
+    with pytest.raises(PrivacyError, match="does not clip"):
+        trials([10 * CLIP], 10, model=Recorder(clips=False))
+
+
+def test_half_noise_is_caught(monkeypatch):
+    real = dpsgd.integer_gaussian
+    monkeypatch.setattr(
+        dpsgd, "integer_gaussian", lambda generator, scale, size: real(generator, scale / 2, size)
+    )
+    assert audited_mu(trials(OTHERS, FEWER), trials([*OTHERS, 100.0], FEWER)) > 1.5 * MU
+
+
+def test_reused_seed_is_caught(monkeypatch):
+    real = dpsgd.integer_gaussian
+    monkeypatch.setattr(
+        dpsgd,
+        "integer_gaussian",
+        lambda generator, scale, size: real(np.random.default_rng(7), scale, size),
+    )
+    assert audited_mu(trials(OTHERS, FEWER), trials([*OTHERS, 100.0], FEWER)) > 1.5 * MU
+
+
+def test_truncated_batch_is_caught(monkeypatch):
+    """A batch cut to its first chunk lets a new record push another one out."""
+    real = dpsgd._chunks
+
+    def truncated(chosen, size):
+        yield next(real(chosen, size))
+
+    monkeypatch.setattr(dpsgd, "_chunks", truncated)
+    pulls = [-CLIP] * 4
+    mu = audited_mu(trials(pulls, FEWER), trials([100.0, *pulls], FEWER))
+    assert mu > 1.5 * MU
+
+
+def test_noise_left_out_of_empty_batches_is_caught(monkeypatch):
+    """Without noise on empty batches, a zero release tells that nobody was there."""
+    real = dpsgd.privatise
+
+    def broken(total, privacy, generator):
+        return total if not total.any() else real(total, privacy, generator)
+
+    monkeypatch.setattr(dpsgd, "privatise", broken)
+    without = trials([0.0], FEWER, model=_Zero())
+    with_record = trials([CLIP], FEWER)
+    assert audited_mu(np.abs(without), np.abs(with_record)) > 1.5 * MU
+
+
+class _Zero(Recorder):
+    """Notes every call, since without noise the weights stand still."""
+
+    def gradient_sum(self, weights, x, y, clip):
+        self.seen.append(float(weights[0]))
+        return np.zeros(1, np.float32), 0.0, np.zeros(len(x), np.float32)

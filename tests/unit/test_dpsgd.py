@@ -1,0 +1,239 @@
+"""Local training on a logistic regression written in numpy."""
+
+import math
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vitalring.edge_agent import dpsgd
+from vitalring.edge_agent.dpsgd import LocalResult, privatise, train
+from vitalring.edge_agent.randomness import fresh_generator
+from vitalring.errors import ConfigError, DataError, ModelError, PrivacyError
+from vitalring.protocol.privacy import MAX_SAMPLED, Privacy, Training
+
+TRAINING = Training(sampling_rate=0.2, steps=40, rounds=1, learning_rate=0.5, batch=60, records=100)
+PRIVATE = Privacy("record", "local", 8.0, 1e-5, 1.0, 1.0)
+NONE = Privacy()
+
+
+@dataclass
+class Logistic:
+    """Binary logistic regression with per-example clipping; notes each call."""
+
+    physical_batch: int = 16
+    sizes: list[int] = field(default_factory=list)
+
+    def gradient_sum(self, weights, x, y, clip):
+        assert 0 < len(x) <= self.physical_batch
+        self.sizes.append(len(x))
+        logits = x @ weights
+        chance = 1.0 / (1.0 + np.exp(-logits))
+        each = (chance - y)[:, None] * x
+        norms = np.linalg.norm(each, axis=1)
+        scale = np.minimum(1.0, clip / np.maximum(norms, 1e-12))
+        clipped = each * np.where(np.isfinite(norms), scale, 1.0)[:, None]
+        loss = np.sum(np.logaddexp(0.0, logits) - y * logits)
+        return clipped.sum(0).astype(np.float32), float(loss), norms.astype(np.float32)
+
+
+def records(count=300, seed=1):
+    rng = np.random.default_rng(seed)
+    y = rng.integers(0, 2, count).astype(np.float32)
+    x = rng.normal(size=(count, 4)).astype(np.float32) + (2 * y - 1)[:, None]
+    return x, y
+
+
+def run(model, *, training=TRAINING, privacy=PRIVATE, data=None, generator=None) -> LocalResult:
+    x, y = data or records()
+    start = np.zeros(x.shape[1], np.float32)
+    return train(model, start, x, y, training, privacy, generator or fresh_generator())
+
+
+@pytest.mark.parametrize("privacy", [NONE, PRIVATE])
+def test_learns(privacy):
+    result = run(Logistic(), privacy=privacy)
+    x, y = records(seed=2)
+    assert np.mean((x @ result.weights > 0) == y) > 0.85
+    assert result.weights.dtype == np.float32
+    assert result.steps == 40
+    assert 40 * 60 * 0.8 < result.examples_seen < 40 * 60 * 1.2
+    assert 0.0 < result.mean_loss < math.log(2)
+
+
+def test_start_weights_are_left_alone():
+    start = np.zeros(4, np.float32)
+    train(Logistic(), start, *records(), TRAINING, PRIVATE, fresh_generator())
+    assert not start.any()
+
+
+def test_large_batches_go_in_chunks_and_none_is_lost():
+    model = Logistic(physical_batch=16)
+    everything = replace(TRAINING, sampling_rate=1.0, steps=3)
+    result = run(model, training=everything)
+    assert result.examples_seen == 3 * 300
+    assert model.sizes == ([16] * 18 + [12]) * 3
+
+
+def test_chunks_do_not_change_the_sum():
+    generator = np.random.default_rng
+    small = run(Logistic(7), privacy=NONE, generator=generator(5))
+    large = run(Logistic(300), privacy=NONE, generator=generator(5))
+    np.testing.assert_allclose(small.weights, large.weights, rtol=1e-5)
+
+
+@given(st.integers(1, 400), st.integers(1, 64))
+def test_chunks_are_a_partition(count, size):
+    chosen = np.arange(count)
+    pieces = list(dpsgd._chunks(chosen, size))
+    assert max(len(piece) for piece in pieces) <= size
+    np.testing.assert_array_equal(np.concatenate(pieces), chosen)
+
+
+def test_every_record_has_its_own_coin():
+    """Inclusion counts are binomial, and two records are in together as often as chance says."""
+    generator = fresh_generator()
+    coins = np.zeros((4000, 50), bool)
+    for row in coins:
+        row[dpsgd._sample(50, 0.3, generator)] = True
+    deviation = (coins.sum(0) - 1200) / math.sqrt(4000 * 0.21)
+    assert np.abs(deviation).max() < 5.5
+    together = np.mean(coins[:, 0] & coins[:, 1])
+    assert abs(together - 0.09) < 5.5 * math.sqrt(0.09 * 0.91 / 4000)
+    sizes = coins.sum(1)
+    assert abs(sizes.var() - 50 * 0.21) < 2.0, "batches of one size are not Poisson samples"
+
+
+def test_empty_batches_get_their_noise():
+    model = Logistic()
+    rare = replace(TRAINING, sampling_rate=1e-6, steps=5)
+    result = run(model, training=rare)
+    assert model.sizes == []
+    assert result.examples_seen == 0
+    assert np.all(result.weights != 0.0)
+
+
+def test_noise_has_the_promised_width():
+    noise = np.concatenate(
+        [privatise(np.zeros(1000), PRIVATE, fresh_generator()) for _ in range(99)]
+    )
+    assert abs(noise.std() - 1.0) < 5.5 / math.sqrt(2 * 99_000)
+    wide = replace(PRIVATE, clip=0.25, noise_multiplier=3.0)
+    noise = privatise(np.zeros(100_000), wide, fresh_generator())
+    assert abs(noise.std() / 0.75 - 1.0) < 5.5 / math.sqrt(2 * 100_000)
+
+
+@settings(max_examples=50)
+@given(
+    st.floats(1e-3, 1e3),
+    st.lists(st.floats(-50, 50), min_size=1, max_size=20),
+)
+def test_what_is_released_lies_on_the_lattice(clip, multiples):
+    """No output tells by its last bits which sum it came from (Mironov 2012)."""
+    total = np.array(multiples) * clip
+    released = privatise(total, replace(PRIVATE, clip=clip), fresh_generator())
+    steps = released / (clip / 2**20)
+    assert np.abs(steps - np.rint(steps)).max() < 1e-6
+
+
+def test_noise_differs_between_runs():
+    first, second = run(Logistic()), run(Logistic())
+    assert np.all(first.weights != second.weights)
+
+
+def test_plain_training_repeats_with_a_seed():
+    runs = [run(Logistic(), privacy=NONE, generator=np.random.default_rng(3)) for _ in range(2)]
+    np.testing.assert_array_equal(runs[0].weights, runs[1].weights)
+
+
+def test_seeded_noise_is_refused():
+    with pytest.raises(PrivacyError, match="noise from Generator is not private"):
+        run(Logistic(), generator=np.random.default_rng(3))
+
+
+class _Unclipped(Logistic):
+    def gradient_sum(self, weights, x, y, clip):
+        return super().gradient_sum(weights, x, y, 1e9)
+
+
+def test_a_model_that_does_not_clip_is_stopped():
+    x, y = records()
+    with pytest.raises(PrivacyError, match="the model does not clip"):
+        run(_Unclipped(), data=(x * 100, y))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_gradients_that_are_not_finite_stop_training(value):
+    class Broken(Logistic):
+        def gradient_sum(self, weights, x, y, clip):
+            gradient, loss, norms = super().gradient_sum(weights, x, y, clip)
+            gradient[0] = value
+            return gradient, loss, norms
+
+    with pytest.raises(PrivacyError, match="not finite"):
+        run(Broken(), privacy=PRIVATE)
+    with pytest.raises(ModelError, match="sum to norm"):
+        run(Broken(), privacy=NONE)
+
+
+def test_norms_that_lie_change_nothing_that_leaves():
+    class Liar(Logistic):
+        def gradient_sum(self, weights, x, y, clip):
+            gradient, loss, norms = super().gradient_sum(weights, x, y, clip)
+            return gradient * 1000, loss, norms * 0
+
+    with pytest.raises(PrivacyError, match="the model does not clip"):
+        run(Liar())
+
+
+def test_wrong_gradient_shape():
+    class Short(Logistic):
+        def gradient_sum(self, weights, x, y, clip):
+            gradient, loss, norms = super().gradient_sum(weights, x, y, clip)
+            return gradient[:2], loss, norms
+
+    with pytest.raises(ModelError, match="shape"):
+        run(Short())
+
+
+def test_batches_beyond_the_argued_sensitivity_are_refused():
+    data = records(MAX_SAMPLED + 1)
+    everything = replace(TRAINING, sampling_rate=1.0, steps=1)
+    with pytest.raises(PrivacyError, match=r"lower training\.sampling_rate"):
+        run(Logistic(), training=everything, data=data)
+    run(Logistic(), training=everything, data=data, privacy=NONE)
+
+
+def test_records_are_checked():
+    x, y = records()
+    with pytest.raises(DataError, match="at least 100"):
+        run(Logistic(), data=(x[:99], y[:99]))
+    with pytest.raises(DataError, match="300 records have 299 labels"):
+        run(Logistic(), data=(x, y[:-1]))
+    x[17, 2] = np.nan
+    with pytest.raises(DataError, match="x of record 17 is not finite"):
+        run(Logistic(), data=(x, y))
+
+
+def test_plans_that_cannot_be_guaranteed_are_refused():
+    for change in ({"unit": "device"}, {"noise": "distributed"}, {"noise_multiplier": 0.0}):
+        model = Logistic()
+        with pytest.raises(ConfigError):
+            run(model, privacy=replace(PRIVATE, **change))
+        assert model.sizes == []
+
+
+def test_divergence_is_named():
+    x, y = records()
+    with pytest.raises(ModelError, match=r"lower training\.learning_rate"):
+        run(Logistic(), privacy=NONE, data=(x * 1e25, y))
+    start = np.full(4, np.nan, np.float32)
+    rare = replace(TRAINING, sampling_rate=1e-6)
+    with pytest.raises(ModelError, match="weights are not finite"):
+        train(Logistic(), start, x, y, rare, PRIVATE, fresh_generator())
+
+
+def test_weights_are_not_in_the_representation():
+    assert "weights" not in repr(run(Logistic()))

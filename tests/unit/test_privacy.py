@@ -1,0 +1,84 @@
+"""What a plan may say about privacy, and what is refused by name."""
+
+from dataclasses import replace
+
+import pytest
+
+from vitalring.errors import ConfigError, RecordError
+from vitalring.protocol import privacy as p
+from vitalring.schema import from_plain, to_plain
+
+TRAINING = p.Training(
+    sampling_rate=0.1, steps=10, rounds=20, learning_rate=0.5, batch=30, records=300
+)
+RECORD_LOCAL = p.Privacy("record", "local", 8.0, 1e-5, 1.0, 1.2)
+
+
+def test_accepts_what_this_version_can_do():
+    p.check_privacy(p.Privacy(), TRAINING)
+    p.check_privacy(RECORD_LOCAL, TRAINING)
+
+
+@pytest.mark.parametrize(
+    ("change", "names"),
+    [
+        ({"unit": "device"}, "privacy.unit device is not available in this version"),
+        ({"noise": "distributed"}, "privacy.noise distributed is not available in this version"),
+        ({"unit": "none"}, "privacy.unit is none with privacy.noise local"),
+        ({"noise": "none"}, "privacy.unit is record with privacy.noise none"),
+        ({"unit": "none", "noise": "none"}, "must be 0"),
+        ({"epsilon": 0.0}, "privacy.epsilon"),
+        ({"epsilon": float("nan")}, "privacy.epsilon"),
+        ({"delta": 0.0}, "privacy.delta"),
+        ({"delta": 0.005}, "1 / training.records"),
+        ({"clip": 0.0}, "privacy.clip"),
+        ({"clip": float("inf")}, "privacy.clip"),
+        ({"noise_multiplier": 0.0}, "privacy.noise_multiplier"),
+        ({"noise_multiplier": float("nan")}, "privacy.noise_multiplier"),
+    ],
+)
+def test_refuses_by_name(change, names):
+    with pytest.raises(ConfigError, match=names):
+        p.check_privacy(replace(RECORD_LOCAL, **change), TRAINING)
+    if change.get("unit") != "none":
+        with pytest.raises(ConfigError, match=names):
+            p.round_spend(replace(RECORD_LOCAL, **change), TRAINING, 100)
+
+
+def test_refuses_more_steps_than_are_accounted():
+    with pytest.raises(ConfigError, match=r"training\.steps \* training\.rounds"):
+        p.check_privacy(RECORD_LOCAL, replace(TRAINING, steps=100_000, rounds=11))
+
+
+def test_travels_as_a_plain_mapping():
+    for value in (RECORD_LOCAL, p.Privacy(), TRAINING):
+        assert from_plain(type(value), to_plain(value), RecordError) == value
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("unit", "person"), ("noise", "central"), ("epsilon", -1.0), ("clip", 1e9), ("delta", 1.0)],
+)
+def test_schema_names_the_field(field, value):
+    plain = {**to_plain(RECORD_LOCAL), field: value}
+    with pytest.raises(RecordError, match=field):
+        from_plain(p.Privacy, plain, RecordError)
+
+
+def test_sensitivity_charges_lattice_and_arithmetic():
+    assert p.sensitivity_factor(1) == 1.0 + p.CLIP_SLACK + 2.0**-20
+    assert p.sensitivity_factor(1 << 20) == 1.0 + p.CLIP_SLACK + 2.0**-10
+    assert p.effective_noise_multiplier(RECORD_LOCAL, 6_000) < RECORD_LOCAL.noise_multiplier
+    for dimension in (0, 10**8):
+        with pytest.raises(ConfigError, match="dimension"):
+            p.sensitivity_factor(dimension)
+
+
+def test_spends():
+    one = p.round_spend(RECORD_LOCAL, TRAINING, 6_000)
+    all_rounds = p.study_spend(RECORD_LOCAL, TRAINING, 6_000)
+    assert one is not None
+    assert one.steps == 10
+    assert all_rounds == replace(one, steps=200)
+    assert p.round_spend(p.Privacy(), TRAINING, 6_000) is None
+    assert p.study_spend(p.Privacy(), TRAINING, 6_000) is None
