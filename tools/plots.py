@@ -1,0 +1,270 @@
+"""The figures of a run's report: numbers in, one SVG text out.
+
+Rules kept here: the same numbers give the same bytes (fixed hash salt, no
+date); text is drawn as outlines, so a figure looks the same on every machine,
+and is never parsed as mathematics, so a class called `$x$` is just a name;
+None is a gap, never a zero. Figures are built without pyplot: there is no
+current figure that two threads could share.
+"""
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from vitalring.tools import report_text as text
+
+# Okabe and Ito's palette, which colour-blind readers can tell apart; its yellow, too pale on
+# white, is left out.
+BLUE, VERMILION, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
+ORANGE, SKY, INK, GREY = "#E69F00", "#56B4E9", "#1F2933", "#7B8794"
+PALETTE: Final = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, INK)
+MARKERS: Final = ("o", "s", "^", "D", "v", "P", "X")
+
+STAGES: Final = ("train", "encode", "encrypt", "sign", "admit", "aggregate")
+STAGE_COLOURS: Final = dict(zip(STAGES, (BLUE, SKY, VERMILION, ORANGE, GREEN, PURPLE), strict=True))
+
+MAX_LINES: Final = len(PALETTE)
+"""Most classes that are drawn as lines; more become a heat map."""
+
+MAX_MARKED: Final = 40
+"""Most points on a line that are marked one by one."""
+
+MAX_OUTLINED: Final = 500
+"""Most points that are drawn as outlines; more become an embedded picture."""
+
+_STYLE: Any = {
+    "svg.hashsalt": "vitalring",
+    "svg.fonttype": "path",
+    "text.parse_math": False,
+    "text.usetex": False,
+    "axes.unicode_minus": False,
+    "font.family": ["DejaVu Sans"],  # ships with matplotlib
+    "font.size": 9.0,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": GREY,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "grid.color": "#E4E7EB",
+    "grid.linewidth": 0.8,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "lines.linewidth": 1.8,
+    "lines.markersize": 4.5,
+}
+
+Metric = float | None
+_WIDTH_IN: Final = 5.6
+
+
+def _draw(figure: Figure) -> str:
+    buffer = io.StringIO()
+    nothing = {"Date": None, "Creator": None, "Format": None, "Type": None}
+    figure.savefig(buffer, format="svg", dpi=200, metadata=nothing)
+    return buffer.getvalue()
+
+
+def _number(value: Metric) -> float:
+    """Turn a gap into not-a-number, where matplotlib draws nothing."""
+    return math.nan if value is None else float(value)
+
+
+def _share_axis(axes: Axes) -> None:
+    axes.set_ylim(0.0, 1.02)
+    axes.set_yticks([0.0, 0.2, 0.4, 0.6, 0.8, 1.0])
+
+
+def _round_axis(axes: Axes, rounds: Sequence[int]) -> None:
+    first, last = min(rounds), max(rounds)
+    pad = max(0.5, (last - first) * 0.02)
+    axes.set_xlim(first - pad, last + pad)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=10))
+    axes.set_xlabel("round")
+
+
+def _mark_skipped(axes: Axes, skipped: Sequence[int]) -> None:
+    for position, number in enumerate(skipped):
+        axes.axvspan(
+            number - 0.5,
+            number + 0.5,
+            facecolor="#E4E7EB",
+            edgecolor="none",
+            zorder=0.5,
+            label="below min_cohort: no model" if position == 0 else None,
+        )
+
+
+def _legend_below(figure: Figure, columns: int) -> None:
+    handles: dict[str, Any] = {}
+    for axes in figure.axes:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            handles.setdefault(label, handle)
+    figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=columns)
+
+
+def learning_curve(
+    rounds: Sequence[int],
+    accuracy: Sequence[Metric],
+    macro_f1: Sequence[Metric],
+    alone: tuple[Metric, Metric] | None,
+    skipped: Sequence[int],
+) -> str:
+    """Draw accuracy and macro-F1 by round; `alone` is the single devices' (median, best)."""
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(_WIDTH_IN, 3.7), layout="constrained")
+        axes = figure.add_subplot()
+        marked = len(rounds) <= MAX_MARKED
+        for values, name, colour, marker in (
+            (accuracy, "accuracy", BLUE, "o"),
+            (macro_f1, "macro-F1", VERMILION, "s"),
+        ):
+            heights = [_number(value) for value in values]
+            axes.plot(rounds, heights, color=colour, marker=marker if marked else "", label=name)
+        for value, name, dash in zip(alone or (), ("median", "best"), ("--", ":"), strict=False):
+            if value is not None:
+                label = f"{name} single device, macro-F1"
+                axes.axhline(value, color=INK, linestyle=dash, linewidth=1.3, label=label)
+        _mark_skipped(axes, skipped)
+        _share_axis(axes)
+        _round_axis(axes, rounds)
+        _legend_below(figure, 2)
+        return _draw(figure)
+
+
+def recall_by_class(
+    rounds: Sequence[int],
+    recall: Mapping[str, Sequence[Metric]],
+    skipped: Sequence[int],
+) -> str:
+    """Draw each class's recall by round: lines, or a heat map for more than MAX_LINES classes."""
+    with mpl.rc_context(_STYLE):
+        if len(recall) > MAX_LINES:
+            return _recall_map(rounds, recall)
+        figure = Figure(figsize=(_WIDTH_IN, 3.7), layout="constrained")
+        axes = figure.add_subplot()
+        marked = len(rounds) <= MAX_MARKED
+        for position, (name, values) in enumerate(recall.items()):
+            axes.plot(
+                rounds,
+                [_number(value) for value in values],
+                color=PALETTE[position],
+                marker=MARKERS[position] if marked else "",
+                linestyle="-" if position % 2 == 0 else (0, (5, 1.2)),
+                label=text.short(name, 20),
+            )
+        _mark_skipped(axes, skipped)
+        _share_axis(axes)
+        _round_axis(axes, rounds)
+        axes.set_ylabel("recall")
+        _legend_below(figure, min(4, len(recall) + bool(skipped)))
+        return _draw(figure)
+
+
+def _recall_map(rounds: Sequence[int], recall: Mapping[str, Sequence[Metric]]) -> str:
+    figure = Figure(figsize=(2 * _WIDTH_IN, 1.2 + 0.24 * len(recall)), layout="constrained")
+    axes = figure.add_subplot()
+    axes.grid(visible=False)
+    axes.set_facecolor("#E4E7EB")
+    table = [[_number(value) for value in values] for values in recall.values()]
+    first, last = min(rounds), max(rounds)
+    picture = axes.imshow(
+        table,
+        aspect="auto",
+        cmap="cividis",
+        vmin=0.0,
+        vmax=1.0,
+        interpolation="nearest",
+        extent=(first - 0.5, last + 0.5, len(recall) - 0.5, -0.5),
+    )
+    axes.set_yticks(range(len(recall)), [text.short(name, 20) for name in recall])
+    axes.tick_params(axis="y", length=0)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=10))
+    axes.set_xlabel("round")
+    figure.colorbar(picture, ax=axes, label="recall", shrink=0.9, pad=0.01)
+    return _draw(figure)
+
+
+def single_devices(alone: Sequence[float], federated: Metric, median: Metric) -> str:
+    """Draw every single device's macro-F1, sorted, against the federated model's."""
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(_WIDTH_IN, 3.7), layout="constrained")
+        axes = figure.add_subplot()
+        ranks = range(1, len(alone) + 1)
+        axes.scatter(
+            sorted(alone),
+            ranks,
+            s=30 if len(alone) <= MAX_MARKED else 8,
+            color=SKY,
+            edgecolors=BLUE,
+            linewidths=0.8,
+            zorder=3,
+            label="one device trained alone",
+            rasterized=len(alone) > MAX_OUTLINED,
+        )
+        if median is not None:
+            axes.axvline(median, color=INK, linestyle="--", linewidth=1.3, label="their median")
+        if federated is not None:
+            axes.axvline(federated, color=VERMILION, linewidth=2.2, label="federated model")
+        axes.set_xlim(0.0, 1.02)
+        axes.set_ylim(0.0, len(alone) + 1.0)
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+        axes.set_xlabel("macro-F1 on the held-out devices")
+        axes.set_ylabel("devices, sorted")
+        _legend_below(figure, 3)
+        return _draw(figure)
+
+
+def stage_bar(seconds: Mapping[str, float]) -> str:
+    """Draw the stages of the path as one stacked bar, in the order of STAGES."""
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(2 * _WIDTH_IN, 1.05), layout="constrained")
+        axes = figure.add_subplot()
+        left, total = 0.0, sum(seconds.values())
+        for stage, width in seconds.items():
+            axes.barh(
+                0, width, left=left, color=STAGE_COLOURS[stage], edgecolor="white", linewidth=1.0
+            )
+            if width > 0.08 * total:
+                dark = stage in {"train", "encrypt"}
+                axes.text(
+                    left + width / 2,
+                    0,
+                    stage,
+                    ha="center",
+                    va="center",
+                    color="white" if dark else INK,
+                )
+            left += width
+        axes.set_xlim(0.0, total)
+        axes.set_yticks([])
+        axes.spines["left"].set_visible(False)
+        axes.grid(visible=False)
+        axes.set_xlabel("seconds")
+        return _draw(figure)
+
+
+def byte_bars(update: float, float32: float) -> str:
+    """Draw the bytes of one protected update above those of the bare float32 weights."""
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(2 * _WIDTH_IN, 1.15), layout="constrained")
+        axes = figure.add_subplot()
+        bars = axes.barh([1, 0], [update, float32], color=[BLUE, GREY], height=0.62)
+        labels = [text.byte_count(update), text.byte_count(float32)]
+        axes.bar_label(bars, labels, padding=5)
+        axes.set_yticks([1, 0], ["one update, protected", "weights as float32, in clear"])
+        axes.tick_params(axis="y", length=0)
+        axes.set_xlim(0.0, 1.16 * max(update, float32, 1.0))
+        axes.set_xticks([])
+        axes.spines["bottom"].set_visible(False)
+        axes.grid(visible=False)
+        return _draw(figure)
