@@ -283,8 +283,8 @@ class BudgetFile:
             raise PrivacyError(f"the privacy budget {path} {state}")
         try:
             self._connection = open_database(path, SCHEMA, LAYOUT_VERSION)
-        except StorageError as error:
-            raise PrivacyError(f"the privacy budget cannot be read: {error}") from error
+        except (StorageError, UnicodeError) as error:  # damaged table names do not decode
+            raise PrivacyError(f"the privacy budget {path} cannot be read: {error}") from error
         try:
             self.budget = Budget(self._connection)
         except PrivacyError:

@@ -111,7 +111,7 @@ OTHERS = [-CLIP, CLIP] * 3
 def test_full_batches_keep_their_claim():
     """10^5 trials each of a step with and without a record at the clip."""
     mu = audited_mu(trials(OTHERS, TRIALS), trials([*OTHERS, 100.0], TRIALS))
-    assert 0.9 * MU < mu <= MU
+    assert 0.8 * MU < mu <= MU
 
 
 def test_sampled_batches_keep_their_claim():
