@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
 from vitalring.errors import ModelError
@@ -68,8 +70,9 @@ class Layer:
         return sum(block.size for block in self.blocks)
 
 
-def dense(inputs: int, outputs: int, *, relu: bool) -> Layer:
+def dense(in_shape: Shape, outputs: int, *, relu: bool) -> Layer:
     """Return a·W + b, then a relu if asked; weights are W (inputs, outputs), then b."""
+    (inputs,) = in_shape
     size = inputs * outputs
 
     def forward(a: Tensor, w: Tensor, quantised: bool) -> tuple[Tensor, Tape]:
@@ -97,19 +100,20 @@ def dense(inputs: int, outputs: int, *, relu: bool) -> Layer:
     return Layer((inputs,), (outputs,), blocks, forward, backward, gradient, deploy)
 
 
-def conv1d(time: int, channels: int, filters: int, *, width: int, stride: int) -> Layer:
-    """Return a valid convolution over time and its relu, as a product with strided slices.
+def conv1d(in_shape: Shape, filters: int, *, width: int, stride: int) -> Layer:
+    """Return a valid convolution over time and its relu, as a product with gathered slices.
 
     Weights are W (width · channels, filters), one time step of the slice after the other, then b.
     """
+    time, channels = in_shape
     steps = (time - width) // stride + 1
     fan_in = width * channels
     size = fan_in * filters
+    taken, given = _slice_indices(time, steps, width, stride)
 
     def forward(a: Tensor, w: Tensor, quantised: bool) -> tuple[Tensor, Tape]:
         kernel = _kernel(w[:size], fan_in, filters, quantised)
-        end = stride * (steps - 1) + 1
-        slices = tf.concat([a[:, i : i + end : stride, :] for i in range(width)], -1)
+        slices = tf.reshape(tf.gather(a, taken, axis=1), [-1, steps, fan_in])
         z = tf.matmul(tf.reshape(slices, [-1, fan_in]), kernel)
         z = tf.reshape(z, [-1, steps, filters]) + w[size:]
         return tf.nn.relu(z), (slices, kernel, z)
@@ -133,9 +137,12 @@ def conv1d(time: int, channels: int, filters: int, *, width: int, stride: int) -
 
     def to_input(delta: Tensor, kernel: Tensor) -> Tensor:
         share = tf.matmul(tf.reshape(delta, [-1, filters]), kernel, transpose_b=True)
-        share = tf.reshape(share, [-1, steps, fan_in])
-        parts = [share[:, :, i * channels : (i + 1) * channels] for i in range(width)]
-        return tf.add_n([_move(part, i, stride, time) for i, part in enumerate(parts)])
+        share = tf.reshape(share, [-1, steps * width, channels])
+        share = tf.pad(share, [[0, 0], [0, 1], [0, 0]])
+        share = tf.reshape(
+            tf.gather(share, given, axis=1), [-1, time, len(given) // time, channels]
+        )
+        return tf.reduce_sum(share, 2)
 
     def gradient(tape: Tape, k: Tensor) -> Tensor:
         slices, delta, bias, each = tape
@@ -159,8 +166,9 @@ def conv1d(time: int, channels: int, filters: int, *, width: int, stride: int) -
     return Layer((time, channels), (steps, filters), blocks, forward, backward, gradient, deploy)
 
 
-def global_average_pool(time: int, channels: int) -> Layer:
+def global_average_pool(in_shape: Shape) -> Layer:
     """Return the mean over time."""
+    time, channels = in_shape
 
     def forward(a: Tensor, _w: Tensor, _quantised: bool) -> tuple[Tensor, Tape]:
         return tf.reduce_mean(a, 1), None
@@ -285,14 +293,21 @@ def _kernel(w: Tensor, inputs: int, outputs: int, quantised: bool) -> Tensor:
     return tf.round(kernel / scale) * scale
 
 
-def _move(part: Tensor, shift: int, stride: int, time: int) -> Tensor:
-    """Return (B, steps, channels) spread out to every stride-th of `time` samples from `shift`."""
-    steps, channels = part.shape[1], part.shape[2]
-    if stride > 1:
-        part = tf.pad(part[:, :, None, :], [[0, 0], [0, 0], [0, stride - 1], [0, 0]])
-        part = tf.reshape(part, [-1, steps * stride, channels])
-    part = part[:, : time - shift]
-    return tf.pad(part, [[0, 0], [shift, time - shift - part.shape[1]], [0, 0]])
+def _slice_indices(
+    time: int, steps: int, width: int, stride: int
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+    """Return which samples the slices take, and which slice places each sample was given to.
+
+    The first is (steps · width,) of samples; the second (time · most,) of places in the first,
+    filled up with steps · width where a sample was given to fewer than `most`.
+    """
+    taken = (stride * np.arange(steps)[:, None] + np.arange(width)).reshape(-1)
+    places = [np.flatnonzero(taken == sample) for sample in range(time)]
+    most = max(len(place) for place in places)
+    given = np.full((time, most), len(taken))
+    for sample, place in enumerate(places):
+        given[sample, : len(place)] = place
+    return taken.astype(np.int32), given.reshape(-1).astype(np.int32)
 
 
 def _through_relu(delta: Tensor, z: Tensor) -> Tensor:

@@ -44,7 +44,7 @@ def clipped_gradient_sum(
     The loss is the cross-entropy of each example.
     """
     keep = mask > 0.0
-    x = tf.where(tf.reshape(keep, [-1] + [1] * len(network.layer.in_shape)), x, tf.zeros_like(x))
+    x = tf.where(tf.reshape(keep, [-1] + [1] * len(network.layer.in_shape)), x, 0.0)
     logits, cache = network.layer.forward(x, w, network.quantised)
     log_probs = log_softmax(logits)
     below = network.layer.backward(tf.exp(log_probs) - y, cache)

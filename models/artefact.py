@@ -1,0 +1,167 @@
+"""A built network as a device receives it: a TFLite model and what it says about itself.
+
+`<name>.json` states names, shapes and the rule for initial weights, and pins `<name>.tflite` by
+SHA-256; the artefact's digest is that of the JSON text, so it covers both. No TensorFlow here.
+
+Initial weights are part of the contract: every party must compute the same ones from a seed. So
+the rule is integers and exactly rounded operations: block i of the JSON's `blocks`, [size, limit],
+takes size 32-bit little-endian numbers u from SHAKE-256(label || i || seed), and each weight is
+float32(((u >> 8) + ½ - 2²³) · 2⁻²³ · limit), computed in float64. A limit of 0 gives zeros.
+"""
+
+import hashlib
+import json
+import math
+from dataclasses import asdict, dataclass, field, fields
+from importlib import resources
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from vitalring.errors import ModelError
+
+MAX_DIMENSION = 10_000_000
+_LABEL = b"vitalring initial weights 1\0"
+
+
+@dataclass(frozen=True)
+class ArtefactInfo:
+    """What a built network says about itself; the JSON file has these keys and no other.
+
+    `input_shape` leaves the batch out; arrays go in `physical_batch` rows at a time. `blocks` are
+    (size, limit) runs of the flat weight vector, `dimension` long in all.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    input_shape: tuple[int, ...]
+    physical_batch: int
+    dimension: int
+    blocks: tuple[tuple[int, float], ...]
+    sha256: str
+
+    def __post_init__(self) -> None:
+        checks = (
+            ("name", isinstance(self.name, str) and self.name.isidentifier()),
+            ("classes", len(self.classes) >= 2 and all(isinstance(c, str) for c in self.classes)),
+            ("input_shape", bool(self.input_shape) and all(map(_positive, self.input_shape))),
+            ("physical_batch", _positive(self.physical_batch)),
+            ("dimension", _positive(self.dimension) and self.dimension <= MAX_DIMENSION),
+            ("blocks", self._blocks_fit()),
+            ("sha256", isinstance(self.sha256, str) and len(self.sha256) == 64),
+        )
+        for key, good in checks:
+            if not good:
+                raise ModelError(
+                    f"artefact {self.name!r}: {key} is {getattr(self, key)!r}, which cannot be; "
+                    "build the artefact again"
+                )
+
+    def _blocks_fit(self) -> bool:
+        for size, limit in self.blocks:
+            if not _positive(size) or isinstance(limit, bool):
+                return False
+            if not isinstance(limit, int | float) or not 0 <= limit < math.inf:
+                return False
+        return sum(size for size, _ in self.blocks) == self.dimension
+
+    def to_json(self) -> bytes:
+        """Return the one text that stands for this record."""
+        return (json.dumps(asdict(self), indent=2) + "\n").encode()
+
+    @classmethod
+    def from_json(cls, text: bytes) -> "ArtefactInfo":
+        """Read what `to_json` wrote, and nothing else.
+
+        Raises:
+            ModelError: the text is not the one encoding of a valid record.
+        """
+        try:
+            table = json.loads(text)
+            if not isinstance(table, dict) or set(table) != {field.name for field in fields(cls)}:
+                raise ModelError("artefact: the JSON does not have the keys of an artefact")
+            info = cls(**{key: _tuples(value) for key, value in table.items()})
+        except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+            raise ModelError(f"artefact: the JSON cannot be read ({error})") from error
+        if info.to_json() != text:
+            raise ModelError("artefact: the JSON is not in its one encoding; build it again")
+        return info
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """A built network whose model bytes are the ones that its info pins."""
+
+    info: ArtefactInfo
+    model: bytes = field(repr=False)
+
+    def __post_init__(self) -> None:
+        found = hashlib.sha256(self.model).hexdigest()
+        if found != self.info.sha256:
+            raise ModelError(
+                f"artefact {self.info.name!r}: the model's SHA-256 is {found}, but its info says "
+                f"{self.info.sha256}; fetch or build the artefact again"
+            )
+
+    @property
+    def digest(self) -> bytes:
+        """SHA-256 (32 bytes) of the info's JSON, which pins the model."""
+        return hashlib.sha256(self.info.to_json()).digest()
+
+
+def artefact_from_bytes(info: bytes, model: bytes, digest: bytes | None = None) -> Artefact:
+    """Return an artefact that came from outside; `digest` is the one that a plan names.
+
+    Raises:
+        ModelError: the info is malformed, or a digest does not match.
+    """
+    artefact = Artefact(ArtefactInfo.from_json(info), model)
+    if digest is not None and artefact.digest != digest:
+        raise ModelError(
+            f"artefact {artefact.info.name!r} has digest {artefact.digest.hex()}, but the plan "
+            f"names {digest.hex()}; fetch the artefact of this study"
+        )
+    return artefact
+
+
+def load_artefact(name: str) -> Artefact:
+    """Return an artefact that is shipped with the project.
+
+    Raises:
+        ModelError: there is none of that name.
+    """
+    return artefact_from_bytes(read_shipped(f"{name}.json"), read_shipped(f"{name}.tflite"))
+
+
+def read_shipped(file: str) -> bytes:
+    """Return the bytes of a file in `artefacts/`.
+
+    Raises:
+        ModelError: there is no such file.
+    """
+    room = resources.files("vitalring.models") / "artefacts"
+    known = sorted(entry.name for entry in room.iterdir())
+    if file not in known:
+        raise ModelError(f"no artefact is shipped as {file!r}; there are {', '.join(known)}")
+    return (room / file).read_bytes()
+
+
+def initial_weights(info: ArtefactInfo, seed: bytes) -> npt.NDArray[np.float32]:
+    """Return the weights (dimension,) that a study with this seed begins from."""
+    parts = []
+    for place, (size, limit) in enumerate(info.blocks):
+        stream = hashlib.shake_256(_LABEL + place.to_bytes(4, "little") + seed).digest(4 * size)
+        whole = np.frombuffer(stream, "<u4") >> 8
+        unit = (whole.astype(np.float64) + 0.5 - 2**23) * 2.0**-23
+        parts.append((unit * limit).astype(np.float32))
+    weights = np.concatenate(parts)
+    return weights + np.float32(0)  # -0 becomes 0
+
+
+def _positive(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _tuples(value: Any) -> Any:  # noqa: ANN401
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value

@@ -1,0 +1,1 @@
+"""One file for each architecture; `vitalring.models.registry` lists them."""
