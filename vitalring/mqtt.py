@@ -79,8 +79,8 @@ class Backoff:
 class QueueLimits:
     """What a link holds for its owner before it stops reading.
 
-    A single message more may arrive after a limit is reached, and one more for each
-    publication that is then in flight.
+    A single message more may arrive after a limit is reached. While the owner waits in
+    `publish`, the link reads on to find the acknowledgement, up to four times the limits.
     """
 
     max_messages: int = 1000
@@ -153,6 +153,8 @@ class Link:
         self._connection: Connection | None = None
         self._ready = False
         self._outcomes: dict[int, str] = {}
+        self._publishing = 0
+        self._reset = False
         self._stopping = threading.Event()
         self._fault: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="mqtt-link", daemon=True)
@@ -230,15 +232,21 @@ class Link:
         """
         deadline = time.monotonic() + timeout_s
         connection = self._ready_connection(deadline)
-        packet_id = connection.publish(topic, payload, retain=retain, expiry_s=expiry_s)
         with self._changed:
-            self._changed.wait_for(
-                lambda: packet_id in self._outcomes or connection is not self._connection,
-                max(0.0, deadline - time.monotonic()),
-            )
-            if connection is not self._connection:
-                raise TransportError(f"{self._config.url}: connection lost while publishing")
-            refusal = self._outcomes.pop(packet_id, None)
+            self._publishing += 1
+        try:
+            packet_id = connection.publish(topic, payload, retain=retain, expiry_s=expiry_s)
+            with self._changed:
+                self._changed.wait_for(
+                    lambda: packet_id in self._outcomes or connection is not self._connection,
+                    max(0.0, deadline - time.monotonic()),
+                )
+                if connection is not self._connection:
+                    raise TransportError(f"{self._config.url}: connection lost while publishing")
+                refusal = self._outcomes.pop(packet_id, None)
+        finally:
+            with self._changed:
+                self._publishing -= 1
         if refusal is None:
             raise TransportError(f"{self._config.url}: no acknowledgement within {timeout_s:g} s")
         if refusal:
@@ -261,6 +269,14 @@ class Link:
             connection = self._connection
         if connection is not None:
             connection.unsubscribe(name)
+
+    def reconnect(self) -> None:
+        """Drop the connection: only then does a broker deliver again what was not acknowledged."""
+        with self._changed:
+            self._reset = True
+            connection = self._connection
+        if connection is not None:
+            connection.wake()
 
     def close(self) -> None:
         """Disconnect and end the thread; unacknowledged messages stay with the broker."""
@@ -293,7 +309,7 @@ class Link:
                     self._dialects,
                     self._on_message,
                     session=self._session,
-                    receive_maximum=self._limits.max_messages,
+                    receive_maximum=self._receive_maximum(),
                 )
                 started = self._monotonic()
                 self._serve(connection)
@@ -313,6 +329,7 @@ class Link:
         with self._changed:
             self._connection = connection
             self._outcomes.clear()
+            self._reset = False
             filters = list(self._filters)
         try:
             if filters:
@@ -325,6 +342,8 @@ class Link:
             while not self._stopping.is_set():
                 connection.turn(_TURN_S, read=self._has_room())
                 self._settle(connection)
+                if self._reset:
+                    raise TransportError("dropped at the owner's wish")
         finally:
             with self._changed:
                 self._connection, self._ready = None, False
@@ -368,15 +387,26 @@ class Link:
             topic, bytes(received.payload), received.retain, received.dup, connection, packet_id
         )
         with self._changed:
+            # Our own senders use QoS 1, which the broker holds back; QoS 0 it cannot.
+            if not packet_id and not self._has_room():
+                return
             self._queue.append(message)
             self._queued_bytes += len(message.payload)
             self._changed.notify_all()
 
     def _has_room(self) -> bool:
+        # An owner that waits in `publish` empties no queue, and its acknowledgement comes
+        # behind the messages: without the margin both would wait for ever.
+        factor = 4 if self._publishing else 1
         return (
-            len(self._queue) < self._limits.max_messages
-            and self._queued_bytes < self._limits.max_bytes
+            len(self._queue) < factor * self._limits.max_messages
+            and self._queued_bytes < factor * self._limits.max_bytes
         )
+
+    def _receive_maximum(self) -> int:
+        """Unacknowledged messages that a broker of MQTT 5 may send: what the queue can hold."""
+        fitting = self._limits.max_bytes // self._config.max_payload_bytes
+        return max(1, min(self._limits.max_messages, fitting))
 
     def _ready_connection(self, deadline: float) -> Connection:
         with self._changed:

@@ -5,8 +5,8 @@ closes it. So no state of paho outlives a connection, the MQTT version may chang
 to the next, and a device's submission needs no thread. `publish`, `subscribe` and `ack` may
 be called from other threads, `wake` then ends the owner's wait.
 
-MQTT 5 is tried first (SPEC 3.5). A broker that refuses it, or leaves it unanswered (amqtt does), is
-asked again with 3.1.1, and `Dialects` remembers the answer.
+MQTT 5 is tried first (SPEC 3.12). A broker that refuses it, or leaves it unanswered as amqtt
+does, is asked again with 3.1.1, and `Dialects` remembers the answer.
 """
 
 import contextlib

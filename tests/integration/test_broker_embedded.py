@@ -120,6 +120,16 @@ def test_a_slow_owner_stops_the_flow_within_its_limits(config, dialects):
         assert sorted(arrived) == payloads
 
 
+def test_an_owner_with_a_full_queue_can_still_publish(config, dialects):
+    limits = QueueLimits(max_messages=3)
+    with Link(config, [UPLINKS], limits=limits, dialects=dialects) as gateway:
+        gateway.wait_connected(WAIT_S)
+        payloads = [b"%d" % n for n in range(8)]
+        submit(config, UPLINK, payloads, WAIT_S, dialects=dialects)
+        gateway.publish("vr1/sim/plan/c", b"plan", timeout_s=WAIT_S)
+        assert sorted(next_message(gateway).payload for _ in payloads) == payloads
+
+
 def test_a_link_survives_the_broker_and_its_owner_is_told(dialects):
     with EmbeddedBroker() as broker:
         link = Link(

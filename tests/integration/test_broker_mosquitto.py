@@ -233,6 +233,17 @@ def test_what_was_not_acknowledged_is_delivered_again(mosquitto):
         assert next_message(gateway).payload == b"third"
 
 
+def test_reconnecting_brings_back_what_was_not_acknowledged(mosquitto):
+    session = PersistentSession(new_client_id())
+    with Link(mosquitto.gateway, [UPLINKS], session=session, backoff=SOON) as gateway:
+        next_connected(gateway)
+        submit(mosquitto.device, UPLINK, [b"disk was full"], WAIT_S)
+        assert next_message(gateway).payload == b"disk was full"
+        gateway.reconnect()
+        again = next_message(gateway)
+        assert (again.payload, again.redelivered) == (b"disk was full", True)
+
+
 def test_an_acknowledgement_of_an_earlier_connection_counts_for_nothing(mosquitto):
     session = PersistentSession(new_client_id())
     with Link(mosquitto.gateway, [UPLINKS], session=session, backoff=SOON) as gateway:
@@ -259,6 +270,18 @@ def test_a_slow_owner_holds_the_broker_back_and_loses_nothing(mosquitto):
             got.append(message.payload)
             gateway.ack(message)
         assert got == payloads
+
+
+def test_an_owner_with_a_full_queue_can_still_publish(mosquitto):
+    limits = QueueLimits(max_messages=3)
+    with Link(mosquitto.gateway, [UPLINKS], limits=limits) as gateway:
+        gateway.wait_connected(WAIT_S)
+        submit(mosquitto.device, UPLINK, [b"%d" % n for n in range(8)], WAIT_S)
+        gateway.publish(PLAN, b"plan", timeout_s=WAIT_S)
+        for number in range(8):
+            message = next_message(gateway)
+            assert message.payload == b"%d" % number
+            gateway.ack(message)
 
 
 def test_closing_leaves_no_thread_and_no_socket(mosquitto):
