@@ -41,7 +41,7 @@ class Block(NamedTuple):
 class Backward(NamedTuple):
     """What a backward pass leaves: for the layer below, for the clip, and for `gradient`."""
 
-    delta: Tensor  # (B, *in_shape); None where nothing trainable lies below
+    delta: Tensor  # (B, *in_shape)
     squared_norm: Tensor  # (B,); None where the layer has no weights
     tape: Tape
 
@@ -53,7 +53,8 @@ class Layer:
     forward(a, w, quantised) -> (B, *out_shape), tape
     backward(delta, tape) -> Backward, for delta (B, *out_shape) = dloss_b/doutput_b
     gradient(tape, k) -> Σ_b k_b · gradient of example b, flat; None where there are no weights
-    deploy(a, w) -> the quantised forward pass in the operations of an inference model
+    deploy(a, w, quantised) -> the forward pass in an inference model's operations; quantised here
+        means that activation ranges are marked for the converter, and weights are left to it
     """
 
     in_shape: Shape
@@ -62,7 +63,7 @@ class Layer:
     forward: Callable[[Tensor, Tensor, bool], tuple[Tensor, Tape]]
     backward: Callable[[Tensor, Tape], Backward]
     gradient: Callable[[Tape, Tensor], Tensor]
-    deploy: Callable[[Tensor, Tensor], Tensor]
+    deploy: Callable[[Tensor, Tensor, bool], Tensor]
 
     @property
     def dimension(self) -> int:
@@ -70,33 +71,42 @@ class Layer:
         return sum(block.size for block in self.blocks)
 
 
-def dense(in_shape: Shape, outputs: int, *, relu: bool) -> Layer:
-    """Return a·W + b, then a relu if asked; weights are W (inputs, outputs), then b."""
+def dense(in_shape: Shape, outputs: int, *, relu: bool, bias: bool = True) -> Layer:
+    """Return a·W + b, then a relu if asked; weights are W (inputs, outputs), then b if any."""
     (inputs,) = in_shape
     size = inputs * outputs
 
+    def affine(a: Tensor, kernel: Tensor, w: Tensor) -> Tensor:
+        z = tf.matmul(a, kernel)
+        return z + w[size:] if bias else z
+
     def forward(a: Tensor, w: Tensor, quantised: bool) -> tuple[Tensor, Tape]:
         kernel = _kernel(w[:size], inputs, outputs, quantised)
-        z = tf.matmul(a, kernel) + w[size:]
+        z = affine(a, kernel, w)
         return (tf.nn.relu(z) if relu else z), (a, kernel, z)
 
     def backward(delta: Tensor, tape: Tape) -> Backward:
         a, kernel, z = tape
         delta = _through_relu(delta, z) if relu else delta
-        # ‖a ⊗ δ‖² + ‖δ‖², without the outer product.
-        norm = (tf.reduce_sum(a * a, -1) + 1.0) * tf.reduce_sum(delta * delta, -1)
+        # ‖a ⊗ δ‖², and ‖δ‖² for the bias, without the outer product.
+        norm = (tf.reduce_sum(a * a, -1) + float(bias)) * tf.reduce_sum(delta * delta, -1)
         return Backward(tf.matmul(delta, kernel, transpose_b=True), norm, (a, delta))
 
     def gradient(tape: Tape, k: Tensor) -> Tensor:
         a, delta = tape
         delta = delta * k[:, None]
-        return _flat(tf.matmul(a, delta, transpose_a=True), tf.reduce_sum(delta, 0))
+        kernel = tf.matmul(a, delta, transpose_a=True)
+        return _flat(kernel, tf.reduce_sum(delta, 0)) if bias else _flat(kernel)
 
-    def deploy(a: Tensor, w: Tensor) -> Tensor:
-        z = tf.matmul(a, _kernel(w[:size], inputs, outputs, quantised=True)) + w[size:]
+    def deploy(a: Tensor, w: Tensor, _quantised: bool) -> Tensor:
+        z = affine(a, _kernel(w[:size], inputs, outputs, quantised=False), w)
         return tf.nn.relu(z) if relu else z
 
-    blocks = (Block(size, _he_limit(inputs)), Block(outputs, 0.0))
+    blocks = (
+        (Block(size, _he_limit(inputs)), Block(outputs, 0.0))
+        if bias
+        else (Block(size, _he_limit(inputs)),)
+    )
     return Layer((inputs,), (outputs,), blocks, forward, backward, gradient, deploy)
 
 
@@ -156,8 +166,8 @@ def conv1d(in_shape: Shape, filters: int, *, width: int, stride: int) -> Layer:
             )
         return _flat(kernel, tf.reduce_sum(bias * k[:, None], 0))
 
-    def deploy(a: Tensor, w: Tensor) -> Tensor:
-        kernel = _kernel(w[:size], fan_in, filters, quantised=True)
+    def deploy(a: Tensor, w: Tensor, _quantised: bool) -> Tensor:
+        kernel = _kernel(w[:size], fan_in, filters, quantised=False)
         kernel = tf.reshape(kernel, [1, width, channels, filters])
         z = tf.nn.conv2d(a[:, None, :, :], kernel, [1, 1, stride, 1], "VALID") + w[size:]
         return tf.nn.relu(z)[:, 0]
@@ -176,7 +186,7 @@ def global_average_pool(in_shape: Shape) -> Layer:
     def backward(delta: Tensor, _tape: Tape) -> Backward:
         return Backward(tf.tile(delta[:, None, :] / time, [1, time, 1]), None, None)
 
-    def deploy(a: Tensor, _w: Tensor) -> Tensor:
+    def deploy(a: Tensor, _w: Tensor, _quantised: bool) -> Tensor:
         return tf.reduce_mean(a, 1)
 
     return Layer((time, channels), (channels,), (), forward, backward, _no_gradient, deploy)
@@ -200,7 +210,9 @@ def quantise(shape: Shape, limit: float, *, signed: bool) -> Layer:
     def backward(delta: Tensor, inside: Tape) -> Backward:
         return Backward(delta if inside is None else delta * inside, None, None)
 
-    def deploy(a: Tensor, _w: Tensor) -> Tensor:
+    def deploy(a: Tensor, _w: Tensor, quantised: bool) -> Tensor:
+        if not quantised:
+            return a
         return tf.quantization.fake_quant_with_min_max_args(a, low, high, num_bits=8)
 
     return Layer(shape, shape, (), forward, backward, _no_gradient, deploy)
@@ -246,9 +258,9 @@ def chain(*layers: Layer) -> Layer:
         parts = [part for part in parts if part is not None]
         return _flat(*parts) if parts else None
 
-    def deploy(a: Tensor, w: Tensor) -> Tensor:
+    def deploy(a: Tensor, w: Tensor, quantised: bool) -> Tensor:
         for layer, weights in zip(layers, own(w), strict=True):
-            a = layer.deploy(a, weights)
+            a = layer.deploy(a, weights, quantised)
         return a
 
     blocks = tuple(block for layer in layers for block in layer.blocks)
@@ -260,7 +272,7 @@ def beside_constants(trunk: Layer, constants: int) -> Layer:
     """Return the first channels led through `trunk`, and the last ones passed around it.
 
     The last `constants` channels do not change over time; their first sample follows the trunk's
-    features. This is a network's first layer: nothing trainable lies below.
+    features.
     """
     time, channels = trunk.in_shape
     features = trunk.out_shape[0]
@@ -270,10 +282,12 @@ def beside_constants(trunk: Layer, constants: int) -> Layer:
         return tf.concat([through, a[:, 0, channels:]], 1), tape
 
     def backward(delta: Tensor, tape: Tape) -> Backward:
-        return trunk.backward(delta[:, :features], tape)._replace(delta=None)
+        below = trunk.backward(delta[:, :features], tape)
+        around = tf.pad(delta[:, None, features:], [[0, 0], [0, time - 1], [0, 0]])
+        return below._replace(delta=tf.concat([below.delta, around], 2))
 
-    def deploy(a: Tensor, w: Tensor) -> Tensor:
-        return tf.concat([trunk.deploy(a[:, :, :channels], w), a[:, 0, channels:]], 1)
+    def deploy(a: Tensor, w: Tensor, quantised: bool) -> Tensor:
+        return tf.concat([trunk.deploy(a[:, :, :channels], w, quantised), a[:, 0, channels:]], 1)
 
     shapes = (time, channels + constants), (features + constants,)
     return Layer(*shapes, trunk.blocks, forward, backward, trunk.gradient, deploy)
