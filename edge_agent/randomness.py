@@ -108,12 +108,13 @@ def _propose(
 
 
 def _fine_uniform(generator: np.random.Generator, count: int) -> NDArray[np.float64]:
-    """Uniform numbers in [0, 1) whose relative spacing stays below 2^-48 down to 2^-106.
+    """Uniform numbers in [0, 1) whose relative spacing stays below 2^-48 down to 2^-110.
 
     A plain 53-bit uniform is too coarse where the acceptance probability is
     small, which is where tails decide a privacy loss.
     """
     uniform = generator.random(count)
     small = np.flatnonzero(uniform < 2.0**-5)
-    uniform[small] += generator.random(small.size) * 2.0**-53
+    finer = generator.random(small.size) + generator.random(small.size) * 2.0**-53
+    uniform[small] += finer * 2.0**-53
     return uniform

@@ -18,7 +18,15 @@ from vitalring.edge_agent.accountant import epsilon
 from vitalring.edge_agent.dpsgd import train
 from vitalring.edge_agent.randomness import fresh_generator
 from vitalring.errors import PrivacyError
-from vitalring.protocol.privacy import Privacy, Spend, Training, effective_noise_multiplier
+from vitalring.models.artefact import initial_weights, load_artefact
+from vitalring.models.runtime import TrainableModel
+from vitalring.protocol.privacy import (
+    CLIP_SLACK,
+    Privacy,
+    Spend,
+    Training,
+    effective_noise_multiplier,
+)
 
 TRIALS = 50_000
 """Steps of each of the two runs of an honest audit: 10^5 trials together."""
@@ -187,3 +195,24 @@ class _Zero(Recorder):
     def gradient_sum(self, weights, x, y, clip):
         self.seen.append(float(weights[0]))
         return np.zeros(1, np.float32), 0.0, np.zeros(len(x), np.float32)
+
+
+@pytest.mark.parametrize("clip", [0.1, 1.0, 5.0])
+def test_the_shipped_network_computes_as_the_sensitivity_assumes(clip):
+    """SPEC 7.4 allows float32 2^-8 for one gradient and 2^-20 of the norms for a sum."""
+    artefact = load_artefact("ecg_cnn")
+    model = TrainableModel(artefact)
+    generator = np.random.default_rng(1)
+    count = model.physical_batch
+    x = generator.normal(size=(count, *artefact.info.input_shape)).astype(np.float32)
+    y = generator.integers(0, len(artefact.info.classes), count)
+    start = initial_weights(artefact.info, bytes(32))
+    for spread in (0.0, 0.3):
+        weights = (start + spread * generator.normal(size=start.size)).astype(np.float32)
+        singles = [model.gradient_sum(weights, x[[i]], y[[i]], clip)[0] for i in range(count)]
+        exact = np.array(singles, np.float64)
+        norms = np.linalg.norm(exact, axis=1)
+        assert norms.max() <= clip * (1 + CLIP_SLACK / 2)
+        together = model.gradient_sum(weights, x, y, clip)[0].astype(np.float64)
+        error = np.linalg.norm(together - exact.sum(0))
+        assert error <= 2.0**-20 * norms.sum()

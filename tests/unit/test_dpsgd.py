@@ -227,7 +227,10 @@ def test_plans_that_cannot_be_guaranteed_are_refused():
 
 def test_divergence_is_named():
     x, y = records()
-    with pytest.raises(ModelError, match=r"lower training\.learning_rate"):
+    with (
+        pytest.raises(ModelError, match=r"lower training\.learning_rate"),
+        np.errstate(over="ignore"),
+    ):
         run(Logistic(), privacy=NONE, data=(x * 1e25, y))
     start = np.full(4, np.nan, np.float32)
     rare = replace(TRAINING, sampling_rate=1e-6)
