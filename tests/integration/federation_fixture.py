@@ -1,0 +1,302 @@
+"""A small federation with everything real but the network: keys, plan, roster, devices, rounds.
+
+Made for tests of what happens around a round. Devices send made-up updates; gateway and
+aggregator are the project's own, driven by function calls.
+"""
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from vitalring.aggregator import optimisers
+from vitalring.aggregator import rounds as aggregator_rounds
+from vitalring.aggregator import store as aggregator_store
+from vitalring.aggregator.key import SecretKey, generate
+from vitalring.gateway import admission, log, rounds, store
+from vitalring.models.artefact import ArtefactInfo, initial_weights
+from vitalring.protocol import lsag, sealing, trust
+from vitalring.protocol.bfv import choose_params
+from vitalring.protocol.cbor import decode, digest, encode
+from vitalring.protocol.privacy import Privacy, Training
+from vitalring.protocol.quantise import Codec, encode_update
+from vitalring.protocol.records import (
+    Bundle,
+    Federation,
+    Hospital,
+    Model,
+    Roster,
+    RoundPlan,
+    SealedUpdate,
+    ServerOptimiser,
+    StudyPlan,
+    SumKey,
+)
+from vitalring.protocol.secure_sum import sum_scheme, update_encryptor
+from vitalring.protocol.signing import public_key, sign
+from vitalring.protocol.update import rotation_seed, round_context, update_digest
+
+ORIGIN = "log.example/ward"
+CLASSES = ("no", "yes")
+START_MS = 1_700_000_000_000
+NO_PRIVACY = Privacy()
+SOME_PRIVACY = Privacy(
+    unit="record", noise="local", epsilon=8.0, delta=1e-5, clip=1.0, noise_multiplier=2.0
+)
+
+
+def seed(name):
+    """Give every party its own key, the same in each run of the tests."""
+    return hashlib.sha256(f"test key of {name}".encode()).digest()
+
+
+def artefact_of(dimension):
+    """An artefact with a fitting description; nothing here runs the model."""
+    model = b"a model that no test runs"
+    info = ArtefactInfo(
+        name="tiny",
+        classes=CLASSES,
+        input_shape=(3,),
+        physical_batch=4,
+        dimension=dimension,
+        blocks=((dimension, 0.5),),
+        sha256=hashlib.sha256(model).hexdigest(),
+    )
+    return info, model
+
+
+@dataclass(frozen=True)
+class SmallFederation:
+    """One hospital, one study, one cohort, with every party's secrets."""
+
+    files: trust.StudyFiles
+    devices: tuple[lsag.KeyPair, ...]
+    decryption: SecretKey | None = field(repr=False)
+
+    authority_seed = seed("authority")
+    identity_seed = seed("hospital")
+    aggregator_seed = seed("aggregator")
+    log_key = log.LogKey(ORIGIN, seed("log"))
+    sealing_key = sealing.load_secret(seed("sealing"))
+
+    @property
+    def study(self):
+        return self.files.study
+
+    @property
+    def authority_key(self):
+        return public_key(self.authority_seed)
+
+    @property
+    def rings(self):
+        return lsag.cut(self.study.roster.keys, self.study.roster.ring_size)
+
+    @property
+    def scheme(self):
+        plan = self.study.plan
+        return sum_scheme(plan.secure_sum, plan.codec, plan.model.dimension)
+
+    def start(self):
+        """Weights (d,) that round 1 begins from."""
+        model = self.study.plan.model
+        info = ArtefactInfo.from_json(self.files.objects[trust.INFO_FILE])
+        return initial_weights(info, model.initial_seed).astype(np.float64)
+
+    def fields(self, plan_digest, samples=5, rng_seed=0):
+        """Fields of a made-up update."""
+        plan, rng = self.study.plan, np.random.default_rng(rng_seed)
+        update = rng.normal(size=plan.model.dimension)
+        return encode_update(
+            update, samples, plan.codec, rotation_seed(plan_digest), rng=rng
+        ).fields
+
+    def encrypt(self, fields):
+        plan = self.study.plan
+        key = self.decryption.public_key() if self.decryption else b""
+        return update_encryptor(plan.secure_sum, plan.codec, plan.model.dimension, key).encrypt(
+            fields
+        )
+
+    def update(self, signed_plan, device, ciphertexts=None, rng_seed=None):
+        """One device's signed update to a round."""
+        plan, name = trust.open_round_plan(signed_plan, self.study), digest(signed_plan)
+        keys = self.devices[device]
+        ring = next(i for i, ring in enumerate(self.rings) if keys.public in ring.keys)
+        if ciphertexts is None:
+            rng_seed = device if rng_seed is None else rng_seed
+            ciphertexts = self.encrypt(self.fields(name, rng_seed=rng_seed))
+        signature = lsag.sign(
+            self.rings[ring],
+            keys.secret,
+            round_context(plan),
+            update_digest(name, ring, ciphertexts),
+        )
+        return SealedUpdate(name, ring, ciphertexts, signature)
+
+    def box(self, update):
+        """Seal an update for the gateway."""
+        return sealing.seal(encode(update), bytes(self.sealing_key.public_key))
+
+
+def small_federation(
+    *,
+    devices=6,
+    ring_size=3,
+    dimension=8,
+    min_cohort=4,
+    n_max=8,
+    rounds=5,
+    secure_sum="plain",
+    privacy=NO_PRIVACY,
+    min_ring=2,
+):
+    """Make a federation with a signed study."""
+    info, artefact = artefact_of(dimension)
+    codec = Codec(n_max=n_max, clip=1.0, weight_cap=10)
+    decryption = generate(choose_params(codec, dimension)) if secure_sum == "single-he" else None
+    key = decryption.public_key() if decryption else b""
+    identity, authority = SmallFederation.identity_seed, SmallFederation.authority_seed
+    pairs = sorted((lsag.keygen() for _ in range(devices)), key=lambda pair: pair.public)
+    federation = Federation(
+        name="fed",
+        authority_key=public_key(authority),
+        hospitals=(
+            Hospital(
+                name="north",
+                identity_key=public_key(identity),
+                log_key=public_key(SmallFederation.log_key.seed),
+                sealing_key=bytes(SmallFederation.sealing_key.public_key),
+                aggregator_key=public_key(SmallFederation.aggregator_seed),
+            ),
+        ),
+        log_origin=ORIGIN,
+    )
+    plan = StudyPlan(
+        federation="fed",
+        study="study",
+        model=Model(
+            name="tiny",
+            artefact=digest(artefact),
+            info=digest(info.to_json()),
+            dimension=dimension,
+            classes=CLASSES,
+            initial_seed=seed("initial weights"),
+        ),
+        training=Training(
+            sampling_rate=0.05, steps=10, rounds=rounds, learning_rate=0.1, batch=16, records=100
+        ),
+        privacy=privacy,
+        codec=codec,
+        server=ServerOptimiser(name="fedavg", learning_rate=1.0, momentum=0.0),
+        secure_sum=secure_sum,
+        min_cohort=min_cohort,
+        min_ring=min_ring,
+        quorum=1,
+    )
+    roster = Roster("fed", "ward", 1, ring_size, tuple(pair.public for pair in pairs))
+    records = {
+        "federation.cbor": sign(federation, [authority]),
+        "study.cbor": sign(plan, [authority]),
+        "roster.cbor": sign(roster, [identity]),
+        "sum-key.cbor": sign(SumKey("fed", "study", secure_sum, digest(key)), [identity]),
+        trust.ARTEFACT_FILE: artefact,
+        trust.INFO_FILE: info.to_json(),
+        trust.KEY_FILE: key,
+    }
+    files = trust.open_study_files(records.__getitem__, public_key(authority))
+    return SmallFederation(files, tuple(pairs), decryption)
+
+
+class Parties:
+    """A gateway and an aggregator of one study on their databases, without a broker."""
+
+    def __init__(self, federation, folder: Path):
+        self.federation = federation
+        self.now_ms = START_MS
+        self.db = store.open_store(folder / "gateway")
+        self.aggregator_db = aggregator_store.open_store(folder / "aggregator")
+        study = federation.study
+        self.aggregator = aggregator_rounds.Aggregator(
+            study=study,
+            scheme=federation.scheme,
+            decrypt=federation.decryption.decrypt if federation.decryption else lambda _: None,
+            signing_seed=federation.aggregator_seed,
+            optimiser=optimisers.build(study.plan.server),
+            evaluate=lambda _: None,
+            schedule=aggregator_rounds.Schedule(window_ms=1_000, timeout_ms=10_000),
+        )
+        aggregator_rounds.start(self.aggregator_db, self.aggregator, federation.start())
+        self.log_study()
+
+    def close_databases(self):
+        self.db.close()
+        self.aggregator_db.close()
+
+    def log_study(self):
+        files = self.federation.files
+        rounds.open_study_log(
+            self.db, self.federation.log_key, files.records, list(files.objects.values())
+        )
+
+    def propose(self) -> Bundle:
+        made = aggregator_rounds.propose(self.aggregator_db, self.aggregator, self.now_ms)
+        return decode(Bundle, made.proposal)
+
+    def begin(self, proposal: Bundle) -> RoundPlan | None:
+        return rounds.begin(
+            self.db, self.federation.log_key, self.federation.study, proposal, self.now_ms
+        )
+
+    def open_round(self) -> admission.OpenRound:
+        current = rounds.latest(self.db)
+        plan = trust.open_round_plan(current.signed_plan, self.federation.study)
+        return admission.open_round(
+            plan, current.plan, self.federation.scheme, self.federation.rings
+        )
+
+    def check(self, box):
+        return admission.check(
+            self.db, self.open_round(), box, self.federation.sealing_key, self.now_ms
+        )
+
+    def admit(self, box):
+        """Check and fold; True where the box was counted."""
+        admitted = self.check(box)
+        if admitted is not None:
+            admission.fold(self.db, self.open_round(), admitted, 100)
+        return admitted is not None
+
+    def close(self, refused=None):
+        expected = len(self.federation.devices)
+        rounds.close(
+            self.db,
+            self.federation.log_key,
+            self.open_round().plan,
+            expected,
+            refused or {},
+            self.now_ms,
+        )
+
+    def conclude(self) -> Bundle:
+        """Let the aggregator turn the closed round into a model."""
+        closed = rounds.latest(self.db)
+        total = rounds.sum_bundle(self.db, closed, self.federation.study.federation)
+        aggregator_rounds.conclude(self.aggregator_db, self.aggregator, decode(Bundle, total))
+        return decode(Bundle, aggregator_store.latest(self.aggregator_db).model)
+
+    def finish(self, model: Bundle):
+        return rounds.finish(self.db, self.federation.log_key, self.federation.study, model)
+
+    def submit(self, devices):
+        signed = rounds.latest(self.db).signed_plan
+        for device in devices:
+            assert self.admit(self.federation.box(self.federation.update(signed, device)))
+
+    def run_round(self, devices):
+        """A whole round with updates of these devices."""
+        self.begin(self.propose())
+        self.submit(devices)
+        self.now_ms += 20_000
+        self.close()
+        self.finish(self.conclude())

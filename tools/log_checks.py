@@ -1,0 +1,243 @@
+"""What a log must show of its study and of each round (SPEC 8.15).
+
+Rules kept here: a record is believed for its signatures alone, a count for the entries that
+bear it out, and an update for its ring signature; each fault names its file.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from vitalring.errors import LogError, VitalRingError
+from vitalring.models.artefact import ArtefactInfo, artefact_from_bytes, initial_weights
+from vitalring.protocol import lsag, trust
+from vitalring.protocol.cbor import digest
+from vitalring.protocol.records import (
+    Federation,
+    GlobalModel,
+    RoundPlan,
+    RoundReport,
+    StudyPlan,
+)
+from vitalring.protocol.signing import Signed
+from vitalring.protocol.update import round_context
+from vitalring.protocol.weights import pack_weights, unpack_weights
+from vitalring.tools.log_folder import Entry, LogFolder, RoundEntries, blame
+
+
+@dataclass(frozen=True)
+class RoundVerdict:
+    """A round of the log. `status` is "open" before its report, then what the report says.
+
+    `weights` is the SHA-256 of its model's weights, None while it has no model; `final` says
+    whether that model ends the study.
+    """
+
+    number: int
+    status: str
+    expected: int
+    admitted: int
+    weights: bytes | None = None
+    final: bool = False
+
+
+def open_logged_study(
+    files: LogFolder, entries: Sequence[Entry], federation: Federation
+) -> tuple[trust.Study, list[lsag.Ring], bytes]:
+    """Return the study, its rings and the digest of the weights that it begins from."""
+    named, plan, roster, key = entries
+    # 1. The log names the very federation whose key signed its checkpoint.
+    with blame(named.object_path):
+        opened = trust.open_federation(files.record(named), federation.authority_key)
+    if opened != federation:
+        raise named.fault("names another federation than the one that signed the checkpoint")
+    # 2. Plan, roster and sum key are signed by those who must.
+    data = [files.record(entry) for entry in (plan, roster, key)]
+    with blame(plan.object_path):
+        study_plan = trust.open_study_plan(data[0], federation)
+    with blame(roster.object_path):
+        keys = trust.open_roster(data[1], federation)
+        rings = lsag.cut(keys.keys, keys.ring_size)
+    with blame(key.object_path):
+        sum_key = trust.open_sum_key(data[2], federation, study_plan)
+    # 3. The objects that they name are here; step 2 of `verify_log` hashed them.
+    info = _artefact(files, study_plan)
+    if study_plan.secure_sum != "plain":
+        files.blob(sum_key.key, "it is the public key of the encrypted sum")
+    study = trust.Study(
+        federation,
+        study_plan,
+        digest(data[0]),
+        keys,
+        digest(data[1]),
+        sum_key,
+        digest(data[2]),
+    )
+    start = initial_weights(info, study_plan.model.initial_seed)
+    return study, rings, digest(pack_weights(start))
+
+
+def _artefact(files: LogFolder, plan: StudyPlan) -> ArtefactInfo:
+    """Return what the study's network says about itself."""
+    why = "the study plan names it as its model"
+    model, info = (files.blob(name, why) for name in (plan.model.artefact, plan.model.info))
+    with blame(f"objects/{plan.model.info.hex()}"):
+        artefact = artefact_from_bytes(info, model, plan.model.info)
+        if (artefact.info.dimension, artefact.info.classes) != (
+            plan.model.dimension,
+            plan.model.classes,
+        ):
+            raise LogError("it describes another network than the study plan")
+    return artefact.info
+
+
+def check_round(
+    files: LogFolder,
+    study: trust.Study,
+    rings: list[lsag.Ring],
+    number: int,
+    logged: RoundEntries,
+    before: bytes,
+) -> RoundVerdict:
+    """Check a round that must start from the weights with digest `before`."""
+    # 1. A quorum signed the plan, which keeps to the study and is the next one.
+    path = logged.plan.object_path
+    data = files.record(logged.plan)
+    with blame(path):
+        plan = trust.open_round_plan(data, study)
+    if plan.round != number:
+        raise logged.plan.fault(f"plans round {plan.round} where round {number} is next")
+    # 2. It starts from the weights of the model before it, the first round from the seed's.
+    _check_weights(files, study, path, plan.weights)
+    if plan.weights != before:
+        raise LogError(f"{path}: round {number} does not start from the weights due to it")
+    # 3. Its updates are counted once each, and signed from within a ring.
+    _check_updates(study, rings, plan, logged)
+    if logged.report is None:
+        return RoundVerdict(number, "open", len(study.roster.keys), 0)
+    # 4. The report and the receipts say what the entries say.
+    report = _report(files, study, plan, logged, logged.report)
+    verdict = RoundVerdict(number, report.status, report.expected, report.admitted)
+    if logged.model is None:
+        return verdict
+    # 5. The model follows from this report.
+    model = _model(files, study, plan, logged.report, report, logged.model)
+    return replace(verdict, weights=model.weights, final=model.final)
+
+
+def _check_updates(
+    study: trust.Study, rings: list[lsag.Ring], plan: RoundPlan, logged: RoundEntries
+) -> None:
+    context = round_context(plan)
+    base = lsag.tag_base(context)
+    signers: dict[bytes, int] = {}
+    last = b""
+    for entry, update in logged.updates:
+        # 1. It belongs to this round's plan and stands in its place.
+        if update.plan != logged.plan.value.digest:
+            raise entry.fault(f"is an update to another plan than that of round {plan.round}")
+        if update.digest <= last:
+            raise entry.fault("is not sorted by digest without repeats")
+        last = update.digest
+        # 2. A ring of the roster, as large as the study asks, signed it.
+        if update.ring >= len(rings):
+            raise entry.fault(f"names ring {update.ring}, the roster has {len(rings)}")
+        ring = rings[update.ring]
+        if len(ring.keys) < study.plan.min_ring:
+            raise entry.fault(f"hides in a ring of {len(ring.keys)}, below {study.plan.min_ring}")
+        try:
+            tag = lsag.verify(ring, context, update.digest, update.signature, tag_base=base)
+        except VitalRingError as error:
+            raise entry.fault(f"is not signed by its ring: {error}") from error
+        # 3. Its signer is counted once.
+        if tag in signers:
+            raise entry.fault(f"counts the signer of entry {signers[tag]} a second time")
+        signers[tag] = entry.position
+    # 4. The sum had room for all of them.
+    if len(signers) > plan.codec.n_max:
+        raise logged.updates[-1][0].fault(
+            f"is update {len(signers)} of a round whose sum holds {plan.codec.n_max}"
+        )
+
+
+def _report(
+    files: LogFolder, study: trust.Study, plan: RoundPlan, logged: RoundEntries, entry: Entry
+) -> RoundReport:
+    # 1. A gateway of the federation signed the report.
+    data = files.record(entry)
+    with blame(entry.object_path):
+        report = trust.open_report(data, study.federation)
+    # 2. It is this round's, and counts what the log counts.
+    counted = len(logged.updates)
+    status = "summed" if counted >= plan.min_cohort else "below_min_cohort"
+    _agree(
+        entry.object_path,
+        {
+            "plan": (report.plan, logged.plan.value.digest),
+            "round": (report.round, plan.round),
+            "number of admitted updates": (report.admitted, counted),
+            "status": (report.status, status),
+            "length of the sum's digest": (len(report.sum), 32 if status == "summed" else 0),
+        },
+    )
+    if not counted <= report.expected <= len(study.roster.keys):
+        raise LogError(
+            f"{entry.object_path}: {report.expected} devices were expected; the roster has "
+            f"{len(study.roster.keys)} and {counted} were admitted"
+        )
+    # 3. Devices were given receipts for exactly these updates.
+    path = f"receipts/{plan.round}"
+    signed = files.read(path, Signed.MAX_BYTES, f"round {plan.round} is closed")
+    with blame(path):
+        receipts = trust.open_receipts(signed, study.federation)
+    _agree(
+        path,
+        {
+            "plan": (receipts.plan, logged.plan.value.digest),
+            "list of updates": (receipts.digests, tuple(u.digest for _, u in logged.updates)),
+        },
+    )
+    return report
+
+
+def _model(
+    files: LogFolder,
+    study: trust.Study,
+    plan: RoundPlan,
+    report: Entry,
+    summed: RoundReport,
+    entry: Entry,
+) -> GlobalModel:
+    # 1. A quorum of aggregators signed the model.
+    data, path = files.record(entry), entry.object_path
+    with blame(path):
+        model = trust.open_model(data, study.federation, study.plan)
+    # 2. It follows from this round's plan and report.
+    applied = summed.status == "summed"
+    _agree(
+        path,
+        {
+            "round": (model.round, plan.round),
+            "plan": (model.plan, summed.plan),
+            "report": (model.report, report.value.digest),
+            "number of contributions": (model.contributions, summed.admitted if applied else 0),
+            "word on whether a sum was applied": (model.applied, applied),
+        },
+    )
+    # 3. Its weights are here; without a sum they are those of before.
+    _check_weights(files, study, path, model.weights)
+    if not applied and model.weights != plan.weights:
+        raise LogError(f"{path}: the weights changed in a round that brought no sum")
+    return model
+
+
+def _check_weights(files: LogFolder, study: trust.Study, path: str, name: bytes) -> None:
+    content = files.blob(name, f"{path} names it as its weights")
+    with blame(f"objects/{name.hex()}"):
+        unpack_weights(content, study.plan.model.dimension)
+
+
+def _agree(path: str, facts: Mapping[str, tuple[object, object]]) -> None:
+    """Each pair is what a record says and what the log shows."""
+    for what, (said, shown) in facts.items():
+        if said != shown:
+            raise LogError(f"{path}: its {what} is not what the log shows")

@@ -1,0 +1,191 @@
+"""`vitalring verify`: check a study's log from outside, from its public files alone (SPEC 8.16).
+
+Rules kept here: nothing is believed because a party says so, only because a signature, a
+digest or a recomputation bears it out; the first fault ends the check and is named with its
+file; every file of the folder is accounted for, so none can be changed unseen.
+"""
+
+import argparse
+import hashlib
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from vitalring.edge_agent import accountant
+from vitalring.errors import LogError, VitalRingError
+from vitalring.protocol.privacy import Privacy
+from vitalring.protocol.records import StudyPlan
+from vitalring.tools.log_checks import RoundVerdict, check_round, open_logged_study
+from vitalring.tools.log_folder import LogFolder, blame, file_digest, history
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a sound log proves. `findings` are true and worth knowing, but no faults.
+
+    `final_weights` is the SHA-256 of the newest model's weights. `epsilon` is what the whole
+    study spends by its own numbers, at most what `privacy` claims.
+    """
+
+    federation: str
+    study: str
+    authority_key: bytes
+    size: int
+    root: bytes
+    rounds: tuple[RoundVerdict, ...]
+    updates: int
+    final_weights: bytes | None
+    privacy: Privacy
+    epsilon: float
+    findings: tuple[str, ...]
+
+
+def verify_log(folder: Path, authority_key: bytes | None) -> Verdict:
+    """Check the log in `folder`; without `authority_key` believe the one in the folder.
+
+    Raises LogError, whose message begins with the path of the file at fault.
+    """
+    # 1. Plain files alone. Whether each belongs shows in step 9.
+    files = LogFolder(folder)
+    # 2. Objects hash to their names.
+    files.check_objects()
+    # 3. The authority says who the hospitals are.
+    federation = files.federation(authority_key)
+    # 4. A log of this federation signed the checkpoint.
+    checkpoint = files.checkpoint(federation)
+    # 5. The tiles are those of the checkpoint.
+    entries = files.entries(checkpoint)
+    # 6. The entries stand in an order that the protocol allows.
+    study_entries, rounds = history(entries)
+    # 7. The study's records are signed and fit one another.
+    study, rings, weights = open_logged_study(files, study_entries, federation)
+    # 8. Each round keeps to the study and follows from the one before.
+    verdicts: list[RoundVerdict] = []
+    for number, logged in enumerate(rounds, 1):
+        if verdicts and verdicts[-1].final:
+            raise logged.plan.fault("follows on the model that was called final")
+        verdicts.append(check_round(files, study, rings, number, logged, weights))
+        weights = verdicts[-1].weights or weights
+    # 9. No file is left over.
+    files.require_all_asked()
+    # 10. The study spends no more privacy than it claims.
+    plan = study.plan
+    with blame(study_entries[1].object_path):
+        epsilon = accountant.check_claim(
+            plan.privacy, plan.training, plan.model.dimension, accountant.epsilon
+        )
+    return Verdict(
+        federation=federation.name,
+        study=plan.study,
+        authority_key=federation.authority_key,
+        size=checkpoint.size,
+        root=checkpoint.root,
+        rounds=tuple(verdicts),
+        updates=sum(verdict.admitted for verdict in verdicts),
+        final_weights=next((v.weights for v in reversed(verdicts) if v.weights), None),
+        privacy=plan.privacy,
+        epsilon=epsilon,
+        findings=tuple(_findings(plan, verdicts, key_from_folder=authority_key is None)),
+    )
+
+
+def verify_folder(folder: Path, authority_key: bytes | None) -> Verdict:
+    """Check a log's folder, or a run's output folder with its `log/` and `weights.bin`.
+
+    Raises LogError as `verify_log` does.
+    """
+    if not (folder / "log").is_dir():
+        return verify_log(folder, authority_key)
+    try:
+        verdict = verify_log(folder / "log", authority_key)
+    except LogError as error:
+        raise LogError(f"log/{error}") from error
+    weights = folder / "weights.bin"
+    if weights.is_file() and file_digest(weights, weights.name) != verdict.final_weights:
+        raise LogError("weights.bin: these are not the weights of the log's newest model")
+    if not weights.is_file():
+        finding = "there is no weights.bin here to hold against the log's newest model"
+        verdict = replace(verdict, findings=(*verdict.findings, finding))
+    return verdict
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `vitalring verify`."""
+    parser.add_argument(
+        "folder",
+        type=Path,
+        metavar="FOLDER",
+        help="a log's folder, or the output folder of a simulation",
+    )
+    parser.add_argument(
+        "--authority",
+        type=_key,
+        metavar="HEX",
+        help="the authority's public key, received by another way than the folder",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print what the log proves and return 0, or its first fault in one line and return 1."""
+    try:
+        verdict = verify_folder(args.folder, args.authority)
+    except VitalRingError as error:
+        # What a folder says reaches a terminal: no control characters of its making.
+        text = " ".join(str(error).split())
+        shown = "".join(char if char.isprintable() else "?" for char in text)
+        print(f"not sound: {shown}", file=sys.stderr)
+        return 1
+    print("\n".join(_summary(verdict)))
+    return 0
+
+
+def fingerprint(key: bytes) -> str:
+    """Return 80 bits of a key's SHA-256, in groups that can be read out over a telephone."""
+    text = hashlib.sha256(key).hexdigest()[:20]
+    return " ".join(text[at : at + 4] for at in range(0, len(text), 4))
+
+
+def _findings(
+    plan: StudyPlan, rounds: Sequence[RoundVerdict], *, key_from_folder: bool
+) -> Iterator[str]:
+    if key_from_folder:
+        yield (
+            "the authority's key was taken from the folder itself: compare its fingerprint "
+            "with one that you received by another way"
+        )
+    if plan.secure_sum == "plain":
+        yield "updates were added in clear: the gateway could read each of them"
+    if plan.privacy.unit == "none":
+        yield "the study claims no differential privacy"
+    for verdict in rounds:
+        if verdict.status == "below_min_cohort":
+            yield f"round {verdict.number} had too few updates; nothing was decrypted"
+    if rounds and rounds[-1].weights is None:
+        yield f"round {rounds[-1].number} is not finished: it has no model yet"
+
+
+def _summary(verdict: Verdict) -> Iterator[str]:
+    yield f"The log of study {verdict.study} in federation {verdict.federation} is sound."
+    yield f"  authority    fingerprint {fingerprint(verdict.authority_key)}"
+    yield f"  log          {verdict.size} entries, root {verdict.root.hex()}"
+    yield f"  rounds       {len(verdict.rounds)} with {verdict.updates} updates, each counted once"
+    weights = verdict.final_weights
+    yield f"  final model  {f'weights {weights.hex()}' if weights else 'none yet'}"
+    privacy = verdict.privacy
+    claim = "none"
+    if privacy.unit != "none":
+        claim = (
+            f"unit {privacy.unit}, noise {privacy.noise}: epsilon {privacy.epsilon:g} at delta "
+            f"{privacy.delta:g} claimed, {verdict.epsilon:.4f} recomputed"
+        )
+    yield f"  privacy      {claim}"
+    for finding in verdict.findings:
+        yield f"  note         {finding}"
+
+
+def _key(text: str) -> bytes:
+    if not re.fullmatch("[0-9a-f]{64}", text):
+        raise argparse.ArgumentTypeError("a public key is 64 hexadecimal digits, small letters")
+    return bytes.fromhex(text)
