@@ -64,7 +64,8 @@ _STYLE: Any = {
 }
 
 Metric = float | None
-_WIDTH_IN: Final = 5.6
+_HALF_IN: Final = 5.6
+_FULL_IN: Final = 10.0
 
 
 def _draw(figure: Figure) -> str:
@@ -88,7 +89,7 @@ def _round_axis(axes: Axes, rounds: Sequence[int]) -> None:
     first, last = min(rounds), max(rounds)
     pad = max(0.5, (last - first) * 0.02)
     axes.set_xlim(first - pad, last + pad)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=10))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=10, min_n_ticks=1))
     axes.set_xlabel("round")
 
 
@@ -121,7 +122,7 @@ def learning_curve(
 ) -> str:
     """Draw accuracy and macro-F1 by round; `alone` is the single devices' (median, best)."""
     with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(_WIDTH_IN, 3.7), layout="constrained")
+        figure = Figure(figsize=(_HALF_IN, 3.7), layout="constrained")
         axes = figure.add_subplot()
         marked = len(rounds) <= MAX_MARKED
         for values, name, colour, marker in (
@@ -150,7 +151,7 @@ def recall_by_class(
     with mpl.rc_context(_STYLE):
         if len(recall) > MAX_LINES:
             return _recall_map(rounds, recall)
-        figure = Figure(figsize=(_WIDTH_IN, 3.7), layout="constrained")
+        figure = Figure(figsize=(_HALF_IN, 3.7), layout="constrained")
         axes = figure.add_subplot()
         marked = len(rounds) <= MAX_MARKED
         for position, (name, values) in enumerate(recall.items()):
@@ -171,7 +172,7 @@ def recall_by_class(
 
 
 def _recall_map(rounds: Sequence[int], recall: Mapping[str, Sequence[Metric]]) -> str:
-    figure = Figure(figsize=(2 * _WIDTH_IN, 1.2 + 0.24 * len(recall)), layout="constrained")
+    figure = Figure(figsize=(_FULL_IN, 1.2 + 0.24 * len(recall)), layout="constrained")
     axes = figure.add_subplot()
     axes.grid(visible=False)
     axes.set_facecolor("#E4E7EB")
@@ -188,7 +189,7 @@ def _recall_map(rounds: Sequence[int], recall: Mapping[str, Sequence[Metric]]) -
     )
     axes.set_yticks(range(len(recall)), [text.short(name, 20) for name in recall])
     axes.tick_params(axis="y", length=0)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=10))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=10, min_n_ticks=1))
     axes.set_xlabel("round")
     figure.colorbar(picture, ax=axes, label="recall", shrink=0.9, pad=0.01)
     return _draw(figure)
@@ -197,7 +198,7 @@ def _recall_map(rounds: Sequence[int], recall: Mapping[str, Sequence[Metric]]) -
 def single_devices(alone: Sequence[float], federated: Metric, median: Metric) -> str:
     """Draw every single device's macro-F1, sorted, against the federated model's."""
     with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(_WIDTH_IN, 3.7), layout="constrained")
+        figure = Figure(figsize=(_HALF_IN, 3.7), layout="constrained")
         axes = figure.add_subplot()
         ranks = range(1, len(alone) + 1)
         axes.scatter(
@@ -227,7 +228,7 @@ def single_devices(alone: Sequence[float], federated: Metric, median: Metric) ->
 def stage_bar(seconds: Mapping[str, float]) -> str:
     """Draw the stages of the path as one stacked bar, in the order of STAGES."""
     with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(2 * _WIDTH_IN, 1.05), layout="constrained")
+        figure = Figure(figsize=(_FULL_IN, 1.05), layout="constrained")
         axes = figure.add_subplot()
         left, total = 0.0, sum(seconds.values())
         for stage, width in seconds.items():
@@ -256,7 +257,7 @@ def stage_bar(seconds: Mapping[str, float]) -> str:
 def byte_bars(update: float, float32: float) -> str:
     """Draw the bytes of one protected update above those of the bare float32 weights."""
     with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(2 * _WIDTH_IN, 1.15), layout="constrained")
+        figure = Figure(figsize=(_FULL_IN, 1.15), layout="constrained")
         axes = figure.add_subplot()
         bars = axes.barh([1, 0], [update, float32], color=[BLUE, GREY], height=0.62)
         labels = [text.byte_count(update), text.byte_count(float32)]

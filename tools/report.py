@@ -117,8 +117,8 @@ def _plain(value: Any) -> Any:  # noqa: ANN401
 
 def _check(report: Mapping[str, Any]) -> None:
     parts = [("report", report)]
-    parts += [(name, report.get(name, {})) for name in ("privacy", "final", "bytes", "log")]
-    parts += [("round", row) for row in report.get("rounds", [])]
+    parts += [(name, report.get(name) or {}) for name in ("privacy", "final", "bytes", "log")]
+    parts += [("round", row) for row in report.get("rounds") or []]
     for name, part in parts:
         missing = sorted(REQUIRED[name] - set(part))
         if missing:
@@ -239,5 +239,6 @@ def _view(report: Mapping[str, Any]) -> dict[str, Any]:
         "colours": plots.STAGE_COLOURS,
         "confusion": _confusion(report),
         "wide": len(report["classes"]) > plots.MAX_LINES,
+        "upright": all(len(name) <= 8 for name in report["classes"]),
         "figures": _figures(report, stages),
     }
