@@ -146,7 +146,7 @@ def small_federation(
     dimension=8,
     min_cohort=4,
     n_max=8,
-    rounds=5,
+    study_rounds=40,
     secure_sum="plain",
     privacy=NO_PRIVACY,
     min_ring=2,
@@ -184,7 +184,12 @@ def small_federation(
             initial_seed=seed("initial weights"),
         ),
         training=Training(
-            sampling_rate=0.05, steps=10, rounds=rounds, learning_rate=0.1, batch=16, records=100
+            sampling_rate=0.05,
+            steps=10,
+            rounds=study_rounds,
+            learning_rate=0.1,
+            batch=16,
+            records=100,
         ),
         privacy=privacy,
         codec=codec,
