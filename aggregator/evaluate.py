@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from vitalring.models.artefact import Artefact
-from vitalring.models.runtime import TrainableModel
 
 from vitalring.models import metrics
+from vitalring.models.artefact import Artefact
 from vitalring.models.dataset import devices, load_dataset, load_device, split
+from vitalring.models.runtime import TrainableModel
 from vitalring.protocol.records import Evaluation
 
 Evaluate = Callable[[npt.NDArray[np.float64]], Evaluation | None]
@@ -50,6 +50,6 @@ def evaluate_weights(
     return Evaluation(
         accuracy=metrics.accuracy(confusion),
         macro_f1=metrics.macro_f1(confusion),
-        loss=metrics.cross_entropy(y, probabilities),
+        loss=metrics.log_loss(y, probabilities),
         confusion=tuple(tuple(int(n) for n in row) for row in confusion),
     )

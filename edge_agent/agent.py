@@ -51,6 +51,7 @@ class Agent:
         identity: Identity,
         records: Records,
         floors: Floors,
+        participation: float,
         workshop: Workshop,
         accountant: Accountant,
     ) -> None:
@@ -59,9 +60,11 @@ class Agent:
         self._identity = identity
         self._records = records
         self._floors = floors
+        self._participation = participation
         self._workshop = workshop
         self._accountant = accountant
         self._caught_up = False
+        self._authorised: set[bytes] = set()
 
     @property
     def caught_up(self) -> bool:
@@ -108,7 +111,10 @@ class Agent:
             return f"the ring of {len(members.keys)} keys is below this device's floor"
         if plan.min_cohort < self._floors.cohort:
             return f"sums of {plan.min_cohort} updates are below this device's floor"
-        # 6. The guarantee is what the plan claims, and the budget bears it.
+        # 6. A device may sit rounds out, by its own coin.
+        if earlier is None and secrets.randbelow(1 << 53) >= self._participation * (1 << 53):
+            return "sits this round out"
+        # 7. The guarantee is what the plan claims, and the budget bears it.
         if reason := self._pay(study, plan, context, announced.plan_digest):
             return reason
         self._make_update(study, plan, announced.plan_digest, context, ring, members)
@@ -147,7 +153,8 @@ class Agent:
         spend = round_spend(plan.privacy, plan.training, study.plan.model.dimension)
         if spend is None and not self._floors.allow_no_privacy:
             return "the plan has no privacy and this device insists on it"
-        if spend is not None and not self._budget.is_authorised(study.plan_digest):
+        # Once a start: the floors may have been lowered since the study was first seen.
+        if spend is not None and study.plan_digest not in self._authorised:
             check_claim(plan.privacy, plan.training, study.plan.model.dimension, self._accountant)
             with transaction(self.db):
                 self._budget.authorise(
@@ -159,6 +166,7 @@ class Agent:
                     delta=self._floors.delta,
                     accountant=self._accountant,
                 )
+            self._authorised.add(study.plan_digest)
         with transaction(self.db):
             if spend is not None:
                 self._budget.reserve(study.plan_digest, plan_digest, plan.study, plan.round, spend)
@@ -190,7 +198,8 @@ class Agent:
         # clip, rotate, round, pack
         fields = encode_update(
             result.weights.astype(np.float64) - start,
-            len(self._records),
+            # With a guarantee for records the true count must not leave, not even as a weight.
+            plan.training.records if plan.privacy.unit == "record" else len(self._records),
             plan.codec,
             rotation_seed(plan_digest),
             rng=fresh_generator(),
@@ -204,16 +213,17 @@ class Agent:
         signature = lsag.sign(members, self._identity.secret, context, digest)
         clock.done("sign")
         # keep
+        update = encode(SealedUpdate(plan_digest, ring, ciphertexts, signature))
         pending = state.Pending(
             plan=plan_digest,
             round=plan.round,
             digest=digest,
-            update=encode(SealedUpdate(plan_digest, ring, ciphertexts, signature)),
+            update=update,
             submit_at_ms=plan.opens_ms + secrets.randbelow(plan.window_ms + 1),
             deadline_ms=plan.deadline_ms,
             attempts=0,
         )
-        state.put_outbox(self.db, context, pending, clock.seconds)
+        state.put_outbox(self.db, context, pending, {**clock.seconds, "update_bytes": len(update)})
 
 
 class _Stages:

@@ -35,4 +35,6 @@ class AgentConfig:
     cache_dir: Path | None = None
     floors: Floors = field(default_factory=Floors)
     accountant: Annotated[str, OneOf(("child", "in-process"))] = "child"
+    participation: Annotated[float, Range(0.0, 1.0)] = 1.0
+    """Chance that this device takes part in a round."""
     retry_s: Annotated[float, Range(0.1, 86_400.0)] = 300.0

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from vitalring.edge_agent import state
 from vitalring.edge_agent.agent import Agent
 from vitalring.edge_agent.announcement import UnknownHistoryError
-from vitalring.errors import RecordError, TransportError, VitalRingError
+from vitalring.errors import RecordError, StorageError, TransportError, VitalRingError
 from vitalring.mqtt import BrokerConfig, Connected, Dialects, Link, Message, submit
 from vitalring.protocol import blobs, chunks, sealing, topics
 from vitalring.protocol.cbor import digest
@@ -28,6 +28,7 @@ _log = logging.getLogger(__name__)
 _FETCH_TIMEOUT_S = 30.0
 _IDLE_S = 5.0
 _RETRY_JITTER = 0.5
+_PASSING_FAULT_MS = 5_000
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,9 @@ class Daemon:
         # (when, tie-breaker, agent, plan): what is to be sent next.
         self._due: list[tuple[int, int, Agent, bytes]] = []
         self._order = itertools.count()
+        self._announcement = b""
+        # Agents that a passing fault kept out of the round, and when they try again.
+        self._retries: dict[Agent, int] = {}
         for agent in agents:
             self._schedule(agent)
 
@@ -123,6 +127,7 @@ class Daemon:
             event = self._downlink.next(wait_s)
             if isinstance(event, Message) and event.payload:
                 self._take(event, stop)
+            self._retry()
             self._send_due(stop)
             self._expire()
 
@@ -133,30 +138,48 @@ class Daemon:
         except VitalRingError as error:
             _log.warning("message on %s dropped: %s", message.topic[:120], error)
             return
+        if topic.kind is topics.Kind.PLAN:
+            self._announcement = payload
+            self._retries.clear()
         for agent in self._agents:
             if stop.is_set():
                 return
             try:
                 if topic.kind is topics.Kind.PLAN:
-                    self._consider(agent, payload)
+                    self._consider(agent)
                     self._send_due(stop)
                 elif topic.kind is topics.Kind.RECEIPTS:
                     agent.receipts(payload)
             except VitalRingError as error:
                 _log.warning("%s: %s", type(error).__name__, error)
 
-    def _consider(self, agent: Agent, payload: bytes) -> None:
-        if not agent.caught_up:
-            self._catch_up(agent)
+    def _consider(self, agent: Agent) -> None:
+        """Let an agent take part in the round that was announced last."""
+        self._retries.pop(agent, None)
         try:
-            outcome = agent.consider(payload, self._now_ms())
-        except UnknownHistoryError:
-            self._catch_up(agent)
-            outcome = agent.consider(payload, self._now_ms())
+            if not agent.caught_up:
+                self._catch_up(agent)
+            try:
+                outcome = agent.consider(self._announcement, self._now_ms())
+            except UnknownHistoryError:
+                self._catch_up(agent)
+                outcome = agent.consider(self._announcement, self._now_ms())
+        except (TransportError, StorageError):
+            # The broker or the disk may be back before the round is over.
+            self._retries[agent] = self._now_ms() + _PASSING_FAULT_MS
+            raise
         if outcome == "ready":
             self._schedule(agent)
         else:
             _log.info("stays out of a round: %s", outcome)
+
+    def _retry(self) -> None:
+        due = [agent for agent, when in self._retries.items() if when <= self._now_ms()]
+        for agent in due:
+            try:
+                self._consider(agent)
+            except VitalRingError as error:
+                _log.warning("%s: %s", type(error).__name__, error)
 
     def _catch_up(self, agent: Agent) -> None:
         name = self._submission.federation.name
@@ -188,7 +211,14 @@ class Daemon:
             limit = to.broker.max_payload_bytes
             frames = chunks.split(box, limit, secrets.token_bytes(chunks.TRANSFER_ID_BYTES))
             topic = topics.uplink_topic(to.federation.name, to.cohort, pending.round)
-            submit(to.broker, topic, frames, _FETCH_TIMEOUT_S, dialects=to.dialects)
+            submit(
+                to.broker,
+                topic,
+                frames,
+                _FETCH_TIMEOUT_S,
+                expiry_s=max(1, (pending.deadline_ms - self._now_ms()) // 1000),
+                dialects=to.dialects,
+            )
         except VitalRingError as error:
             _log.warning("submission failed, will try again: %s", error)
         jitter = 1.0 + _RETRY_JITTER * secrets.randbelow(1000) / 1000

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from vitalring.models.artefact import load_artefact_bytes
-from vitalring.models.runtime import TrainableModel
 
 from vitalring.errors import ModelError, TransportError
 from vitalring.files import write_atomic
+from vitalring.models.artefact import artefact_from_bytes
+from vitalring.models.runtime import TrainableModel
 from vitalring.protocol import lsag, trust
 from vitalring.protocol.cbor import digest
 from vitalring.protocol.records import Federation, RoundPlan
@@ -75,7 +75,8 @@ class Workshop:
         """Return the network that the study trains, its artefact checked by digest."""
         name = study.plan.model.artefact
         if name not in self._models:
-            artefact = load_artefact_bytes(study.plan.model.name, self.object(name), name)
+            info = self.object(study.plan.model.info)
+            artefact = artefact_from_bytes(info, self.object(name), study.plan.model.info)
             if artefact.info.dimension != study.plan.model.dimension:
                 raise ModelError(
                     f"artefact {name.hex()} has {artefact.info.dimension} parameters, "

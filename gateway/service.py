@@ -25,6 +25,7 @@ from vitalring.protocol.tiles import TILE_WIDTH, Tile
 
 _log = logging.getLogger(__name__)
 _TICK_S = 0.5
+_FULL_DISK_PAUSE_S = 5.0
 _RECENT_RECEIPTS = 16
 
 
@@ -55,7 +56,7 @@ class Gateway:
         self._refusals: Counter[Reason] = Counter()
         self._pieces: dict[bytes, bytes] = {}
         self._stale = False
-        rounds.open_study_log(db, keys.log, files.records, list(files.objects))
+        rounds.open_study_log(db, keys.log, files.records, list(files.objects.values()))
         self._open = self._prepare()
 
     def run(self, stop: threading.Event) -> None:
@@ -73,8 +74,10 @@ class Gateway:
         try:
             self._act(message)
         except StorageError:
-            # Not acknowledged: the broker brings it again once there is space.
+            # Not acknowledged: after a reconnection the broker brings it again.
             _log.exception("a message could not be kept")
+            time.sleep(_FULL_DISK_PAUSE_S)
+            self._link.reconnect()
             return
         except TransportError as error:
             _log.warning("published too little, will publish again: %s", error)
@@ -188,7 +191,7 @@ class Gateway:
     # What the broker holds retained.
 
     def _publish_all(self) -> None:
-        for content in (*self._files.records.values(), *self._files.objects):
+        for content in (*self._files.records.values(), *self._files.objects.values()):
             self._publish_object(content)
         for (plan,) in self._db.execute("SELECT signed_plan FROM rounds").fetchall():
             self._publish_object(plan)

@@ -48,10 +48,14 @@ class Federation:
 
 @dataclass(frozen=True)
 class Model:
-    """The network that a study trains: its artefact and the start of its weights."""
+    """The network that a study trains: its artefact and the start of its weights.
+
+    `artefact` is the digest of the TFLite model, `info` that of the text that describes it.
+    """
 
     name: Annotated[str, Pattern("[a-z0-9_]{1,64}")]
     artefact: Digest
+    info: Digest
     dimension: Annotated[int, Range(1, limits.MAX_DIMENSION)]
     classes: Annotated[tuple[str, ...], Size(2, 1024)]
     initial_seed: Digest

@@ -106,15 +106,16 @@ def open_study(federation: Federation, plan: bytes, roster: bytes, sum_key: byte
 STUDY_FILES = ("federation.cbor", "study.cbor", "roster.cbor", "sum-key.cbor")
 KEY_FILE = "sum-key.bin"
 ARTEFACT_FILE = "artefact.tflite"
+INFO_FILE = "artefact.json"
 
 
 @dataclass(frozen=True)
 class StudyFiles:
-    """A study with the bytes that say so: records by log kind, and the objects they name."""
+    """A study with the bytes that say so: records by log kind, and objects by file name."""
 
     study: Study
     records: dict[str, bytes]
-    objects: tuple[bytes, ...]
+    objects: dict[str, bytes]
 
 
 def open_study_files(read: Callable[[str], bytes], authority_key: bytes) -> StudyFiles:
@@ -125,15 +126,15 @@ def open_study_files(read: Callable[[str], bytes], authority_key: bytes) -> Stud
     data = [read(name) for name in STUDY_FILES]
     federation = open_federation(data[0], authority_key)
     study = open_study(federation, data[1], data[2], data[3])
-    objects = [read(ARTEFACT_FILE)]
-    if digest(objects[0]) != study.plan.model.artefact:
-        raise RecordError(f"{ARTEFACT_FILE} is not the artefact that study.cbor names")
+    named = {ARTEFACT_FILE: study.plan.model.artefact, INFO_FILE: study.plan.model.info}
     if study.plan.secure_sum != "plain":
-        objects.append(read(KEY_FILE))
-        if digest(objects[1]) != study.sum_key.key:
-            raise RecordError(f"{KEY_FILE} is not the key that sum-key.cbor names")
+        named[KEY_FILE] = study.sum_key.key
+    objects = {name: read(name) for name in named}
+    for name, wanted in named.items():
+        if digest(objects[name]) != wanted:
+            raise RecordError(f"{name} is not the object that the study's signed records name")
     kinds = ("federation", "study-plan", "roster", "sum-key")
-    return StudyFiles(study, dict(zip(kinds, data, strict=True)), tuple(objects))
+    return StudyFiles(study, dict(zip(kinds, data, strict=True)), objects)
 
 
 def peek_round_plan(data: bytes, federation: Federation) -> RoundPlan:

@@ -1,6 +1,7 @@
 """Files that must be whole or absent, and files that only their owner may read."""
 
 import os
+import tempfile
 from pathlib import Path
 
 from vitalring.errors import ConfigError, StorageError
@@ -10,12 +11,18 @@ def write_atomic(path: Path, data: bytes) -> None:
     """Replace `path` by `data` so that a reader or a power cut sees the old or the new file."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.partial")
-        with partial.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
+        # A name of its own: two processes may write the same object at the same time.
+        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+            partial = Path(file.name)
+            try:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+                partial.chmod(0o644)
+                partial.replace(path)
+            except BaseException:
+                partial.unlink(missing_ok=True)
+                raise
     except OSError as error:
         raise StorageError(f"{path} cannot be written: {error}") from error
 

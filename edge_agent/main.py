@@ -1,0 +1,84 @@
+"""Start agents from their configuration files."""
+
+import functools
+import sqlite3
+import threading
+import time
+from collections.abc import Sequence
+
+from vitalring.config import load_config
+from vitalring.edge_agent import accountant, state
+from vitalring.edge_agent.agent import Agent, Identity
+from vitalring.edge_agent.budget import Budget
+from vitalring.edge_agent.config import AgentConfig
+from vitalring.edge_agent.daemon import Daemon, Downlink, Submission, subscriptions
+from vitalring.edge_agent.workshop import Workshop
+from vitalring.errors import ConfigError
+from vitalring.files import read_file, read_secret
+from vitalring.models.dataset import load_dataset, load_device, split
+from vitalring.mqtt import Dialects, Link
+from vitalring.protocol import lsag, trust
+from vitalring.protocol.privacy import Spend
+
+__all__ = ["load_config", "run_agents"]
+
+
+def run_agents(configs: Sequence[AgentConfig], stop: threading.Event) -> None:
+    """Run the agents of one cohort until `stop` is set.
+
+    One configuration is a device; several are the virtual devices of a
+    simulation, which share a connection and what is public, nothing else.
+    Raises ConfigError, DataError, StorageError or PrivacyError at the start.
+    """
+    first = configs[0]
+    shared = {(c.federation, c.authority_key, c.cohort, c.broker) for c in configs}
+    if len(shared) != 1:
+        raise ConfigError("agents of one process must share federation, cohort and broker")
+    federation = trust.open_federation(
+        read_file(first.federation), bytes.fromhex(first.authority_key)
+    )
+    dialects = Dialects()
+    filters = subscriptions(federation, first.cohort)
+    with Link(first.broker, filters, dialects=dialects) as link:
+        downlink = Downlink(link, federation.name)
+        cache = first.cache_dir or first.state_dir / "cache"
+        workshop = Workshop(federation, cache, downlink.object)
+        agents = [_agent(config, workshop) for config in configs]
+        submission = Submission(first.broker, federation, first.cohort, dialects, first.retry_s)
+        try:
+            Daemon(agents, downlink, submission, lambda: time.time_ns() // 1_000_000).run(stop)
+        finally:
+            for agent in agents:
+                agent.db.close()
+
+
+def _agent(config: AgentConfig, workshop: Workshop) -> Agent:
+    info = load_dataset(config.data)
+    records, _ = split(load_device(config.data, config.device, info), info)
+    db = state.open_state(config.state_dir)
+    return Agent(
+        db,
+        Budget(db),
+        _identity(config),
+        records,
+        config.floors,
+        config.participation,
+        workshop,
+        accountant.epsilon_in_child if config.accountant == "child" else _shared_epsilon,
+    )
+
+
+def _identity(config: AgentConfig) -> Identity:
+    keys = lsag.KeyPair.of(read_secret(config.ring_key, 32))
+    return Identity(keys.public, keys.secret)
+
+
+@functools.lru_cache(maxsize=256)
+def _shared_epsilon(spends: tuple[Spend, ...], delta: float) -> float:
+    """Epsilon in this process; virtual devices with equal plans ask the same question."""
+    return accountant.epsilon(spends, delta)
+
+
+def open_state_read_only(config: AgentConfig) -> sqlite3.Connection:
+    """Open a device's state for a status report, without writing to it."""
+    return sqlite3.connect(f"file:{config.state_dir / 'agent.sqlite'}?mode=ro", uri=True)

@@ -1,0 +1,82 @@
+"""Start a gateway from its configuration file, and say how it is doing."""
+
+import json
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from vitalring.files import write_secret
+from vitalring.gateway import log, rounds, store
+from vitalring.gateway.config import GatewayConfig, load_keys, load_study
+from vitalring.gateway.export import export_log
+from vitalring.gateway.service import Gateway, subscriptions
+from vitalring.mqtt import Link, PersistentSession, new_client_id
+
+
+def run_gateway(config: GatewayConfig, stop: threading.Event) -> None:
+    """Run the gateway until `stop` is set. Raises ConfigError or StorageError at the start."""
+    files = load_study(config)
+    keys = load_keys(config, files.study)
+    db = store.open_store(config.state_dir)
+    # The broker queues updates under this id while the gateway is away.
+    session_file = config.state_dir / "session"
+    if not session_file.exists():
+        write_secret(session_file, new_client_id().encode())
+    session = PersistentSession(session_file.read_text())
+    link = Link(config.broker, subscriptions(files.study), session=session)
+    try:
+        gateway = Gateway(
+            db,
+            files,
+            keys,
+            link,
+            config.broker.max_payload_bytes,
+            config.chunks,
+            lambda: time.time_ns() // 1_000_000,
+        )
+        with link:
+            gateway.run(stop)
+    finally:
+        db.close()
+
+
+def status(config: GatewayConfig) -> dict[str, Any]:
+    """Return what a person wants to know of a gateway, for `vitalring gateway status`."""
+    files = load_study(config)
+    db = store.open_store(config.state_dir)
+    try:
+        current = rounds.latest(db)
+        note = log.latest_checkpoint(db)
+        return {
+            "federation": files.study.federation.name,
+            "study": files.study.plan.study,
+            "devices": len(files.study.roster.keys),
+            "log_entries": log.size(db),
+            "checkpoint": note.decode() if note else None,
+            "round": None
+            if current is None
+            else {
+                "number": current.number,
+                "status": current.status,
+                "admitted": current.admitted,
+                "expected": len(files.study.roster.keys),
+            },
+        }
+    finally:
+        db.close()
+
+
+def status_text(config: GatewayConfig) -> str:
+    """Return the status as text for a terminal."""
+    return json.dumps(status(config), indent=2)
+
+
+def export(config: GatewayConfig, folder: Path) -> None:
+    """Write the log into `folder`, for anybody to verify."""
+    files = load_study(config)
+    db = store.open_store(config.state_dir)
+    try:
+        export_log(db, files, folder)
+    finally:
+        db.close()

@@ -1,0 +1,54 @@
+"""The `vitalring` command.
+
+Subcommands are loaded only when they are called: an agent must not load what a
+device lacks. A known error becomes one line on standard error and exit code 2;
+anything else keeps its traceback, because it is a fault of ours.
+"""
+
+import argparse
+import importlib
+import logging
+import sys
+from collections.abc import Sequence
+
+from vitalring import __version__
+from vitalring.errors import VitalRingError
+
+COMMANDS = {
+    "simulate": ("vitalring.tools.commands.simulate", "run a fleet of devices on this machine"),
+    "federation": ("vitalring.tools.commands.federation", "make keys, roster and plan"),
+    "gateway": ("vitalring.tools.commands.gateway", "run a hospital's gateway"),
+    "aggregator": ("vitalring.tools.commands.aggregator", "run a hospital's aggregator"),
+    "agent": ("vitalring.tools.commands.agent", "run a device's agent"),
+    "verify": ("vitalring.tools.verify", "check a log from outside"),
+    "bench": ("vitalring.tools.commands.bench", "measure"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return its exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    parser = argparse.ArgumentParser(
+        prog="vitalring",
+        description="Federated learning for wearables.",
+        epilog="`vitalring COMMAND --help` explains a command.",
+    )
+    parser.add_argument("--version", action="version", version=f"vitalring {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    chosen = next((word for word in words if not word.startswith("-")), None)
+    for name, (module, text) in COMMANDS.items():
+        sub = commands.add_parser(name, help=text, description=text)
+        if name == chosen:
+            importlib.import_module(module).add_arguments(sub)
+    options = parser.parse_args(words)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    try:
+        code: int = importlib.import_module(COMMANDS[options.command][0]).run(options)
+    except VitalRingError as error:
+        print(f"vitalring: {error}", file=sys.stderr)
+        return 2
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

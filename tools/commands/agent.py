@@ -1,0 +1,29 @@
+"""`vitalring agent`: a device's part."""
+
+import argparse
+from pathlib import Path
+
+from vitalring.config import load_config
+from vitalring.edge_agent.config import AgentConfig
+from vitalring.edge_agent.main import run_agents
+from vitalring.tools.commands.services import stop_on_signals
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the command."""
+    actions = parser.add_subparsers(dest="action", required=True)
+    run_parser = actions.add_parser("run", help="take part in a study until stopped")
+    run_parser.add_argument(
+        "--config",
+        type=Path,
+        action="append",
+        required=True,
+        help="agent.toml of the device; repeated for the virtual devices of a simulation",
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the command."""
+    configs = [load_config(AgentConfig, path) for path in options.config]
+    run_agents(configs, stop_on_signals())
+    return 0

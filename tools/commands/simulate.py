@@ -1,0 +1,103 @@
+"""`vitalring simulate`: a fleet on this machine."""
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from vitalring.config import load_config
+from vitalring.tools.settings import SimulationSettings
+from vitalring.tools.simulate.api import Simulation, apply_changes, simulate
+
+_OPTIONS: tuple[tuple[str, Any, str], ...] = (
+    ("data", Path, "folder of a data set; default: the electrocardiograms shipped"),
+    ("model", str, "network to train"),
+    ("devices", int, "how many devices take part; default: all that train"),
+    ("rounds", int, "rounds of training"),
+    ("local-epochs", float, "passes over a device's records in a round"),
+    ("batch", int, "expected records in a step"),
+    ("lr", float, "learning rate on the device"),
+    ("bits", int, "bits of a quantised value"),
+    ("unit", str, "whom the guarantee protects: none, record or device"),
+    ("noise", str, "where the noise is added: none, local or distributed"),
+    ("epsilon", float, "privacy budget of the whole study"),
+    ("delta", float, "chance that the budget may fail"),
+    ("secure-sum", str, "single-he, plain (comparison only), threshold-he or two-server"),
+    ("hospitals", int, "how many hospitals"),
+    ("dropout", float, "chance that a device sits a round out"),
+    ("broker", str, "URL of a broker; default: one of its own"),
+    ("seed", int, "seed of the initial weights"),
+    ("out", Path, "folder for report, model and log; a stopped run's folder resumes"),
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the command."""
+    parser.add_argument("--config", type=Path, help="TOML file with any of these and more")
+    for name, kind, text in _OPTIONS:
+        parser.add_argument(f"--{name}", type=kind, help=text)
+    parser.add_argument(
+        "--no-alone",
+        dest="alone",
+        action="store_false",
+        default=None,
+        help="do not train each device alone for comparison",
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the command; exit code 130 where it was stopped."""
+    base = load_config(SimulationSettings, options.config) if options.config else None
+    names = [name.replace("-", "_") for name, _, _ in _OPTIONS] + ["alone"]
+    given = {name: getattr(options, name) for name in names}
+    changes = {name: value for name, value in given.items() if value is not None}
+    # Whoever asks for no privacy means no noise either.
+    if changes.get("unit") == "none":
+        changes.setdefault("noise", "none")
+    settings = apply_changes(base or SimulationSettings(), changes)
+    console = Console()
+    command = shlex.join(["vitalring", *sys.argv[1:]])
+    result = simulate(settings, console=console, command=command)
+    if not result.finished:
+        return 130
+    for line in summary(result):
+        console.print(line, highlight=False, markup=False)
+    return 0
+
+
+def summary(result: Simulation) -> list[str]:
+    """Return the closing lines of a finished run."""
+    report, final = result.report, result.report["final"]
+    lines = [
+        "",
+        f"accuracy   {final['accuracy']:.3f}",
+        f"macro-F1   {final['macro_f1']:.3f}",
+    ]
+    if report["alone"]:
+        alone = report["alone"]
+        lines.append(
+            f"           single devices alone, without privacy: median {alone['median']:.3f}, "
+            f"mean {alone['mean']:.3f}, best {alone['best']:.3f}"
+        )
+    privacy = report["privacy"]
+    if privacy["unit"] == "none":
+        lines.append("privacy    none: no noise was added, the guarantee is only that of the sum")
+    else:
+        lines.append(
+            f"privacy    unit {privacy['unit']}, noise {privacy['noise']}, "
+            f"epsilon {privacy['spent']:.2f} of {privacy['epsilon']:g} "
+            f"at delta {privacy['delta']:g}"
+        )
+    rounds = report["rounds"]
+    mean_seconds = sum(row["seconds"] for row in rounds) / len(rounds)
+    return [
+        *lines,
+        f"bytes      {report['bytes']['update']:,} a device and round "
+        f"({report['bytes']['per_parameter']:.1f} a parameter), sum: {report['secure_sum']}",
+        f"seconds    {mean_seconds:.1f} a round, {report['seconds']:.0f} in all",
+        f"log        {report['log']['leaves']} entries; check it: vitalring verify {result.folder}",
+        f"report     {result.folder / 'report.html'}",
+    ]

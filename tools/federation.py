@@ -1,0 +1,293 @@
+"""Make a federation and its study: keys, roster, signed plan and configuration files.
+
+`init` writes one folder. What lies in `public/` everybody may read; what lies
+in `authority/` belongs offline; `hospitals/NAME/` goes to that hospital's
+server and `devices/ID/` to that device.
+"""
+
+import hashlib
+import math
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from vitalring.aggregator import key as sum_key_file
+from vitalring.edge_agent.accountant import calibrate
+from vitalring.errors import ConfigError
+from vitalring.files import write_atomic, write_secret
+from vitalring.models.artefact import Artefact
+from vitalring.protocol import lsag, sealing, signing, trust
+from vitalring.protocol.bfv import choose_params
+from vitalring.protocol.cbor import digest
+from vitalring.protocol.privacy import Privacy, Training, check_privacy
+from vitalring.protocol.quantise import Codec, check_codec
+from vitalring.protocol.records import Federation, Hospital, Model, Roster, StudyPlan, SumKey
+from vitalring.protocol.secure_sum import check_mode, sum_scheme
+from vitalring.tools.settings import StudySettings
+
+
+@dataclass(frozen=True)
+class DeviceKey:
+    """A device's ring key with the proof that its owner holds the secret."""
+
+    public: bytes
+    possession: bytes
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where things lie in a federation's folder."""
+
+    folder: Path
+    hospital: str
+
+    @property
+    def public(self) -> Path:
+        """Folder of what everybody may read."""
+        return self.folder / "public"
+
+    @property
+    def authority_seed(self) -> Path:
+        """File of the authority's signing seed."""
+        return self.folder / "authority" / "authority.seed"
+
+    @property
+    def hospital_folder(self) -> Path:
+        """Folder of the hospital's secrets."""
+        return self.folder / "hospitals" / self.hospital
+
+
+@dataclass(frozen=True)
+class Made:
+    """What `init` made, for whoever writes the roles' configuration files."""
+
+    layout: Layout
+    authority_key: bytes
+    study: trust.StudyFiles
+
+
+def possession_context(settings: StudySettings) -> bytes:
+    """Return what a proof of possession is bound to: this federation and cohort."""
+    return f"vitalring/enrol/1/{settings.federation}/{settings.cohort}".encode()
+
+
+def training_of(settings: StudySettings, records: int) -> Training:
+    """Return the training a device with `records` records does in a round. Raises ConfigError."""
+    if records < 1:
+        raise ConfigError("records is 0: say how many records every device has at least")
+    rate = min(1.0, settings.batch / records)
+    return Training(
+        sampling_rate=rate,
+        steps=max(1, round(settings.local_epochs / rate)),
+        rounds=settings.rounds,
+        learning_rate=settings.lr,
+        batch=max(1, min(settings.batch, records)),
+        records=records,
+    )
+
+
+def privacy_of(settings: StudySettings, training: Training, dimension: int) -> Privacy:
+    """Return the guarantee with the noise that it takes. Raises ConfigError."""
+    if settings.unit == "none":
+        return Privacy()
+    # The smallest noise a plan may name: `check_privacy` then refuses what is not available.
+    probe = Privacy(
+        settings.unit, settings.noise, settings.epsilon, settings.delta, settings.clip, 1.0
+    )
+    check_privacy(probe, training)
+    multiplier = calibrate(
+        settings.epsilon,
+        settings.delta,
+        training.sampling_rate,
+        training.steps * training.rounds,
+        dimension,
+    )
+    return Privacy(
+        unit=settings.unit,
+        noise=settings.noise,
+        epsilon=settings.epsilon,
+        delta=settings.delta,
+        clip=settings.clip,
+        noise_multiplier=multiplier,
+    )
+
+
+def plan_of(
+    settings: StudySettings,
+    artefact: Artefact,
+    classes: Sequence[str],
+    devices: int,
+    records: int,
+) -> StudyPlan:
+    """Return the study's plan, checked as every device will check it. Raises ConfigError."""
+    check_mode(settings.secure_sum)
+    info = artefact.info
+    if tuple(classes) != tuple(info.classes):
+        raise ConfigError(
+            f"model {settings.model} tells {', '.join(info.classes)} apart, "
+            f"the data set has {', '.join(classes)}: choose a model that fits"
+        )
+    if devices < settings.min_cohort:
+        raise ConfigError(
+            f"{devices} devices cannot make a sum of min_cohort = {settings.min_cohort} updates"
+        )
+    training = training_of(settings, records)
+    privacy = privacy_of(settings, training, info.dimension)
+    codec = Codec(
+        n_max=settings.n_max or devices,
+        clip=settings.update_clip,
+        # With a guarantee for records every device weighs alike: its count would be a record's
+        # trace (SPEC 7.10). The plan's floor of records makes the capped weight the same for all.
+        weight_cap=records if settings.unit == "record" else 1 << 20,
+        bits=settings.bits,
+        reach=settings.reach,
+        keep=settings.keep,
+    )
+    check_codec(codec)
+    rings = math.ceil(devices / settings.ring_size)
+    return StudyPlan(
+        federation=settings.federation,
+        study=settings.study,
+        model=Model(
+            name=settings.model,
+            artefact=digest(artefact.model),
+            info=artefact.digest,
+            dimension=info.dimension,
+            classes=tuple(classes),
+            initial_seed=hashlib.sha256(
+                b"vitalring/initial-weights/1\x00" + settings.seed.to_bytes(8, "big")
+            ).digest(),
+        ),
+        training=training,
+        privacy=privacy,
+        codec=codec,
+        server=settings.server,
+        secure_sum=settings.secure_sum,
+        min_cohort=settings.min_cohort,
+        min_ring=devices // rings,
+        quorum=1,
+    )
+
+
+def init(
+    folder: Path,
+    settings: StudySettings,
+    artefact: Artefact,
+    plan: StudyPlan,
+    devices: Sequence[DeviceKey],
+    hospital: str = "hospital-1",
+) -> Made:
+    """Write a new federation with one hospital into `folder`.
+
+    Raises ConfigError where files are in the way or a device does not hold the
+    key it brings.
+    """
+    layout = Layout(folder, hospital)
+    context = possession_context(settings)
+    for device in devices:
+        lsag.verify_possession(device.public, context, device.possession)
+    authority, identity = secrets.token_bytes(32), secrets.token_bytes(32)
+    log_seed, aggregator = secrets.token_bytes(32), secrets.token_bytes(32)
+    sealing_secret = sealing.new_secret()
+    federation = Federation(
+        name=settings.federation,
+        authority_key=signing.public_key(authority),
+        hospitals=(
+            Hospital(
+                name=hospital,
+                identity_key=signing.public_key(identity),
+                log_key=signing.public_key(log_seed),
+                sealing_key=bytes(sealing_secret.public_key),
+                aggregator_key=signing.public_key(aggregator),
+            ),
+        ),
+        log_origin=f"vitalring/{settings.federation}/{hospital}",
+    )
+    sum_public = b""
+    private = layout.hospital_folder
+    if settings.secure_sum != "plain":
+        secret = sum_key_file.generate(choose_params(plan.codec, plan.model.dimension))
+        secret.save(private / "sum.secret")
+        sum_public = secret.public_key()
+    roster = Roster(
+        federation=settings.federation,
+        cohort=settings.cohort,
+        epoch=1,
+        ring_size=settings.ring_size,
+        keys=tuple(sorted(device.public for device in devices)),
+    )
+    sum_key = SumKey(settings.federation, settings.study, settings.secure_sum, digest(sum_public))
+    public = {
+        "federation.cbor": signing.sign(federation, [authority]),
+        "study.cbor": signing.sign(plan, [authority]),
+        "roster.cbor": signing.sign(roster, [identity]),
+        "sum-key.cbor": signing.sign(sum_key, [identity]),
+        trust.ARTEFACT_FILE: artefact.model,
+        trust.INFO_FILE: artefact.info.to_json(),
+    }
+    if sum_public:
+        public[trust.KEY_FILE] = sum_public
+    # What we wrote is opened as every party opens it, before anybody relies on it.
+    study = trust.open_study_files(public.__getitem__, federation.authority_key)
+    write_secret(layout.authority_seed, authority)
+    write_secret(private / "identity.seed", identity)
+    write_secret(private / "log.seed", log_seed)
+    write_secret(private / "aggregator.seed", aggregator)
+    write_secret(private / "sealing.key", bytes(sealing_secret))
+    for name, content in public.items():
+        write_atomic(layout.public / name, content)
+    return Made(layout, federation.authority_key, study)
+
+
+def enrol(key_file: Path, settings: StudySettings) -> DeviceKey:
+    """Draw a device's ring key into `key_file` and prove that we hold it."""
+    pair = lsag.keygen()
+    write_secret(key_file, pair.secret)
+    return DeviceKey(pair.public, lsag.prove_possession(pair.secret, possession_context(settings)))
+
+
+def describe(made: Made) -> list[str]:
+    """Return what a person should know of a new federation: sizes, guarantee, fingerprints."""
+    plan, roster = made.study.study.plan, made.study.study.roster
+    lines = [
+        f"federation  {plan.federation}, study {plan.study}, cohort {roster.cohort}",
+        f"authority   {made.authority_key.hex()}",
+        f"devices     {len(roster.keys)}, sums of {plan.min_cohort} updates or more, "
+        f"rings of {plan.min_ring} keys or more",
+        f"model       {plan.model.name}, {plan.model.dimension} parameters",
+    ]
+    if plan.privacy.unit == "none":
+        lines.append("privacy     none")
+    else:
+        lines.append(
+            f"privacy     unit {plan.privacy.unit}, noise {plan.privacy.noise}, "
+            f"epsilon {plan.privacy.epsilon:g} at delta {plan.privacy.delta:g} "
+            f"over {plan.training.rounds} rounds"
+        )
+    scheme = sum_scheme(plan.secure_sum, plan.codec, plan.model.dimension)
+    lines.append(
+        f"sum         {plan.secure_sum}, {scheme.update_bytes:,} bytes an update, "
+        f"{scheme.update_bytes / plan.model.dimension:.2f} a parameter"
+    )
+    return lines
+
+
+def toml(table: Mapping[str, object]) -> bytes:
+    """Write a flat table, with tables of one more level, as TOML."""
+    lines, tables = [], []
+    for name, value in table.items():
+        if isinstance(value, Mapping):
+            tables.append(f"\n[{name}]\n" + toml(value).decode())
+        else:
+            lines.append(f"{name} = {_toml_value(value)}\n")
+    return "".join(lines + tables).encode()
+
+
+def _toml_value(value: object) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return repr(value)
+    escaped = str(value).replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'

@@ -1,0 +1,73 @@
+"""What a study is made of, as its TOML file and the command line say it."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+from vitalring.protocol import limits
+from vitalring.protocol.records import Name, ServerOptimiser
+from vitalring.schema import OneOf, Range
+
+
+@dataclass(frozen=True)
+class StudySettings:
+    """A study's numbers, from which its signed plan is made.
+
+    `batch` is the expected batch on a device with `records` records; `steps`
+    overrides `local_epochs`. `update_clip` bounds the L2 norm of an update,
+    `clip` that of one record's gradient.
+    """
+
+    federation: Name = "demo"
+    study: Name = "arrhythmia"
+    cohort: Name = "ward-1"
+    model: str = "ecg_cnn"
+    rounds: Annotated[int, Range(1, limits.MAX_ROUNDS)] = 15
+    local_epochs: Annotated[float, Range(0.001, 1000.0)] = 1.0
+    batch: Annotated[int, Range(1, 1_000_000)] = 100
+    lr: Annotated[float, Range(1e-6, 100.0)] = 0.1
+    unit: Annotated[str, OneOf(("none", "record", "device"))] = "record"
+    noise: Annotated[str, OneOf(("none", "local", "distributed"))] = "local"
+    epsilon: Annotated[float, Range(0.001, 100.0)] = 8.0
+    delta: Annotated[float, Range(1e-12, 0.01)] = 1e-5
+    clip: Annotated[float, Range(1e-6, 1e6)] = 1.0
+    bits: Annotated[int, Range(2, 16)] = 8
+    update_clip: Annotated[float, Range(1e-9, 1e9)] = 10.0
+    reach: Annotated[float, Range(0.1, 100.0)] = 6.0
+    keep: Annotated[float, Range(1e-6, 1.0)] = 1.0
+    secure_sum: str = "single-he"
+    min_cohort: Annotated[int, Range(limits.DECRYPTION_FLOOR, limits.MAX_DEVICES)] = 10
+    ring_size: Annotated[int, Range(2, limits.MAX_RING)] = 32
+    server: ServerOptimiser = field(
+        default_factory=lambda: ServerOptimiser(name="fedavg", learning_rate=1.0, momentum=0.0)
+    )
+    records: Annotated[int, Range(0, 100_000_000)] = 0
+    """Public floor of records on a device; 0 lets a simulation take its smallest device."""
+    n_max: Annotated[int, Range(0, limits.MAX_DEVICES)] = 0
+    """Devices that a sum has room for; 0 is the size of the roster."""
+    seed: Annotated[int, Range(0, 2**63 - 1)] = 0
+    patience: Annotated[int, Range(0, limits.MAX_ROUNDS)] = 0
+
+
+@dataclass(frozen=True)
+class SimulationSettings:
+    """A simulation: a study, the data it runs on and how the fleet behaves."""
+
+    data: Path | None = None
+    """Folder of a data set; none takes the electrocardiograms shipped with the project."""
+    devices: Annotated[int, Range(0, limits.MAX_DEVICES)] = 0
+    """How many of the data set's training devices take part; 0 is all."""
+    hospitals: Annotated[int, Range(1, 64)] = 1
+    dropout: Annotated[float, Range(0.0, 0.99)] = 0.0
+    broker: str | None = None
+    out: Path | None = None
+    """Output folder; none takes `vitalring-run`, or the next free number after it."""
+    window_s: Annotated[float, Range(0.0, 1e8)] = 0.2
+    """Devices submit at a random time within this window."""
+    timeout_s: Annotated[float, Range(0.1, 1e8)] = 60.0
+    """A round that still lacks updates ends after this time."""
+    workers: Annotated[int, Range(0, 256)] = 0
+    """Processes that share the devices; 0 is one a core."""
+    alone: bool = True
+    """Also train each device alone, to compare."""
+    study: StudySettings = field(default_factory=StudySettings)

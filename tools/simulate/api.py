@@ -1,0 +1,323 @@
+"""`vitalring.simulate(...)`: run a fleet and return what it reached."""
+
+import dataclasses
+import itertools
+import json
+import os
+import shutil
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+import vitalring
+from vitalring.edge_agent.announcement import log_keys
+from vitalring.errors import ConfigError
+from vitalring.files import read_file, write_atomic
+from vitalring.gateway import store
+from vitalring.gateway.export import export_log
+from vitalring.models.artefact import load_artefact
+from vitalring.protocol import trust
+from vitalring.protocol.checkpoint import parse_and_verify
+from vitalring.protocol.weights import pack_weights
+from vitalring.schema import to_plain
+from vitalring.tools import report as report_files
+from vitalring.tools.embedded_broker import EmbeddedBroker
+from vitalring.tools.federation import Layout, Made
+from vitalring.tools.settings import SimulationSettings, StudySettings
+from vitalring.tools.simulate import alone, fleet, layout, results, watch
+from vitalring.tools.simulate.progress import Display
+
+_POLL_S = 0.2
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """What a simulation reached; `report` is the content of `report.json`."""
+
+    folder: Path
+    report: dict[str, Any]
+
+    @property
+    def finished(self) -> bool:
+        """Tell whether it ran to its final model."""
+        return bool(self.report["status"] == "finished")
+
+
+def simulate(
+    settings: SimulationSettings | None = None,
+    *,
+    console: Console | None = None,
+    command: str = "",
+    **changes: Any,  # noqa: ANN401
+) -> Simulation:
+    """Run a fleet of virtual devices with real parties between them.
+
+    `changes` are fields of `SimulationSettings` or `StudySettings` by name:
+    `simulate(rounds=5, epsilon=4.0, out=Path("run"))`. A stopped run's folder
+    given again goes on where it stopped. Raises VitalRingError.
+    """
+    settings = apply_changes(settings or SimulationSettings(), changes)
+    _check(settings)
+    run = _Run(settings, console or Console(), command)
+    return run.go()
+
+
+def apply_changes(settings: SimulationSettings, changes: dict[str, Any]) -> SimulationSettings:
+    """Replace fields of the simulation or of its study by name. Raises ConfigError."""
+    outer = {f.name for f in dataclasses.fields(SimulationSettings)}
+    inner = {f.name for f in dataclasses.fields(StudySettings)}
+    unknown = sorted(set(changes) - outer - inner)
+    if unknown:
+        raise ConfigError(f"{unknown[0]} is no setting; known: {', '.join(sorted(outer | inner))}")
+    study = dataclasses.replace(
+        settings.study, **{name: value for name, value in changes.items() if name in inner}
+    )
+    return dataclasses.replace(
+        settings,
+        study=study,
+        **{name: value for name, value in changes.items() if name in outer and name != "study"},
+    )
+
+
+def _check(settings: SimulationSettings) -> None:
+    if settings.hospitals != 1:
+        raise ConfigError(
+            f"hospitals is {settings.hospitals}: several hospitals need the secure sum "
+            "threshold-he, which is not available in this version; use 1"
+        )
+    if settings.study.unit == "none" and settings.study.noise != "none":
+        raise ConfigError("unit none goes with noise none: add --noise none")
+
+
+class _Run:
+    """One run of a simulation in its folder."""
+
+    def __init__(self, settings: SimulationSettings, console: Console, command: str) -> None:
+        self._settings = settings
+        self._console = console
+        self._command = command
+        self._out = _output_folder(settings.out)
+        self._state = self._out / "state"
+        self._started = datetime.now(UTC)
+        self._workers = settings.workers or os.cpu_count() or 1
+
+    def go(self) -> Simulation:
+        began = time.monotonic()
+        chosen = layout.choose_fleet(self._settings)
+        resumed = self._claim_folder()
+        rounds = self._settings.study.rounds
+        with Display(self._console, rounds) as display:
+            if resumed:
+                display.say(f"going on with the run in {self._out}")
+            with (
+                EmbeddedBroker(self._state / "logs" / "broker.log")
+                if not (self._settings.broker)
+                else _Outside(self._settings.broker) as broker
+            ):
+                made = self._prepare(chosen, broker.url)
+                reached, stopped = self._rounds(chosen, made, display)
+            compared: list[alone.AloneResult] = []
+            if self._settings.alone and not stopped:
+                compared, stopped = self._alone(chosen, made, display)
+        seconds = time.monotonic() - began
+        content = self._report(chosen, made, reached, compared, stopped, seconds)
+        report_files.write_report(content, self._out)
+        if not stopped:
+            shutil.rmtree(self._state)  # keys of a simulated federation serve no longer
+        return Simulation(self._out, content)
+
+    def _claim_folder(self) -> bool:
+        """Take the output folder; True where it holds a stopped run of the same settings."""
+        wanted = json.dumps(_plain_settings(self._settings), indent=2, sort_keys=True)
+        settings_file = self._out / "settings.json"
+        if _is_finished(self._out):
+            raise ConfigError(f"{self._out} holds a finished run: choose another folder with --out")
+        resumed = (self._state / "ready").exists()
+        if resumed and settings_file.read_text() != wanted:
+            raise ConfigError(
+                f"{self._out} holds a stopped run with other settings: "
+                "repeat its settings to go on, or choose another folder with --out"
+            )
+        if not resumed and self._state.exists():
+            shutil.rmtree(self._state)  # stopped before it began: nothing in it was used
+        write_atomic(settings_file, wanted.encode())
+        (self._state / "logs").mkdir(parents=True, exist_ok=True)
+        return resumed
+
+    def _prepare(self, chosen: layout.Fleet, broker_url: str) -> Made:
+        ready = self._state / "ready"
+        if not ready.exists():
+            made = layout.write_federation(self._settings, chosen, self._state, broker_url)
+            write_atomic(ready, made.authority_key.hex().encode())
+            return made
+        authority = bytes.fromhex(ready.read_text())
+        folders = Layout(self._state / "federation", "hospital-1")
+        files = trust.open_study_files(lambda name: read_file(folders.public / name), authority)
+        made = Made(folders, authority, files)
+        layout.write_configs(self._settings, chosen, made, self._state, broker_url)
+        return made
+
+    def _rounds(
+        self, chosen: layout.Fleet, made: Made, display: Display
+    ) -> tuple[list[watch.RoundResult], bool]:
+        """Run the parties until the final model is logged; True where somebody stopped us."""
+        study, reached = made.study.study, watch.finished_rounds(self._state, made.study.study, 0)
+        workers = min(self._workers, len(chosen.devices))
+        stopped = False
+        try:
+            stack, aggregator = fleet.start_parties(self._state, chosen.devices, workers)
+            with stack:
+                while not (reached and reached[-1].model.final):
+                    running = aggregator.running()
+                    display.standing(watch.standing(self._state))
+                    new = watch.finished_rounds(self._state, study, len(reached))
+                    for result in new:
+                        display.finished(result)
+                    reached += new
+                    if not running and not new:
+                        time.sleep(_POLL_S)
+                    time.sleep(_POLL_S)
+        except KeyboardInterrupt:
+            display.say("stopping; the same command goes on from here")
+            stopped = True
+        return reached, stopped
+
+    def _alone(
+        self, chosen: layout.Fleet, made: Made, display: Display
+    ) -> tuple[list[alone.AloneResult], bool]:
+        plan = made.study.study.plan
+        training = dataclasses.replace(
+            plan.training, steps=plan.training.steps * plan.training.rounds
+        )
+        tasks = [
+            alone.Task(
+                chosen.folder,
+                name,
+                plan.model.name,
+                training,
+                plan.model.initial_seed,
+                self._settings.study.seed + index,
+            )
+            for index, name in enumerate(chosen.devices)
+        ]
+        compared: list[alone.AloneResult] = []
+        try:
+            for result in alone.train_alone(
+                tasks, self._workers, self._state / "logs" / "alone.log"
+            ):
+                compared.append(result)
+                display.alone(len(compared), len(tasks))
+        except KeyboardInterrupt:
+            display.say("stopping; the same command goes on from here")
+            return [], True
+        order = {name: index for index, name in enumerate(chosen.devices)}
+        return sorted(compared, key=lambda result: order[result.device]), False
+
+    def _report(
+        self,
+        chosen: layout.Fleet,
+        made: Made,
+        reached: list[watch.RoundResult],
+        compared: list[alone.AloneResult],
+        stopped: bool,
+        seconds: float,
+    ) -> dict[str, Any]:
+        """Write the log and the model into the output folder; return the report's content."""
+        study, plan = made.study.study, made.study.study.plan
+        db = store.open_store(self._state / "gateway")
+        try:
+            export_log(db, made.study, self._out / "log")
+        finally:
+            db.close()
+        note = (self._out / "log" / "checkpoint").read_bytes()
+        checkpoint = parse_and_verify(note, log_keys(study.federation))
+        states = [self._state / "federation" / "devices" / d / "state" for d in chosen.devices]
+        frame = layout.LOOPBACK_FRAME_BYTES
+        rows = [
+            results.round_dict(
+                result,
+                watch.stage_seconds(states, result.report.round),
+                plan.model.classes,
+                frame,
+            )
+            for result in reached
+        ]
+        last = reached[-1].model.evaluation if reached else None
+        weights = np.frombuffer(watch.final_weights(self._state), "<f8")
+        if reached and not stopped:
+            self._write_model(study, weights)
+        sent = max((row["bytes_up_per_device"] for row in rows), default=0)
+        return {
+            "version": vitalring.__version__,
+            "command": self._command,
+            "started": self._started.strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "seconds": seconds,
+            "status": "stopped" if stopped else "finished",
+            "dataset": chosen.info.name,
+            "model": plan.model.name,
+            "classes": list(plan.model.classes),
+            "parameters": plan.model.dimension,
+            "devices": len(chosen.devices),
+            "hospitals": len(study.federation.hospitals),
+            "secure_sum": plan.secure_sum,
+            "privacy": results.privacy_dict(study, len(reached)),
+            "rounds": rows,
+            "final": {
+                **results.evaluation_dict(last, plan.model.classes),
+                "confusion": [list(row) for row in last.confusion] if last else None,
+            },
+            "alone": results.alone_dict(compared),
+            "bytes": {
+                "update": sent,
+                "per_parameter": sent / plan.model.dimension,
+                "float32": 4 * plan.model.dimension,
+            },
+            "log": {
+                "checkpoint": note.decode(),
+                "leaves": checkpoint.size,
+                "root": checkpoint.root.hex(),
+                "authority": made.authority_key.hex(),
+            },
+        }
+
+    def _write_model(self, study: trust.Study, weights: "np.ndarray[Any, Any]") -> None:
+        packed = pack_weights(weights)
+        write_atomic(self._out / "weights.bin", packed)
+        artefact = load_artefact(study.plan.model.name)
+        del artefact
+
+
+class _Outside:
+    """A broker that somebody else runs."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    def __enter__(self) -> "_Outside":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+
+def _is_finished(folder: Path) -> bool:
+    report = folder / "report.json"
+    return report.exists() and json.loads(report.read_text())["status"] == "finished"
+
+
+def _output_folder(wanted: Path | None) -> Path:
+    """Return the folder asked for, or the first `vitalring-run` that holds no finished run."""
+    if wanted is not None:
+        return wanted.absolute()
+    names = itertools.chain(["vitalring-run"], (f"vitalring-run-{n}" for n in itertools.count(2)))
+    return next(Path(name).absolute() for name in names if not _is_finished(Path(name)))
+
+
+def _plain_settings(settings: SimulationSettings) -> dict[str, Any]:
+    plain = to_plain(dataclasses.replace(settings, out=None, broker=None, workers=0))
+    return {name: str(value) if isinstance(value, Path) else value for name, value in plain.items()}

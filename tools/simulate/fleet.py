@@ -1,0 +1,92 @@
+"""The parties of a simulation as processes: each role's own command, started and stopped."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from vitalring.errors import VitalRingError
+
+_STOP_TIMEOUT_S = 20.0
+
+
+class PartyError(VitalRingError):
+    """A process of the simulation ended although it should not have."""
+
+
+class Party:
+    """One process that runs `vitalring ARGUMENTS` until the `with` block ends."""
+
+    def __init__(self, name: str, arguments: Sequence[str], log_file: Path) -> None:
+        self.name = name
+        self._arguments = list(arguments)
+        self._log_file = log_file
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        self._log_file.parent.mkdir(parents=True, exist_ok=True)
+        # Small matrices: threads of the linear algebra library would only fight over cores.
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        with self._log_file.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "vitalring.tools.cli", *self._arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=environment,
+                # Ctrl-C reaches the simulation alone, which then stops its parties in order.
+                start_new_session=True,
+            )
+        return self
+
+    def __exit__(
+        self,
+        _kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _trace: TracebackType | None,
+    ) -> None:
+        process = self._process
+        if process is None or process.poll() is not None:
+            return
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(_STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+    def running(self) -> bool:
+        """Tell whether it still runs. Raises PartyError if it ended with a fault."""
+        code = None if self._process is None else self._process.poll()
+        if code:
+            tail = self._log_file.read_text(errors="replace").strip().splitlines()[-3:]
+            raise PartyError(f"{self.name} ended with code {code}: {' / '.join(tail)}")
+        return code is None
+
+
+def start_parties(state: Path, devices: Sequence[str], workers: int) -> tuple[ExitStack, Party]:
+    """Start gateway, aggregator and agents; return what stops them, and the aggregator."""
+    stack = ExitStack()
+    logs = state / "logs"
+    try:
+        stack.enter_context(_party("gateway", state / "gateway.toml", logs))
+        aggregator = stack.enter_context(_party("aggregator", state / "aggregator.toml", logs))
+        for index in range(workers):
+            arguments = ["agent", "run"]
+            for name in devices[index::workers]:
+                home = state / "federation" / "devices" / name
+                arguments += ["--config", str(home / "agent.toml")]
+            stack.enter_context(Party(f"agents {index}", arguments, logs / f"agents-{index}.log"))
+    except BaseException:
+        stack.close()
+        raise
+    return stack, aggregator
+
+
+def _party(role: str, config: Path, logs: Path) -> Party:
+    return Party(role, [role, "run", "--config", str(config)], logs / f"{role}.log")

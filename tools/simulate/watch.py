@@ -1,0 +1,103 @@
+"""Read how a simulation stands from its parties' databases, without disturbing them."""
+
+import json
+import sqlite3
+import statistics
+from collections.abc import Iterable
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vitalring.protocol import trust
+from vitalring.protocol.cbor import decode
+from vitalring.protocol.records import Bundle, GlobalModel, RoundReport
+
+
+@dataclass(frozen=True)
+class RoundResult:
+    """A finished round: the gateway's report, the aggregator's model and its time."""
+
+    report: RoundReport
+    model: GlobalModel
+    aggregate_seconds: float
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where a simulation stands now."""
+
+    round: int
+    status: str
+    admitted: int
+
+
+def standing(state: Path) -> Standing | None:
+    """Return the newest round as the gateway has it, or None before the first."""
+    row = _one(
+        state / "gateway" / "gateway.sqlite",
+        "SELECT round, status, admitted FROM rounds ORDER BY round DESC LIMIT 1",
+    )
+    return Standing(*row) if row else None
+
+
+def finished_rounds(state: Path, study: trust.Study, after: int) -> list[RoundResult]:
+    """Return the rounds after number `after` that have a model."""
+    models = _all(
+        state / "aggregator" / "aggregator.sqlite",
+        "SELECT round, model, seconds FROM rounds WHERE model IS NOT NULL AND round > ? "
+        "ORDER BY round",
+        (after,),
+    )
+    results = []
+    for number, bundle, seconds in models:
+        row = _one(
+            state / "gateway" / "gateway.sqlite",
+            "SELECT report FROM rounds WHERE round = ? AND status = 'done'",
+            (number,),
+        )
+        if row is None:
+            break  # the gateway has not logged the model yet
+        model = trust.open_model(decode(Bundle, bundle).record, study.federation, study.plan)
+        results.append(RoundResult(trust.open_report(row[0], study.federation), model, seconds))
+    return results
+
+
+def final_weights(state: Path) -> bytes:
+    """Return the weights (float64, little-endian) that the aggregator arrived at."""
+    row = _one(
+        state / "aggregator" / "aggregator.sqlite",
+        "SELECT weights FROM state ORDER BY round DESC LIMIT 1",
+    )
+    weights: bytes = row[0] if row else b""
+    return weights
+
+
+def stage_seconds(states: Iterable[Path], round_number: int) -> dict[str, float]:
+    """Return the median seconds of each stage over the devices that took part in a round."""
+    stages: dict[str, list[float]] = {}
+    for folder in states:
+        row = _one(
+            folder / "agent.sqlite", "SELECT timings FROM rounds WHERE round = ?", (round_number,)
+        )
+        for stage, seconds in (json.loads(row[0]) if row else {}).items():
+            stages.setdefault(stage, []).append(seconds)
+    return {stage: statistics.median(seconds) for stage, seconds in stages.items()}
+
+
+def _one(path: Path, query: str, values: tuple[Any, ...] = ()) -> tuple[Any, ...] | None:
+    rows = _all(path, query, values)
+    return rows[0] if rows else None
+
+
+def _all(path: Path, query: str, values: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    if not path.exists():
+        return []
+    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=30.0)) as db:
+        try:
+            return db.execute(query, values).fetchall()
+        except sqlite3.OperationalError as error:
+            # The party is creating its tables at this moment.
+            if "no such table" in str(error):
+                return []
+            raise
