@@ -85,16 +85,19 @@ def check(
     ring = current.rings[update.ring]
     if len(update.signature) != lsag.signature_bytes(len(ring.keys)):
         raise Refused(Reason.BAD_SIGNATURE, "the signature has another length than its ring asks")
-    # 5. A tag counts once. Identical bytes are a retry; other bytes are a second vote.
+    # 5. A tag counts once, and so do ciphertexts. The same update is a retry; other ciphertexts
+    #    under this tag are a second vote, these ciphertexts under another tag a copied one.
     digest = update_digest(update.plan, update.ring, update.ciphertexts)
     tag = update.signature[:32]
-    row = store.execute(
-        "SELECT digest FROM admitted WHERE plan = ? AND tag = ?", (update.plan, tag)
-    ).fetchone()
-    if row:
-        if row[0] == digest:
-            return None
-        raise Refused(Reason.DOUBLE_SIGNED, "another update with this tag is counted already")
+    rows = store.execute(
+        "SELECT tag, digest FROM admitted WHERE plan = ? AND (tag = ? OR digest = ?)",
+        (update.plan, tag, digest),
+    ).fetchall()
+    if (tag, digest) in rows:
+        return None
+    if rows:
+        what = "tag" if rows[0][0] == tag else "set of ciphertexts"
+        raise Refused(Reason.DOUBLE_SIGNED, f"another update with this {what} is counted already")
     # 6. The sum has room: beyond n_max its fields could overflow.
     admitted = store.execute(
         "SELECT admitted FROM rounds WHERE plan = ?", (update.plan,)
@@ -120,7 +123,8 @@ def fold(
 ) -> None:
     """Count an update: its tag, its log entry and the new encrypted sum, in one transaction.
 
-    `spent_us` is the time its checks took, for the round's report.
+    `spent_us` is the time its checks took, for the round's report. Raises Refused where the
+    sum would be no ciphertext any more.
     """
     plan = current.plan_digest
     with transaction(store):
@@ -128,6 +132,11 @@ def fold(
         total = admission.residues
         if stored is not None:
             total = current.scheme.add(current.scheme.decode_sum(stored), admission.residues)
+        try:
+            encoded = current.scheme.encode_sum(total)
+        except CiphertextError as error:
+            # Two devices that conspire can send ciphertexts that cancel one another.
+            raise Refused(Reason.BAD_CIPHERTEXT, f"the sum with it: {error}") from error
         store.execute(
             "INSERT INTO admitted VALUES (?, ?, ?, ?)",
             (plan, admission.digest, admission.tag, admission.entry),
@@ -135,5 +144,5 @@ def fold(
         store.execute(
             "UPDATE rounds SET sum = ?, admitted = admitted + 1, admission_us = admission_us + ? "
             "WHERE plan = ?",
-            (current.scheme.encode_sum(total), spent_us, plan),
+            (encoded, spent_us, plan),
         )

@@ -8,6 +8,7 @@ import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from vitalring.errors import StorageError
 from vitalring.protocol import checkpoint as notes
 from vitalring.protocol import limits, tiles
 from vitalring.protocol.cbor import digest, encode
@@ -127,7 +128,13 @@ def _reader(store: sqlite3.Connection) -> NodeReader:
 
 
 def _node(store: sqlite3.Connection, level: int, position: int) -> bytes:
-    found: bytes = store.execute(
+    row = store.execute(
         "SELECT hash FROM nodes WHERE level = ? AND position = ?", (level, position)
-    ).fetchone()[0]
+    ).fetchone()
+    if row is None:
+        raise StorageError(
+            f"node {position} of level {level} is gone from the log's database: "
+            "restore it from a backup"
+        )
+    found: bytes = row[0]
     return found

@@ -10,21 +10,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from vitalring.database import transaction
-from vitalring.errors import Reason, RecordError
+from vitalring.errors import ConfigError, Reason, RecordError
 from vitalring.gateway import log, store
 from vitalring.protocol import trust
-from vitalring.protocol.cbor import digest, encode
+from vitalring.protocol.cbor import decode, digest, encode
 from vitalring.protocol.records import (
     Bundle,
     EncryptedSum,
     Federation,
     GlobalModel,
+    LoggedObject,
     PlanAnnouncement,
     Receipts,
     RoundPlan,
     RoundReport,
 )
 from vitalring.protocol.signing import sign
+from vitalring.protocol.weights import unpack_weights
 
 
 @dataclass(frozen=True)
@@ -59,13 +61,21 @@ def latest(db: sqlite3.Connection) -> Round | None:
 def open_study_log(
     db: sqlite3.Connection, key: log.LogKey, records: dict[str, bytes], objects: list[bytes]
 ) -> None:
-    """Log a study's signed records and keep its objects; a second call changes nothing."""
+    """Log a study's signed records and keep its objects; a second call changes nothing.
+
+    Raises ConfigError for a log that belongs to another study: a log tells of one.
+    """
+    foreign = [k for k, content in records.items() if not store.get_object(db, digest(content))]
+    if foreign and log.size(db):
+        raise ConfigError(
+            f"the log in this state folder has another {foreign[0]}: "
+            "give each study a state folder of its own"
+        )
     with transaction(db):
         for content in objects:
             store.put_object(db, digest(content), content)
-        for kind, content in records.items():
-            if store.get_object(db, digest(content)) is None:
-                log.append_object(db, kind, content)
+        for kind in foreign:
+            log.append_object(db, kind, records[kind])
         log.sign_checkpoint(db, key)
 
 
@@ -87,11 +97,15 @@ def begin(
         raise RecordError(f"round {plan.round} is proposed, round {wanted} is next")
     if plan.deadline_ms <= now_ms:
         raise RecordError(f"round {plan.round} is proposed after its own deadline")
+    # What a verifier would refuse must not come into a log that nobody can mend.
+    if last:
+        model = _last_model(db, study)
+        if model.final:
+            raise RecordError(f"round {plan.round} is proposed after the study's final model")
+        if plan.weights != model.weights:
+            raise RecordError(f"round {plan.round} starts from other weights than its last model's")
     with transaction(db):
-        for content in proposal.objects:
-            store.put_object(db, digest(content), content)
-        if store.get_object(db, plan.weights) is None:
-            raise RecordError(f"round {plan.round} starts from weights that nobody sent")
+        _keep_weights(db, proposal, plan.weights, study)
         position = log.append_object(db, "round-plan", proposal.record)
         db.execute(
             "INSERT INTO rounds (round, plan, signed_plan, position, status, opened_ms) "
@@ -183,34 +197,62 @@ def sum_bundle(db: sqlite3.Connection, closed: Round, federation: Federation) ->
 def finish(
     db: sqlite3.Connection, key: log.LogKey, study: trust.Study, bundle: Bundle
 ) -> GlobalModel | None:
-    """Take the model of the closed round; None where it is known already."""
+    """Take the model of the closed round; None where it is known already.
+
+    Raises RecordError for a model that does not follow from the round's report.
+    """
     model = trust.open_model(bundle.record, study.federation, study.plan)
     current = latest(db)
     if current is None or model.plan != current.plan:
         raise RecordError(f"a model of round {model.round} arrived, which is not the latest round")
     if current.status == "done":
+        if store.get_object(db, digest(bundle.record)) is None:
+            raise RecordError(f"another model of round {model.round} is in the log already")
         return None
     if current.status != "closed" or current.report is None:
         raise RecordError(f"a model of round {model.round} arrived before the round closed")
     if model.report != digest(current.report):
         raise RecordError(f"the model of round {model.round} follows from another report")
+    report = trust.open_report(current.report, study.federation)
+    applied = report.status == "summed"
+    counted = report.admitted if applied else 0
+    if (model.round, model.applied, model.contributions) != (report.round, applied, counted):
+        raise RecordError(f"the model of round {model.round} does not fit its report")
+    if not applied:
+        plan = trust.open_round_plan(current.signed_plan, study)
+        if model.weights != plan.weights:
+            raise RecordError(f"the weights changed in round {model.round}, which had no sum")
     with transaction(db):
-        for content in bundle.objects:
-            store.put_object(db, digest(content), content)
-        if store.get_object(db, model.weights) is None:
-            raise RecordError(f"the model of round {model.round} came without its weights")
+        _keep_weights(db, bundle, model.weights, study)
         log.append_object(db, "global-model", bundle.record)
         db.execute("UPDATE rounds SET status = 'done' WHERE plan = ?", (current.plan,))
         # The sum has served; a ciphertext that is gone can never be decrypted by a later key.
-        report = trust.open_report(current.report, study.federation)
         db.execute("DELETE FROM objects WHERE digest = ?", (report.sum,))
         log.sign_checkpoint(db, key)
     return model
 
 
 def recent_receipts(db: sqlite3.Connection, most: int) -> list[tuple[int, bytes]]:
-    """Return round numbers and receipts of the newest closed rounds."""
+    """Return round numbers and receipts of the newest closed rounds; of all where `most` is -1."""
     return db.execute(
         "SELECT round, receipts FROM rounds WHERE receipts IS NOT NULL ORDER BY round DESC LIMIT ?",
         (most,),
     ).fetchall()
+
+
+def _last_model(db: sqlite3.Connection, study: trust.Study) -> GlobalModel:
+    """Return the model of a round that is done: the log's last entry names it."""
+    size = log.size(db)
+    entry = decode(LoggedObject, log.entries(db, size - 1, size)[0])
+    record = store.get_object(db, entry.digest) or b""
+    return trust.open_model(record, study.federation, study.plan)
+
+
+def _keep_weights(db: sqlite3.Connection, bundle: Bundle, name: bytes, study: trust.Study) -> None:
+    """Keep the weights that a bundle's record names. What else came along is unsigned."""
+    for content in bundle.objects:
+        if digest(content) == name:
+            unpack_weights(content, study.plan.model.dimension)
+            store.put_object(db, name, content)
+    if store.get_object(db, name) is None:
+        raise RecordError(f"weights {name.hex()} did not come with the record that names them")
