@@ -223,7 +223,7 @@ def test_a_study_in_progress_is_accepted(tmp_path, stage):
 
 
 def test_a_log_before_its_first_round_is_accepted(tmp_path):
-    _, parties = build(tmp_path, rounds=())
+    build(tmp_path, rounds=())
     verdict = verify.verify_log(tmp_path / "log", None)
     assert (verdict.size, verdict.rounds, verdict.final_weights) == (4, (), None)
 
@@ -621,6 +621,11 @@ def test_a_privacy_claim_that_its_own_numbers_break(tmp_path):
     privacy = replace(SOME_PRIVACY, epsilon=0.1)
     build(tmp_path, rounds=(), privacy=privacy)
     assert re.match("objects/.*claims epsilon 0.1", fault(tmp_path / "log"))
+
+
+def test_rings_below_what_the_study_asks(tmp_path):
+    build(tmp_path, rounds=(), ring_size=3, min_ring=4)
+    assert re.match("objects/.*rings of 3", fault(tmp_path / "log"))
 
 
 # A run's folder and the command.
