@@ -1,14 +1,11 @@
 """From a network to TFLite and ONNX. Needs TensorFlow: `pip install vitalring[models]`.
 
-    python -m vitalring.models.convert FOLDER
-
-builds every network's artefact into FOLDER.
+`python -m vitalring.models.build FOLDER` builds what the project ships.
 """
 
 import re
-import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from hashlib import sha256
 from pathlib import Path
 
@@ -18,11 +15,14 @@ from vitalring.errors import ModelError
 from vitalring.models.artefact import Artefact, ArtefactInfo
 from vitalring.models.layers import Tensor
 from vitalring.models.network import Network, signatures
-from vitalring.models.registry import NETWORKS, build
 
 
-def to_tflite(functions: Mapping[str, Tensor]) -> bytes:
+def to_tflite(
+    functions: Mapping[str, Tensor], calibration: Callable[[], Iterator[list[Tensor]]] | None = None
+) -> bytes:
     """Return a TFLite model with one signature for each concrete function.
+
+    With `calibration`, which yields inputs of the only function, everything becomes int8.
 
     Raises:
         ModelError: an operation is not built into TFLite; the message names all of them.
@@ -34,6 +34,11 @@ def to_tflite(functions: Mapping[str, Tensor]) -> bytes:
         tf.saved_model.save(module, folder, signatures=dict(functions))
         converter = tf.lite.TFLiteConverter.from_saved_model(folder, list(functions))
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+        if calibration is not None:
+            converter.optimizations = [tf.lite.Optimize.DEFAULT]
+            converter.representative_dataset = calibration
+            converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+            converter.inference_input_type = converter.inference_output_type = tf.int8
         try:
             model: bytes = converter.convert()
         except Exception as error:  # the converter's own class is not public
@@ -72,19 +77,3 @@ def _refusal(text: str) -> str:
         f"{found[1].strip()}. Write the pass by hand from built-in operations, as the layers of "
         "vitalring.models.layers do, instead of tf.GradientTape"
     )
-
-
-def main() -> int:
-    """Build all artefacts into the folder that the command line names."""
-    if len(sys.argv) != 2:
-        sys.stderr.write(f"{__doc__}\n")
-        return 2
-    for name in NETWORKS:
-        artefact = build_artefact(build(name))
-        write_artefact(artefact, Path(sys.argv[1]))
-        sys.stdout.write(f"{name}: {len(artefact.model)} bytes, {artefact.info.sha256}\n")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -9,12 +9,14 @@ A layer is a record of pure functions. B is the number of examples; `w` is the l
 of the network's flat float32 weights.
 
 Quantisation is fake: values stay float32 but are rounded to what int8 can hold. Gradients pass
-straight through (Bengio et al. 2013) inside the range and are zero outside it. Weights take one
-symmetric scale for each output channel, max|w|/127. Activations take a fixed range, built in.
+straight through (Bengio et al. 2013) inside the range and are zero outside it. Weights take a
+symmetric scale, max|w|/127, one for each filter of a convolution and one for a dense kernel, as
+TFLite's int8 operations do. Activations take a fixed range, built in.
 Fixed, because a range found from the batch would let one example change the gradient of another,
 and then clipping each example would no longer bound what one example can do to the sum.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -32,10 +34,15 @@ Shape = tuple[int, ...]
 
 
 class Block(NamedTuple):
-    """A run of `size` weights that start uniform in [-limit, limit)."""
+    """A kernel (..., outputs), at first uniform in [-limit, limit), or a bias, at first 0."""
 
-    size: int
+    shape: Shape
     limit: float
+
+    @property
+    def size(self) -> int:
+        """How many weights there are."""
+        return math.prod(self.shape)
 
 
 class Backward(NamedTuple):
@@ -76,12 +83,16 @@ def dense(in_shape: Shape, outputs: int, *, relu: bool, bias: bool = True) -> La
     (inputs,) = in_shape
     size = inputs * outputs
 
+    def kernel_of(w: Tensor, quantised: bool) -> Tensor:
+        kernel = tf.reshape(w[:size], [inputs, outputs])
+        return _rounded(kernel, [0, 1]) if quantised else kernel
+
     def affine(a: Tensor, kernel: Tensor, w: Tensor) -> Tensor:
         z = tf.matmul(a, kernel)
         return z + w[size:] if bias else z
 
     def forward(a: Tensor, w: Tensor, quantised: bool) -> tuple[Tensor, Tape]:
-        kernel = _kernel(w[:size], inputs, outputs, quantised)
+        kernel = kernel_of(w, quantised)
         z = affine(a, kernel, w)
         return (tf.nn.relu(z) if relu else z), (a, kernel, z)
 
@@ -99,14 +110,10 @@ def dense(in_shape: Shape, outputs: int, *, relu: bool, bias: bool = True) -> La
         return _flat(kernel, tf.reduce_sum(delta, 0)) if bias else _flat(kernel)
 
     def deploy(a: Tensor, w: Tensor, _quantised: bool) -> Tensor:
-        z = affine(a, _kernel(w[:size], inputs, outputs, quantised=False), w)
+        z = affine(a, kernel_of(w, False), w)
         return tf.nn.relu(z) if relu else z
 
-    blocks = (
-        (Block(size, _he_limit(inputs)), Block(outputs, 0.0))
-        if bias
-        else (Block(size, _he_limit(inputs)),)
-    )
+    blocks = (Block((inputs, outputs), _he_limit(inputs)), Block((outputs,), 0.0))[: 1 + bias]
     return Layer((inputs,), (outputs,), blocks, forward, backward, gradient, deploy)
 
 
@@ -122,7 +129,8 @@ def conv1d(in_shape: Shape, filters: int, *, width: int, stride: int) -> Layer:
     taken, given = _slice_indices(time, steps, width, stride)
 
     def forward(a: Tensor, w: Tensor, quantised: bool) -> tuple[Tensor, Tape]:
-        kernel = _kernel(w[:size], fan_in, filters, quantised)
+        kernel = tf.reshape(w[:size], [fan_in, filters])
+        kernel = _rounded(kernel, [0]) if quantised else kernel
         slices = tf.reshape(tf.gather(a, taken, axis=1), [-1, steps, fan_in])
         z = tf.matmul(tf.reshape(slices, [-1, fan_in]), kernel)
         z = tf.reshape(z, [-1, steps, filters]) + w[size:]
@@ -167,12 +175,11 @@ def conv1d(in_shape: Shape, filters: int, *, width: int, stride: int) -> Layer:
         return _flat(kernel, tf.reduce_sum(bias * k[:, None], 0))
 
     def deploy(a: Tensor, w: Tensor, _quantised: bool) -> Tensor:
-        kernel = _kernel(w[:size], fan_in, filters, quantised=False)
-        kernel = tf.reshape(kernel, [1, width, channels, filters])
+        kernel = tf.reshape(w[:size], [1, width, channels, filters])
         z = tf.nn.conv2d(a[:, None, :, :], kernel, [1, 1, stride, 1], "VALID") + w[size:]
         return tf.nn.relu(z)[:, 0]
 
-    blocks = (Block(size, _he_limit(fan_in)), Block(filters, 0.0))
+    blocks = (Block((width, channels, filters), _he_limit(fan_in)), Block((filters,), 0.0))
     return Layer((time, channels), (steps, filters), blocks, forward, backward, gradient, deploy)
 
 
@@ -298,12 +305,10 @@ def _he_limit(fan_in: int) -> float:
     return float((6.0 / fan_in) ** 0.5)
 
 
-def _kernel(w: Tensor, inputs: int, outputs: int, quantised: bool) -> Tensor:
-    """Return W (inputs, outputs), rounded to 255 levels of each output's own scale if asked."""
-    kernel = tf.reshape(w, [inputs, outputs])
-    if not quantised:
-        return kernel
-    scale = tf.maximum(tf.reduce_max(tf.abs(kernel), axis=0, keepdims=True), 1e-8) / 127.0
+def _rounded(kernel: Tensor, axes: list[int]) -> Tensor:
+    """Return a kernel rounded to 255 levels, with one scale for all weights along `axes`."""
+    largest = tf.reduce_max(tf.abs(kernel), axis=axes, keepdims=True)
+    scale = tf.maximum(largest, 1e-8) / 127.0
     return tf.round(kernel / scale) * scale
 
 
