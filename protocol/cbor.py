@@ -7,7 +7,7 @@ spellings.
 """
 
 import hashlib
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, Final, Protocol, TypeVar
 
 import cbor2
 
@@ -24,6 +24,11 @@ class Record(Protocol):
 
 
 R = TypeVar("R", bound=Record)
+
+MAX_DEPTH: Final = 16
+"""Arrays and maps inside one another; the records of this version need five."""
+
+_BYTES, _TEXT, _ARRAY, _MAP, _TAG = range(2, 7)
 
 
 def encode(record: Record) -> bytes:
@@ -66,9 +71,59 @@ def type_of(data: bytes) -> str:
 
 
 def _loads(what: str, data: bytes) -> object:
+    _check_items(what, data)
     # A foreign decoder may raise anything on hostile bytes; every such failure means "not CBOR".
     try:
         plain: object = cbor2.loads(data)
     except Exception as error:
         raise RecordError(f"{what} is not CBOR: {type(error).__name__}") from error
     return plain
+
+
+def _check_items(what: str, data: bytes) -> None:
+    """Refuse in one linear pass what no record holds and a general decoder would work on.
+
+    A tag can ask for a decimal number of millions of digits, which takes hours; a length can
+    ask for memory that its bytes do not back; keys other than text can collide by design.
+    """
+    position = 0
+    # Of each open array or map: items still to come, and whether every second one is a key.
+    left, keyed = [1], [False]
+    while left:
+        if left[-1] == 0:
+            left.pop()
+            keyed.pop()
+            continue
+        is_key = keyed[-1] and left[-1] % 2 == 0
+        left[-1] -= 1
+        kind, argument, position = _head(what, data, position)
+        if kind == _TAG:
+            raise RecordError(f"{what} holds a CBOR tag, {argument}; records have none")
+        if is_key and kind != _TEXT:
+            raise RecordError(f"{what} holds a map with a key that is not text")
+        if kind in (_BYTES, _TEXT):
+            position += argument
+        elif kind in (_ARRAY, _MAP):
+            left.append(argument * (2 if kind == _MAP else 1))
+            keyed.append(kind == _MAP)
+            if len(left) > MAX_DEPTH:
+                raise RecordError(f"{what} is nested more than {MAX_DEPTH} deep")
+            # Every item takes a byte at least.
+            if left[-1] > len(data) - position:
+                raise RecordError(f"{what} ends early")
+    if position != len(data):
+        raise RecordError(f"{what} ends at byte {position} of {len(data)}")
+
+
+def _head(what: str, data: bytes, position: int) -> tuple[int, int, int]:
+    """Return major type, argument and the position after the head (RFC 8949 section 3)."""
+    if position >= len(data):
+        raise RecordError(f"{what} ends early")
+    kind, info = data[position] >> 5, data[position] & 31
+    position += 1
+    if info < 24:
+        return kind, info, position
+    if info > 27:
+        raise RecordError(f"{what} holds an item of indefinite or reserved length")
+    end = position + (1 << info - 24)
+    return kind, int.from_bytes(data[position:end], "big"), end

@@ -17,10 +17,11 @@ def load_config(cls: type[T], path: Path) -> T:
     Raises ConfigError, which names the file and the field.
     """
     try:
-        table = tomllib.loads(path.read_text())
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    # ValueError: not TOML, not UTF-8, or an integer of too many digits.
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not TOML: {error}") from error
     try:
         config = from_plain(cls, table, ConfigError)

@@ -24,16 +24,22 @@ def open_database(path: Path, schema: str, version: int) -> sqlite3.Connection:
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         connection = sqlite3.connect(path, isolation_level=None, timeout=30.0)
+    except (sqlite3.Error, OSError) as error:
+        raise _cannot(path, "opened", error) from error
+    try:
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("PRAGMA secure_delete=ON")
         found = connection.execute("PRAGMA user_version").fetchone()[0]
         if found == 0:
             connection.executescript(f"BEGIN;{schema};PRAGMA user_version={version};COMMIT;")
-        elif found != version:
-            raise StorageError(f"{path} has layout {found}, this version reads layout {version}")
-    except (sqlite3.Error, OSError) as error:
-        raise StorageError(f"{path} cannot be opened ({error}): {_ADVICE}") from error
+    # ValueError: a damaged file whose names are not text (UnicodeDecodeError).
+    except (sqlite3.Error, ValueError) as error:
+        connection.close()
+        raise _cannot(path, "opened", error) from error
+    if found not in (0, version):
+        connection.close()
+        raise StorageError(f"{path} has layout {found}, this version reads layout {version}")
     return connection
 
 
@@ -54,4 +60,8 @@ def transaction(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         name = connection.execute("PRAGMA database_list").fetchone()[2]
-        raise StorageError(f"{name} cannot be written ({error}): {_ADVICE}") from error
+        raise _cannot(name, "written", error) from error
+
+
+def _cannot(what: object, do: str, error: Exception) -> StorageError:
+    return StorageError(f"{what} cannot be {do} ({error}): {_ADVICE}")

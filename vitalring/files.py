@@ -32,10 +32,15 @@ def write_secret(path: Path, data: bytes) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        except BaseException:
+            # Half a key would be in the way of the next attempt.
+            path.unlink(missing_ok=True)
+            raise
     except FileExistsError as error:
         raise ConfigError(f"{path} exists already and is not overwritten; move it away") from error
     except OSError as error:

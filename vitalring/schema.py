@@ -32,7 +32,7 @@ class Range:
         """Say what is wrong with `value`, or None."""
         if self.low <= value <= self.high:
             return None
-        return f"is {value}, must lie between {self.low:g} and {self.high:g}"
+        return f"is {_shown(value)}, must lie between {self.low:g} and {self.high:g}"
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Pattern:
         """Say what is wrong with `value`, or None."""
         if re.fullmatch(self.expression, value, re.ASCII):
             return None
-        return f"is {value!r}, must match {self.expression}"
+        return f"is {_shown(value)}, must match {self.expression}"
 
 
 @dataclass(frozen=True)
@@ -72,9 +72,9 @@ class OneOf:
 
     def complaint(self, value: Any) -> str | None:  # noqa: ANN401
         """Say what is wrong with `value`, or None."""
-        return (
-            None if value in self.words else f"is {value!r}, must be one of {', '.join(self.words)}"
-        )
+        if value in self.words:
+            return None
+        return f"is {_shown(value)}, must be one of {', '.join(self.words)}"
 
 
 def from_plain(cls: type[T], plain: object, error: type[VitalRingError], where: str = "") -> T:
@@ -86,7 +86,7 @@ def from_plain(cls: type[T], plain: object, error: type[VitalRingError], where: 
         raise error(f"{where or cls.__name__} is {_kind(plain)}, must be a table")
     hints = typing.get_type_hints(cls, include_extras=True)
     fields = {f.name: f for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]
-    unknown = sorted(str(key) for key in plain if key not in fields)
+    unknown = sorted(_key(key) for key in plain if key not in fields)
     if unknown:
         raise error(
             f"{_path(where, unknown[0])} is not known; known here: {', '.join(sorted(fields))}"
@@ -140,17 +140,25 @@ def _mapping(args: tuple[Any, ...], plain: Any, error: type[VitalRingError], whe
     if not isinstance(plain, Mapping):
         raise error(f"{where} is {_kind(plain)}, must be a table")
     return {
-        _value(args[0], key, error, f"{where} key"): _value(args[1], item, error, f"{where}.{key}")
+        _value(args[0], key, error, f"{where} key"): _value(
+            args[1], item, error, _path(where, _key(key))
+        )
         for key, item in plain.items()
     }
 
 
 def _scalar(hint: Any, plain: Any, error: type[VitalRingError], where: str) -> Any:  # noqa: ANN401
     if hint is float and type(plain) in (int, float):
-        if not math.isfinite(plain):
-            raise error(f"{where} is {plain}, must be finite")
-        return float(plain)
+        try:
+            value = float(plain)
+        except OverflowError:
+            value = math.inf
+        if not math.isfinite(value):
+            raise error(f"{where} is {_shown(plain)}, must be finite")
+        return value
     if hint is Path and isinstance(plain, str):
+        if "\0" in plain:
+            raise error(f"{where} is {_shown(plain)}, a path has no zero bytes")
         return Path(plain)
     if type(plain) is not hint:
         raise error(f"{where} is {_kind(plain)}, must be {_NAMES.get(hint, str(hint))}")
@@ -161,6 +169,7 @@ def _path(where: str, name: str) -> str:
     return f"{where}.{name}" if where else name
 
 
+_MAX_SHOWN = 100
 _NAMES = {
     int: "a whole number",
     float: "a number",
@@ -172,6 +181,21 @@ _NAMES = {
 
 
 def _kind(value: object) -> str:
+    name = _NAMES.get(type(value), type(value).__name__)
     if isinstance(value, str | int | float | bool):
-        return f"{value!r} ({_NAMES[type(value)]})"
-    return _NAMES.get(type(value), type(value).__name__)
+        return f"{_shown(value)} ({name})"
+    return name
+
+
+def _key(key: object) -> str:
+    plain = isinstance(key, str) and key.isprintable() and len(key) <= _MAX_SHOWN
+    return str(key) if plain else _shown(key)
+
+
+def _shown(value: object) -> str:
+    """Return a value for a message, which stays short whatever a stranger sent."""
+    # Python refuses to print longer integers, and would take quadratic time.
+    if isinstance(value, int) and value.bit_length() > 128:
+        return f"a number of {value.bit_length()} bits"
+    text = repr(value)
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."
