@@ -31,7 +31,7 @@ def run_agents(configs: Sequence[AgentConfig], stop: threading.Event) -> None:
     Raises ConfigError, DataError, StorageError or PrivacyError at the start.
     """
     first = configs[0]
-    shared = {(c.federation, c.authority_key, c.cohort, c.broker) for c in configs}
+    shared = {(read_file(c.federation), c.authority_key, c.cohort, c.broker.url) for c in configs}
     if len(shared) != 1:
         raise ConfigError("agents of one process must share federation, cohort and broker")
     federation = trust.open_federation(

@@ -8,7 +8,7 @@ server and `devices/ID/` to that device.
 import hashlib
 import math
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +25,9 @@ from vitalring.protocol.quantise import Codec, check_codec
 from vitalring.protocol.records import Federation, Hospital, Model, Roster, StudyPlan, SumKey
 from vitalring.protocol.secure_sum import check_mode, sum_scheme
 from vitalring.tools.settings import StudySettings
+
+HOSPITAL = "hospital-1"
+"""Name of the one hospital of this version's federations."""
 
 
 @dataclass(frozen=True)
@@ -176,7 +179,7 @@ def init(
     artefact: Artefact,
     plan: StudyPlan,
     devices: Sequence[DeviceKey],
-    hospital: str = "hospital-1",
+    hospital: str = HOSPITAL,
 ) -> Made:
     """Write a new federation with one hospital into `folder`.
 
@@ -271,23 +274,3 @@ def describe(made: Made) -> list[str]:
         f"{scheme.update_bytes / plan.model.dimension:.2f} a parameter"
     )
     return lines
-
-
-def toml(table: Mapping[str, object]) -> bytes:
-    """Write a flat table, with tables of one more level, as TOML."""
-    lines, tables = [], []
-    for name, value in table.items():
-        if isinstance(value, Mapping):
-            tables.append(f"\n[{name}]\n" + toml(value).decode())
-        else:
-            lines.append(f"{name} = {_toml_value(value)}\n")
-    return "".join(lines + tables).encode()
-
-
-def _toml_value(value: object) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, int | float):
-        return repr(value)
-    escaped = str(value).replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{escaped}"'

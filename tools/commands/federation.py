@@ -1,11 +1,11 @@
-"""`vitalring federation`: make keys, roster and plan for a study."""
+"""`vitalring federation`: make keys, roster, plan and configuration files of a study."""
 
 import argparse
 from pathlib import Path
 
 from vitalring.config import load_config
 from vitalring.models.artefact import load_artefact
-from vitalring.tools import federation
+from vitalring.tools import federation, roles
 from vitalring.tools.settings import StudySettings
 
 
@@ -14,23 +14,49 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", required=True)
     make = actions.add_parser("init", help="write a new federation with one hospital")
     make.add_argument("folder", type=Path, help="a new folder")
-    make.add_argument("--config", type=Path, required=True, help="study.toml")
-    make.add_argument("--devices", type=int, required=True, help="how many devices to enrol")
+    make.add_argument("--config", type=Path, help="study.toml; default: the built-in settings")
+    make.add_argument(
+        "--devices",
+        required=True,
+        help="how many devices to enrol, or a file with one device name a line",
+    )
+    make.add_argument("--broker-url", required=True, help="such as mqtts://server:8883")
+    make.add_argument("--broker-folder", type=Path, help="what `vitalring gateway init` wrote")
+    make.add_argument("--held-out", type=Path, help="data set on which models are evaluated")
+    make.add_argument("--data", type=Path, help="folder of the devices' data; default: data/")
 
 
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
-    settings = load_config(StudySettings, options.config)
+    settings = load_config(StudySettings, options.config) if options.config else StudySettings()
     artefact = load_artefact(settings.model)
+    names = _names(options.devices)
     plan = federation.plan_of(
-        settings, artefact, artefact.info.classes, options.devices, settings.records
+        settings, artefact, artefact.info.classes, len(names), settings.records
     )
-    width = len(str(options.devices))
-    names = [f"device-{number:0{width}}" for number in range(1, options.devices + 1)]
-    keys = [
-        federation.enrol(options.folder / "devices" / name / "ring.key", settings) for name in names
-    ]
-    made = federation.init(options.folder, settings, artefact, plan, keys)
+    folder = options.folder
+    keys = [federation.enrol(folder / "devices" / name / "ring.key", settings) for name in names]
+    made = federation.init(folder, settings, artefact, plan, keys)
+    broker = roles.Broker(options.broker_url, roles.MAX_PAYLOAD_BYTES, {})
+    if options.broker_folder:
+        broker = roles.broker_of_folder(
+            options.broker_folder, options.broker_url, settings.cohort, roles.MAX_PAYLOAD_BYTES
+        )
+    roles.write_gateway(made, broker)
+    roles.write_aggregator(made, broker, {"patience": settings.patience}, options.held_out)
+    for name in names:
+        data = options.data or folder / "devices" / name / "data"
+        roles.write_agent(made, broker, name, data, {"floors": roles.floors_of(made)})
     for line in federation.describe(made):
         print(line)
+    print(f"\nkeep {made.layout.authority_seed.parent} offline; copy each folder of")
+    print(f"{folder / 'devices'} to its device and {made.layout.hospital_folder} with")
+    print(f"{made.layout.public} to the hospital's server")
     return 0
+
+
+def _names(devices: str) -> list[str]:
+    if devices.isdecimal():
+        width = len(devices)
+        return [f"device-{number:0{width}}" for number in range(1, int(devices) + 1)]
+    return Path(devices).read_text().split()

@@ -64,7 +64,7 @@ def run(options: argparse.Namespace) -> int:
     if not result.finished:
         return 130
     for line in summary(result):
-        console.print(line, highlight=False, markup=False)
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
     return 0
 
 

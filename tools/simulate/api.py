@@ -20,14 +20,15 @@ from vitalring.errors import ConfigError
 from vitalring.files import read_file, write_atomic
 from vitalring.gateway import store
 from vitalring.gateway.export import export_log
-from vitalring.models.artefact import load_artefact
+from vitalring.models.export import export
 from vitalring.protocol import trust
 from vitalring.protocol.checkpoint import parse_and_verify
 from vitalring.protocol.weights import pack_weights
 from vitalring.schema import to_plain
 from vitalring.tools import report as report_files
+from vitalring.tools import roles
 from vitalring.tools.embedded_broker import EmbeddedBroker
-from vitalring.tools.federation import Layout, Made
+from vitalring.tools.federation import HOSPITAL, Layout, Made
 from vitalring.tools.settings import SimulationSettings, StudySettings
 from vitalring.tools.simulate import alone, fleet, layout, results, watch
 from vitalring.tools.simulate.progress import Display
@@ -128,7 +129,9 @@ class _Run:
         content = self._report(chosen, made, reached, compared, stopped, seconds)
         report_files.write_report(content, self._out)
         if not stopped:
-            shutil.rmtree(self._state)  # keys of a simulated federation serve no longer
+            # The keys of a simulated federation serve no longer; what its parties said stays.
+            (self._state / "logs").replace(self._out / "processes")
+            shutil.rmtree(self._state)
         return Simulation(self._out, content)
 
     def _claim_folder(self) -> bool:
@@ -152,13 +155,13 @@ class _Run:
     def _prepare(self, chosen: layout.Fleet, broker_url: str) -> Made:
         ready = self._state / "ready"
         if not ready.exists():
-            made = layout.write_federation(self._settings, chosen, self._state, broker_url)
+            made = layout.write_federation(self._settings, chosen, self._state)
             write_atomic(ready, made.authority_key.hex().encode())
-            return made
-        authority = bytes.fromhex(ready.read_text())
-        folders = Layout(self._state / "federation", "hospital-1")
-        files = trust.open_study_files(lambda name: read_file(folders.public / name), authority)
-        made = Made(folders, authority, files)
+        else:
+            authority = bytes.fromhex(ready.read_text())
+            folders = Layout(self._state / "federation", HOSPITAL)
+            read = lambda name: read_file(folders.public / name)  # noqa: E731
+            made = Made(folders, authority, trust.open_study_files(read, authority))
         layout.write_configs(self._settings, chosen, made, self._state, broker_url)
         return made
 
@@ -166,21 +169,22 @@ class _Run:
         self, chosen: layout.Fleet, made: Made, display: Display
     ) -> tuple[list[watch.RoundResult], bool]:
         """Run the parties until the final model is logged; True where somebody stopped us."""
-        study, reached = made.study.study, watch.finished_rounds(self._state, made.study.study, 0)
+        home, study = made.layout.hospital_folder, made.study.study
+        reached = watch.finished_rounds(home, made.study.study, 0)
         workers = min(self._workers, len(chosen.devices))
         stopped = False
         try:
-            stack, aggregator = fleet.start_parties(self._state, chosen.devices, workers)
-            with stack:
+            with fleet.parties(
+                made.layout, self._state / "logs", chosen.devices, workers
+            ) as started:
                 while not (reached and reached[-1].model.final):
-                    running = aggregator.running()
-                    display.standing(watch.standing(self._state))
-                    new = watch.finished_rounds(self._state, study, len(reached))
-                    for result in new:
+                    # A party that ended with a fault raises here.
+                    for party in started:
+                        party.running()
+                    display.standing(watch.standing(home))
+                    for result in watch.finished_rounds(home, study, len(reached)):
                         display.finished(result)
-                    reached += new
-                    if not running and not new:
-                        time.sleep(_POLL_S)
+                        reached.append(result)
                     time.sleep(_POLL_S)
         except KeyboardInterrupt:
             display.say("stopping; the same command goes on from here")
@@ -229,15 +233,15 @@ class _Run:
     ) -> dict[str, Any]:
         """Write the log and the model into the output folder; return the report's content."""
         study, plan = made.study.study, made.study.study.plan
-        db = store.open_store(self._state / "gateway")
+        db = store.open_store(made.layout.hospital_folder / "gateway")
         try:
             export_log(db, made.study, self._out / "log")
         finally:
             db.close()
         note = (self._out / "log" / "checkpoint").read_bytes()
         checkpoint = parse_and_verify(note, log_keys(study.federation))
-        states = [self._state / "federation" / "devices" / d / "state" for d in chosen.devices]
-        frame = layout.LOOPBACK_FRAME_BYTES
+        states = [made.layout.folder / "devices" / name / "state" for name in chosen.devices]
+        frame = roles.MAX_PAYLOAD_BYTES
         rows = [
             results.round_dict(
                 result,
@@ -248,7 +252,7 @@ class _Run:
             for result in reached
         ]
         last = reached[-1].model.evaluation if reached else None
-        weights = np.frombuffer(watch.final_weights(self._state), "<f8")
+        weights = np.frombuffer(watch.final_weights(made.layout.hospital_folder), "<f8")
         if reached and not stopped:
             self._write_model(study, weights)
         sent = max((row["bytes_up_per_device"] for row in rows), default=0)
@@ -288,8 +292,8 @@ class _Run:
     def _write_model(self, study: trust.Study, weights: "np.ndarray[Any, Any]") -> None:
         packed = pack_weights(weights)
         write_atomic(self._out / "weights.bin", packed)
-        artefact = load_artefact(study.plan.model.name)
-        del artefact
+        for name, content in export(study.plan.model.name, weights.astype(np.float32)).items():
+            write_atomic(self._out / name, content)
 
 
 class _Outside:

@@ -4,13 +4,14 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from vitalring.errors import VitalRingError
+from vitalring.tools.federation import Layout
 
 _STOP_TIMEOUT_S = 20.0
 
@@ -34,8 +35,15 @@ class Party:
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         with self._log_file.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "vitalring.tools.cli", *self._arguments],
-                stdin=subprocess.DEVNULL,
+                [
+                    sys.executable,
+                    "-m",
+                    "vitalring.tools.cli",
+                    *self._arguments,
+                    "--until-stdin-closes",
+                ],
+                # Its end tells the party that we are gone, should we die without a word.
+                stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
                 env=environment,
@@ -69,23 +77,24 @@ class Party:
         return code is None
 
 
-def start_parties(state: Path, devices: Sequence[str], workers: int) -> tuple[ExitStack, Party]:
-    """Start gateway, aggregator and agents; return what stops them, and the aggregator."""
-    stack = ExitStack()
-    logs = state / "logs"
-    try:
-        stack.enter_context(_party("gateway", state / "gateway.toml", logs))
-        aggregator = stack.enter_context(_party("aggregator", state / "aggregator.toml", logs))
+@contextmanager
+def parties(
+    layout: Layout, logs: Path, devices: Sequence[str], workers: int
+) -> Iterator[list[Party]]:
+    """Run gateway, aggregator and agents while the block lasts."""
+    with ExitStack() as stack:
+        started = [
+            stack.enter_context(_party(role, layout.hospital_folder / f"{role}.toml", logs))
+            for role in ("gateway", "aggregator")
+        ]
         for index in range(workers):
             arguments = ["agent", "run"]
             for name in devices[index::workers]:
-                home = state / "federation" / "devices" / name
+                home = layout.folder / "devices" / name
                 arguments += ["--config", str(home / "agent.toml")]
-            stack.enter_context(Party(f"agents {index}", arguments, logs / f"agents-{index}.log"))
-    except BaseException:
-        stack.close()
-        raise
-    return stack, aggregator
+            party = Party(f"agents {index}", arguments, logs / f"agents-{index}.log")
+            started.append(stack.enter_context(party))
+        yield started
 
 
 def _party(role: str, config: Path, logs: Path) -> Party:

@@ -4,14 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vitalring.errors import ConfigError
-from vitalring.files import write_atomic
 from vitalring.models.artefact import load_artefact
 from vitalring.models.dataset import DatasetInfo, devices, load_dataset, load_device, split
-from vitalring.tools import federation
+from vitalring.tools import federation, roles
 from vitalring.tools.settings import SimulationSettings
 
 SHIPPED_DATA = Path(__file__).resolve().parent.parent / "datasets" / "mitbih"
-LOOPBACK_FRAME_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -41,10 +39,8 @@ def choose_fleet(settings: SimulationSettings) -> Fleet:
     return Fleet(folder, info, chosen, min(counts))
 
 
-def write_federation(
-    settings: SimulationSettings, fleet: Fleet, state: Path, broker_url: str
-) -> federation.Made:
-    """Make keys, plan and configuration files below `state`; it must not exist yet."""
+def write_federation(settings: SimulationSettings, fleet: Fleet, state: Path) -> federation.Made:
+    """Make keys and plan below `state`. Raises ConfigError."""
     study = settings.study
     artefact = load_artefact(study.model)
     plan = federation.plan_of(
@@ -54,70 +50,27 @@ def write_federation(
     keys = [
         federation.enrol(folder / "devices" / name / "ring.key", study) for name in fleet.devices
     ]
-    made = federation.init(folder, study, artefact, plan, keys)
-    write_configs(settings, fleet, made, state, broker_url)
-    return made
+    return federation.init(folder, study, artefact, plan, keys)
 
 
 def write_configs(
-    settings: SimulationSettings,
-    fleet: Fleet,
-    made: federation.Made,
-    state: Path,
-    broker_url: str,
+    settings: SimulationSettings, fleet: Fleet, made: federation.Made, state: Path, url: str
 ) -> None:
-    """Write `gateway.toml`, `aggregator.toml` and every device's `agent.toml`."""
-    authority = made.authority_key.hex()
-    public, private = made.layout.public, made.layout.hospital_folder
-    broker = {"url": broker_url, "max_payload_bytes": LOOPBACK_FRAME_BYTES}
-    study = settings.study
-    gateway: dict[str, object] = {
-        "study": public,
-        "authority_key": authority,
-        "log_key": private / "log.seed",
-        "sealing_key": private / "sealing.key",
-        "state_dir": state / "gateway",
-        "broker": broker,
-    }
-    write_atomic(state / "gateway.toml", federation.toml(gateway))
-    aggregator: dict[str, object] = {
-        "study": public,
-        "authority_key": authority,
-        "signing_key": private / "aggregator.seed",
-        "state_dir": state / "aggregator",
-        "held_out": fleet.folder,
-    }
-    if study.secure_sum != "plain":
-        aggregator["sum_secret"] = private / "sum.secret"
-    aggregator["broker"] = broker
-    aggregator["schedule"] = {
+    """Write every role's configuration file."""
+    broker = roles.Broker(url, roles.MAX_PAYLOAD_BYTES, {})
+    schedule = {
         "window_ms": round(settings.window_s * 1000),
         "timeout_ms": round(settings.timeout_s * 1000),
-        "patience": study.patience,
+        "patience": settings.study.patience,
     }
-    write_atomic(state / "aggregator.toml", federation.toml(aggregator))
-    floors = {
-        "ring": made.study.study.plan.min_ring,
-        "cohort": study.min_cohort,
-        "epsilon": study.epsilon,
-        "delta": study.delta,
-        "allow_no_privacy": study.unit == "none",
-    }
+    roles.write_gateway(made, broker)
+    roles.write_aggregator(made, broker, schedule, fleet.folder)
     for name in fleet.devices:
-        home = made.layout.folder / "devices" / name
-        agent: dict[str, object] = {
-            "federation": public / "federation.cbor",
-            "authority_key": authority,
-            "cohort": study.cohort,
-            "ring_key": home / "ring.key",
-            "data": fleet.folder,
-            "device": name,
-            "state_dir": home / "state",
+        more: dict[str, object] = {
             "cache_dir": state / "cache",
             "accountant": "in-process",
             "participation": 1.0 - settings.dropout,
             "retry_s": 5.0,
-            "floors": floors,
-            "broker": broker,
+            "floors": roles.floors_of(made),
         }
-        write_atomic(home / "agent.toml", federation.toml(agent))
+        roles.write_agent(made, broker, name, fleet.folder, more)

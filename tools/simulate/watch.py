@@ -1,4 +1,7 @@
-"""Read how a simulation stands from its parties' databases, without disturbing them."""
+"""Read how a simulation stands from its parties' databases, without disturbing them.
+
+`hospital` is the folder in which gateway and aggregator keep theirs.
+"""
 
 import json
 import sqlite3
@@ -32,19 +35,19 @@ class Standing:
     admitted: int
 
 
-def standing(state: Path) -> Standing | None:
+def standing(hospital: Path) -> Standing | None:
     """Return the newest round as the gateway has it, or None before the first."""
     row = _one(
-        state / "gateway" / "gateway.sqlite",
+        hospital / "gateway" / "gateway.sqlite",
         "SELECT round, status, admitted FROM rounds ORDER BY round DESC LIMIT 1",
     )
     return Standing(*row) if row else None
 
 
-def finished_rounds(state: Path, study: trust.Study, after: int) -> list[RoundResult]:
+def finished_rounds(hospital: Path, study: trust.Study, after: int) -> list[RoundResult]:
     """Return the rounds after number `after` that have a model."""
     models = _all(
-        state / "aggregator" / "aggregator.sqlite",
+        hospital / "aggregator" / "aggregator.sqlite",
         "SELECT round, model, seconds FROM rounds WHERE model IS NOT NULL AND round > ? "
         "ORDER BY round",
         (after,),
@@ -52,7 +55,7 @@ def finished_rounds(state: Path, study: trust.Study, after: int) -> list[RoundRe
     results = []
     for number, bundle, seconds in models:
         row = _one(
-            state / "gateway" / "gateway.sqlite",
+            hospital / "gateway" / "gateway.sqlite",
             "SELECT report FROM rounds WHERE round = ? AND status = 'done'",
             (number,),
         )
@@ -63,10 +66,10 @@ def finished_rounds(state: Path, study: trust.Study, after: int) -> list[RoundRe
     return results
 
 
-def final_weights(state: Path) -> bytes:
+def final_weights(hospital: Path) -> bytes:
     """Return the weights (float64, little-endian) that the aggregator arrived at."""
     row = _one(
-        state / "aggregator" / "aggregator.sqlite",
+        hospital / "aggregator" / "aggregator.sqlite",
         "SELECT weights FROM state ORDER BY round DESC LIMIT 1",
     )
     weights: bytes = row[0] if row else b""

@@ -1,0 +1,182 @@
+"""Write the roles' configuration files, with paths relative to the file that names them.
+
+So a hospital's folder with `public/` beside it, and a device's folder by
+itself, can be copied to where they belong.
+"""
+
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from vitalring.files import write_atomic
+from vitalring.gateway.certificates import AUTHORITY
+from vitalring.gateway.mosquitto import AGGREGATOR, GATEWAY, cohort_user
+from vitalring.tools.federation import Made
+
+Table = Mapping[str, object]
+
+MAX_PAYLOAD_BYTES = 1 << 20
+"""Largest message; the Mosquitto configuration that we write allows as much."""
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """Files with which one role comes to the broker."""
+
+    ca_file: Path
+    certificate_file: Path
+    key_file: Path
+
+
+@dataclass(frozen=True)
+class Broker:
+    """Where the broker is, and who shows what to it; a loopback broker asks for nothing."""
+
+    url: str
+    max_payload_bytes: int
+    credentials: Mapping[str, Credentials]
+
+
+def broker_of_folder(folder: Path, url: str, cohort: str, max_payload_bytes: int) -> Broker:
+    """Return the broker whose configuration `vitalring gateway init` wrote into `folder`."""
+    tls = folder / "tls"
+    users = (GATEWAY, AGGREGATOR, cohort_user(cohort))
+    return Broker(
+        url,
+        max_payload_bytes,
+        {
+            user: Credentials(tls / f"{AUTHORITY}.pem", tls / f"{user}.pem", tls / f"{user}.key")
+            for user in users
+        },
+    )
+
+
+def write_gateway(made: Made, broker: Broker) -> Path:
+    """Write `gateway.toml` into the hospital's folder."""
+    home = made.layout.hospital_folder
+    return _write(
+        home / "gateway.toml",
+        {
+            "study": _relative(made.layout.public, home),
+            "authority_key": made.authority_key.hex(),
+            "log_key": "log.seed",
+            "sealing_key": "sealing.key",
+            "state_dir": "gateway",
+            "broker": _broker_table(broker, GATEWAY, home),
+        },
+    )
+
+
+def write_aggregator(
+    made: Made, broker: Broker, schedule: Table, held_out: Path | None = None
+) -> Path:
+    """Write `aggregator.toml` into the hospital's folder."""
+    home = made.layout.hospital_folder
+    table: dict[str, object] = {
+        "study": _relative(made.layout.public, home),
+        "authority_key": made.authority_key.hex(),
+        "signing_key": "aggregator.seed",
+        "state_dir": "aggregator",
+    }
+    if made.study.study.plan.secure_sum != "plain":
+        table["sum_secret"] = "sum.secret"  # noqa: S105 - a file name
+    if held_out is not None:
+        table["held_out"] = _relative(held_out, home)
+    table["broker"] = _broker_table(broker, AGGREGATOR, home)
+    table["schedule"] = schedule
+    return _write(home / "aggregator.toml", table)
+
+
+def write_agent(made: Made, broker: Broker, device: str, data: Path, more: Table) -> Path:
+    """Write `agent.toml`, with copies of all that it names, into the device's folder.
+
+    `more` holds further fields of the agent's configuration.
+    """
+    home = made.layout.folder / "devices" / device
+    write_atomic(home / "federation.cbor", made.study.records["federation"])
+    study = made.study.study
+    user = cohort_user(study.roster.cohort)
+    if user in broker.credentials:
+        broker = Broker(
+            broker.url, broker.max_payload_bytes, {user: _copy(broker.credentials[user], home)}
+        )
+    simple = {name: value for name, value in more.items() if not isinstance(value, Mapping)}
+    tables = {name: value for name, value in more.items() if isinstance(value, Mapping)}
+    return _write(
+        home / "agent.toml",
+        {
+            "federation": "federation.cbor",
+            "authority_key": made.authority_key.hex(),
+            "cohort": study.roster.cohort,
+            "ring_key": "ring.key",
+            "data": _relative(data, home),
+            "device": device,
+            "state_dir": "state",
+            **simple,
+            "broker": _broker_table(broker, user, home),
+            **tables,
+        },
+    )
+
+
+def floors_of(made: Made) -> Table:
+    """Return floors for a device that wants no less than the study promises."""
+    plan = made.study.study.plan
+    table: dict[str, object] = {"ring": plan.min_ring, "cohort": plan.min_cohort}
+    if plan.privacy.unit == "none":
+        return {**table, "allow_no_privacy": True}
+    return {**table, "epsilon": plan.privacy.epsilon, "delta": plan.privacy.delta}
+
+
+def toml(table: Table) -> bytes:
+    """Write a table with tables of one more level as TOML."""
+    lines, tables = [], []
+    for name, value in table.items():
+        if isinstance(value, Mapping):
+            tables.append(f"\n[{name}]\n" + toml(value).decode())
+        else:
+            lines.append(f"{name} = {_toml_value(value)}\n")
+    return "".join(lines + tables).encode()
+
+
+def _broker_table(broker: Broker, user: str, home: Path) -> Table:
+    table: dict[str, object] = {
+        "url": broker.url,
+        "max_payload_bytes": broker.max_payload_bytes,
+    }
+    if user in broker.credentials:
+        shown = broker.credentials[user]
+        table["ca_file"] = _relative(shown.ca_file, home)
+        table["certificate_file"] = _relative(shown.certificate_file, home)
+        table["key_file"] = _relative(shown.key_file, home)
+    return table
+
+
+def _copy(credentials: Credentials, home: Path) -> Credentials:
+    copies = []
+    for source in (credentials.ca_file, credentials.certificate_file, credentials.key_file):
+        target = home / source.name
+        if not target.exists():
+            shutil.copy2(source, target)  # keeps mode 0600 of the key
+        copies.append(target)
+    return Credentials(*copies)
+
+
+def _relative(target: Path, start: Path) -> str:
+    return os.path.relpath(target.absolute(), start.absolute())
+
+
+def _write(path: Path, table: Table) -> Path:
+    write_atomic(path, toml(table))
+    return path
+
+
+def _toml_value(value: object) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return repr(value)
+    escaped = str(value).replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
