@@ -44,8 +44,11 @@ class ArtefactInfo:
     def __post_init__(self) -> None:
         checks = (
             ("name", isinstance(self.name, str) and self.name.isidentifier()),
-            ("classes", len(self.classes) >= 2 and all(isinstance(c, str) for c in self.classes)),
-            ("input_shape", bool(self.input_shape) and all(map(_positive, self.input_shape))),
+            ("classes", _tuple_of(self.classes, str) and len(self.classes) >= 2),
+            (
+                "input_shape",
+                _tuple_of(self.input_shape, int) and all(map(_positive, self.input_shape)),
+            ),
             ("physical_batch", _positive(self.physical_batch)),
             ("dimension", _positive(self.dimension) and self.dimension <= MAX_DIMENSION),
             ("blocks", self._blocks_fit()),
@@ -161,6 +164,10 @@ def initial_weights(info: ArtefactInfo, seed: bytes) -> npt.NDArray[np.float32]:
 
 def _positive(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _tuple_of(value: object, kind: type) -> bool:
+    return isinstance(value, tuple) and bool(value) and all(isinstance(v, kind) for v in value)
 
 
 def _tuples(value: Any) -> Any:  # noqa: ANN401

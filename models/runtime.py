@@ -2,6 +2,10 @@
 
 The runtime is `tflite_runtime` or `ai_edge_litert`, whichever is installed, on one thread: these
 networks are so small that a second thread only costs time.
+
+The runtime trusts a model's bytes and can crash on malformed ones. So only an `Artefact`, whose
+bytes match the SHA-256 of its info, gets here; a device that fetched it has compared its digest
+with the one in a signed plan.
 """
 
 from collections.abc import Mapping
@@ -43,13 +47,13 @@ class TrainableModel:
             ModelError: a shape, label or clip is wrong, a number is not finite, or a result is.
         """
         info = self.info
+        self._check(weights, x)
         n = len(x)
         if n > info.physical_batch:
             raise ModelError(
                 f"{n} rows are more than the physical batch of {info.physical_batch}; pass them "
                 "in parts and add the sums"
             )
-        self._check(weights, x)
         if y.shape != (n,) or y.dtype.kind not in "iu" or not np.isin(y, self._labels).all():
             raise ModelError(
                 f"y has shape {y.shape} and type {y.dtype}; it must be {n} integers below "
