@@ -10,7 +10,8 @@ from vitalring.errors import RecordError
 
 def pack_weights(weights: npt.NDArray[np.floating[Any]]) -> bytes:
     """Return the weights (d,) as bytes. Raises RecordError if one is not finite."""
-    packed = np.ascontiguousarray(weights, dtype="<f4")
+    with np.errstate(over="ignore"):
+        packed = np.ascontiguousarray(weights, dtype="<f4")
     if not np.isfinite(packed).all():
         raise RecordError("weights hold a value that is not a finite number")
     return packed.tobytes()

@@ -108,7 +108,12 @@ def to_plain(value: object) -> Any:  # noqa: ANN401
         return [to_plain(item) for item in value]
     if isinstance(value, Mapping):
         return {key: to_plain(item) for key, item in value.items()}
-    return value
+    return _one_zero(value) if isinstance(value, float) else value
+
+
+def _one_zero(value: float) -> float:
+    # Minus zero equals zero, and equal records have equal bytes.
+    return value + 0.0
 
 
 def _value(hint: Any, plain: Any, error: type[VitalRingError], where: str) -> Any:  # noqa: ANN401
@@ -155,7 +160,7 @@ def _scalar(hint: Any, plain: Any, error: type[VitalRingError], where: str) -> A
             value = math.inf
         if not math.isfinite(value):
             raise error(f"{where} is {_shown(plain)}, must be finite")
-        return value
+        return _one_zero(value)
     if hint is Path and isinstance(plain, str):
         if "\0" in plain:
             raise error(f"{where} is {_shown(plain)}, a path has no zero bytes")
