@@ -106,26 +106,46 @@ def calibrate(
     multiplier that a plan may name suffices.
     """
     factor = sensitivity_factor(dimension)
+    # A hair below the limit: another processor's last bits must not refuse the plan.
+    limit = epsilon_limit * (1.0 - 1e-6)
 
-    def suffices(ten_thousandths: int) -> bool:
+    def spent(ten_thousandths: int) -> float:
         spend = Spend(sampling_rate, ten_thousandths / 10_000 / factor, steps)
-        # A hair below the limit: another processor's last bits must not refuse the plan.
-        return epsilon([spend], delta) <= epsilon_limit * (1.0 - 1e-6)
+        return epsilon([spend], delta)
 
     low = round(MIN_NOISE_MULTIPLIER * 10_000)
-    high = 2 * low
-    while not suffices(high):
-        low, high = high, 2 * high
+    low_spent, high = math.inf, 10 * low
+    while (high_spent := spent(high)) > limit:
+        low, low_spent, high = high, high_spent, 2 * high
         if high > 10_000 * 10_000:
             raise ConfigError(
                 f"no noise gives epsilon {epsilon_limit:g} at delta {delta:g} over {steps} steps: "
                 "allow a larger epsilon or fewer steps"
             )
-    # Invariant: `high` suffices; the search ends at the smallest that does.
+    # Invariant: `high` suffices and `low` does not; the search ends at the smallest that does.
     while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if suffices(middle) else (middle, high)
+        middle = _between(low, low_spent, high, high_spent, limit)
+        middle_spent = spent(middle)
+        if middle_spent <= limit:
+            high, high_spent = middle, middle_spent
+        else:
+            low, low_spent = middle, middle_spent
     return high / 10_000
+
+
+def _between(low: int, low_spent: float, high: int, high_spent: float, limit: float) -> int:
+    """Guess where epsilon meets `limit`: it is near a straight line in logarithms.
+
+    The guess leans a little towards the middle, so that the bracket shrinks
+    from both ends; a bracket without a slope is halved.
+    """
+    middle = (low + high) // 2
+    if low_spent < math.inf and high_spent > 0.0:
+        slope = math.log(low_spent / high_spent)
+        share = math.log(low_spent / limit) / slope if slope > 0.0 else 0.5
+        share += 0.02 if share < 0.5 else -0.02
+        middle = round(math.exp(math.log(low) + share * math.log(high / low)))
+    return min(max(middle, low + 1), high - 1)
 
 
 def check_claim(

@@ -47,6 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except VitalRingError as error:
         print(f"vitalring: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("vitalring: stopped", file=sys.stderr)
+        return 130
     return code
 
 

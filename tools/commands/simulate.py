@@ -2,6 +2,7 @@
 
 import argparse
 import shlex
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,8 @@ def run(options: argparse.Namespace) -> int:
     settings = apply_changes(base or SimulationSettings(), changes)
     console = Console()
     command = shlex.join(["vitalring", *sys.argv[1:]])
+    # A service manager's stop is a person's Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     result = simulate(settings, console=console, command=command)
     if not result.finished:
         return 130
