@@ -1,0 +1,1 @@
+"""Measurements. Whatever is measured runs in a process of its own, so nothing else is counted."""

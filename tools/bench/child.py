@@ -1,0 +1,105 @@
+"""Run a measurement in a fresh process, and what such a process can say of itself."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from vitalring.errors import ConfigError
+
+_TIMEOUT_S = 1800.0
+# One core, so that figures do not depend on how many a machine has.
+_ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+
+
+class Stages:
+    """A stopwatch: seconds of each stage, in order."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def done(self, stage: str) -> None:
+        """End a stage; the next one begins."""
+        now = time.perf_counter()
+        self.seconds[stage] = now - self._last
+        self._last = now
+
+
+def run_child(
+    module: str,
+    request: Mapping[str, Any],
+    *,
+    python: str = sys.executable,
+    group: Path | None = None,
+) -> dict[str, Any]:
+    """Run `python -m vitalring.tools.bench.MODULE` on a request and return its answer.
+
+    `group` is a control group of its own to run in. Raises ConfigError with the
+    child's last words where it fails.
+    """
+    # -P: a file in the working directory must not pass for a module of ours.
+    command = [python, "-P", "-m", f"vitalring.tools.bench.{module}", json.dumps(request)]
+    if group is not None:
+        # The shell enters the group and becomes the child, so all of the child is charged to it.
+        enter = 'echo $$ > "$0" && exec "$@"'
+        command = ["/bin/sh", "-c", enter, str(group / "cgroup.procs"), *command]
+    try:
+        finished = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            env={**os.environ, **_ONE_THREAD},
+            timeout=_TIMEOUT_S,
+            check=True,
+        )
+        # What libraries print on their own comes before the answer.
+        answer: dict[str, Any] = json.loads(finished.stdout.decode().splitlines()[-1])
+    except subprocess.CalledProcessError as error:
+        words = error.stderr.decode(errors="replace").strip().splitlines()[-1:]
+        raise ConfigError(f"measuring {module} failed: {' '.join(words)}") from error
+    except (OSError, subprocess.SubprocessError, ValueError, IndexError) as error:
+        raise ConfigError(f"measuring {module} failed: {error}") from error
+    return answer
+
+
+def require_modules(python: str, modules: Sequence[str]) -> None:
+    """Raise ConfigError unless an interpreter has these modules; none is loaded for it."""
+    test = (
+        "import importlib.util, sys; sys.exit(not all(map(importlib.util.find_spec, sys.argv[1:])))"
+    )
+    try:
+        code = subprocess.run(
+            [python, "-P", "-c", test, *modules],
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            timeout=60.0,
+            check=False,
+        ).returncode
+    except (OSError, subprocess.SubprocessError) as error:
+        raise ConfigError(f"{python} cannot be run as a Python interpreter: {error}") from error
+    if code:
+        raise ConfigError(
+            f"{python} lacks one of {', '.join(modules)}: "
+            "install 'vitalring[models]' in its environment"
+        )
+
+
+def answer(measure: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    """Answer the request on the command line: the child's half of `run_child`."""
+    print(json.dumps(measure(json.loads(sys.argv[1]))))
+
+
+def peak_bytes() -> int:
+    """Return the most memory that this process has held: VmHWM of proc(5), in bytes.
+
+    Not `getrusage`, whose peak a process inherits from the one that started it.
+    """
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    raise ConfigError("this system does not tell a process's peak memory: measure on Linux")
