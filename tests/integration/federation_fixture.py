@@ -150,9 +150,10 @@ def small_federation(
     secure_sum="plain",
     privacy=NO_PRIVACY,
     min_ring=2,
+    described_dimension=None,
 ):
-    """Make a federation with a signed study."""
-    info, artefact = artefact_of(dimension)
+    """Make a federation with a signed study; its artefact can be made to describe another size."""
+    info, artefact = artefact_of(described_dimension or dimension)
     codec = Codec(n_max=n_max, clip=1.0, weight_cap=10)
     decryption = generate(choose_params(codec, dimension)) if secure_sum == "single-he" else None
     key = decryption.public_key() if decryption else b""

@@ -483,6 +483,60 @@ def test_an_update_that_nobody_signed(forger, tmp_path):
     assert re.match(f"tile/entries.*entry {position} is not signed by its ring", message)
 
 
+def test_an_update_of_a_ring_that_is_not_there(forger, tmp_path):
+    position = forger.position("accepted-update", 2)
+    update = replace(decode(AcceptedUpdate, forger.entries[position]), ring=2)
+    forger.entries[position] = encode(update)
+    message = fault(forger.write(tmp_path / "log"))
+    assert re.match(f"tile/entries.*entry {position} names ring 2", message)
+
+
+def test_more_updates_than_a_sum_can_hold(tmp_path):
+    """One more than `n_max`: fields of the sum may have overflowed into one another."""
+    federation, _ = build(tmp_path, rounds=[range(4)], n_max=4)
+    forger = Forger(Honest(federation, tmp_path / "log"))
+    update = federation.update(forger.signed("round-plan"), 4)
+    name = update_digest(update.plan, update.ring, update.ciphertexts)
+    entry = encode(AcceptedUpdate(update.plan, update.ring, name, update.signature))
+    first, end = forger.position("round-plan") + 1, forger.position("round-report")
+    forger.entries[first:end] = sorted(
+        [*forger.entries[first:end], entry], key=lambda e: decode(AcceptedUpdate, e).digest
+    )
+    forger.resign_report(1, admitted=5)
+    forger.resign_model(1, contributions=5)
+    forger.resign_receipts(1)
+    assert "whose sum holds 4" in fault(forger.write(tmp_path / "forged"))
+
+
+def test_receipts_of_another_round(forger, tmp_path):
+    receipts = decode(Receipts, decode(Signed, forger.receipts[1]).payload)
+    other = replace(receipts, plan=b"\x01" * 32)
+    forger.receipts[1] = sign(other, [forger.federation.log_key.seed])
+    assert fault(forger.write(tmp_path / "log")).startswith("receipts/1: its plan")
+
+
+def test_an_artefact_that_describes_another_network(tmp_path):
+    build(tmp_path, rounds=(), described_dimension=9)
+    assert re.match("objects/.*another network", fault(tmp_path / "log"))
+
+
+@pytest.mark.parametrize("size", [0, 1, 3])
+def test_a_log_without_all_study_records(forger, tmp_path, size):
+    del forger.entries[size:]
+    assert fault(forger.write(tmp_path / "log")).startswith("checkpoint: the log ends before")
+
+
+def test_a_record_of_the_study_among_the_rounds(forger, tmp_path):
+    forger.entries.append(forger.entries[forger.position("roster")])
+    message = fault(forger.write(tmp_path / "log"))
+    assert re.match("tile/entries.*entry 27 is a roster, must be a round-plan", message)
+
+
+def test_study_records_out_of_order(forger, tmp_path):
+    swap(forger.entries, 1, 2)
+    assert re.match("tile/entries.*entry 1 is a roster", fault(forger.write(tmp_path / "log")))
+
+
 def test_an_update_of_another_round(forger, tmp_path):
     """An entry of round 1 once more in round 3."""
     entry = forger.entries[forger.position("accepted-update", 1)]
@@ -506,6 +560,7 @@ def test_a_dropped_update(forger, tmp_path):
         {"admitted": 7},
         {"status": "below_min_cohort", "sum": b""},
         {"sum": b""},
+        {"status": "below_min_cohort"},
         {"expected": 5},
         {"expected": 7},
         {"round": 2},
