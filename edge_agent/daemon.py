@@ -64,11 +64,11 @@ class Downlink:
 
         Raises TransportError where nothing comes, RecordError where it is not whole.
         """
-        return blobs.join(self.fetch(topic), self.object)
+        return blobs.join(self.fetch(topic), self._piece)
 
     def whole(self, message: Message) -> bytes:
         """Return what a message carries, its pieces fetched where there are any."""
-        return blobs.join(message.payload, self.object)
+        return blobs.join(message.payload, self._piece)
 
     def object(self, name: bytes) -> bytes:
         """Return the object with this digest. Raises TransportError or RecordError."""
@@ -76,6 +76,9 @@ class Downlink:
         if digest(data) != name:
             raise RecordError(f"the broker has other bytes under {name.hex()}")
         return data
+
+    def _piece(self, name: bytes) -> bytes:
+        return blobs.whole(self.fetch(topics.object_topic(self._federation, name)))
 
     def fetch(self, topic: str) -> bytes:
         """Return the retained message of a topic. Raises TransportError where there is none."""

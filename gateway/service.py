@@ -1,10 +1,12 @@
 """The gateway at work: messages in, state on disk, retained messages out.
 
 Whatever the broker holds retained follows from the database, so after any
-crash, of the gateway or of the broker, `_publish_all` makes it whole again.
-An update is acknowledged to the broker only after it is on disk.
+crash, of the gateway or of the broker, the publisher makes it whole again.
+A message is acknowledged to the broker only after its effect is on disk; one
+that could not take effect comes again after a reconnection.
 """
 
+import contextlib
 import logging
 import sqlite3
 import threading
@@ -13,20 +15,25 @@ from collections import Counter
 from collections.abc import Callable
 
 from vitalring.errors import Reason, Refused, StorageError, TransportError, VitalRingError
-from vitalring.gateway import admission, log, rounds, store
+from vitalring.gateway import admission, rounds
 from vitalring.gateway.config import GatewayKeys
+from vitalring.gateway.publisher import Publisher
 from vitalring.mqtt import Connected, Link, Message
 from vitalring.protocol import blobs, lsag, topics, trust
-from vitalring.protocol.cbor import decode, digest
+from vitalring.protocol.cbor import decode
 from vitalring.protocol.chunks import ChunkLimits, Reassembler
 from vitalring.protocol.records import Bundle
 from vitalring.protocol.secure_sum import sum_scheme
-from vitalring.protocol.tiles import TILE_WIDTH, Tile
 
 _log = logging.getLogger(__name__)
 _TICK_S = 0.5
-_FULL_DISK_PAUSE_S = 5.0
-_RECENT_RECEIPTS = 16
+_PAUSE_S = 5.0
+"""Between attempts at what the disk or the broker refused."""
+_PIECE_TIMEOUT_S = 10.0
+
+
+class _PieceMissingError(TransportError):
+    """A bundle cannot be read yet."""
 
 
 class Gateway:
@@ -43,59 +50,86 @@ class Gateway:
         now_ms: Callable[[], int],
     ) -> None:
         self._db = db
-        self._files = files
         self._study = files.study
         self._keys = keys
         self._link = link
-        self._max_payload_bytes = max_payload_bytes
+        self._publisher = Publisher(db, files, link, max_payload_bytes)
         self._now_ms = now_ms
+        self._stop = threading.Event()
         self._reassembler = Reassembler(chunk_limits)
         plan = self._study.plan
         self._scheme = sum_scheme(plan.secure_sum, plan.codec, plan.model.dimension)
         self._rings = lsag.cut(self._study.roster.keys, self._study.roster.ring_size)
         self._refusals: Counter[Reason] = Counter()
-        self._pieces: dict[bytes, bytes] = {}
+        # The piece that a bundle waits for, and bundles that came meanwhile, the newest of a kind.
+        self._awaited: bytes | None = None
+        self._piece_message: bytes | None = None
+        self._postponed: dict[topics.Kind, Message] = {}
+        # Whether the broker may lack something, and when to publish again (monotonic seconds).
         self._stale = False
+        self._publish_at = 0.0
         rounds.open_study_log(db, keys.log, files.records, list(files.objects.values()))
         self._open = self._prepare()
 
     def run(self, stop: threading.Event) -> None:
         """Work until `stop` is set."""
+        self._stop = stop
         while not stop.is_set():
-            event = self._link.receive(_TICK_S)
-            if isinstance(event, Connected):
-                self._stale = True
-            elif event is not None:
-                self.take(event)
+            self._receive()
             self.tick()
 
     def take(self, message: Message) -> None:
         """Act on a message, then let the broker forget it. Nothing that arrives stops us."""
         try:
             self._act(message)
-        except StorageError:
-            # Not acknowledged: after a reconnection the broker brings it again.
-            _log.exception("a message could not be kept")
-            time.sleep(_FULL_DISK_PAUSE_S)
+        except _PieceMissingError as error:
+            _log.warning("message on %s comes too early: %s", message.topic[:120], error)
+            self._link.reconnect()
+            return
+        except (StorageError, sqlite3.Error) as error:
+            self._pause(error)
             self._link.reconnect()
             return
         except TransportError as error:
-            _log.warning("published too little, will publish again: %s", error)
-            self._stale = True
+            self._publish_later(error)
         except VitalRingError as error:
             _log.warning("message on %s dropped: %s", message.topic[:120], error)
         self._link.ack(message)
 
     def tick(self) -> None:
         """Close the round if its time is over or all are here; publish what is missing."""
+        while self._postponed:
+            self.take(self._postponed.popitem()[1])
         try:
             self._close_if_due()
-            if self._stale and self._link.connected:
-                self._publish_all()
+            if self._stale and self._link.connected and time.monotonic() >= self._publish_at:
+                self._publisher.all()
                 self._stale = False
         except TransportError as error:
-            _log.warning("published too little, will publish again: %s", error)
-            self._stale = True
+            self._publish_later(error)
+        except (StorageError, sqlite3.Error) as error:
+            self._pause(error)
+
+    def _receive(self) -> None:
+        event = self._link.receive(_TICK_S)
+        if isinstance(event, Connected):
+            self._stale, self._publish_at = True, 0.0
+        elif event is not None:
+            self.take(event)
+
+    def _publish_later(self, error: TransportError) -> None:
+        _log.warning("published too little, will publish again: %s", error)
+        # A new connection ends the wait: what refuses us is then perhaps another broker.
+        self._stale, self._publish_at = True, time.monotonic() + _PAUSE_S
+
+    def _pause(self, error: Exception) -> None:
+        """Wait for space on the disk. Nothing is lost meanwhile: the broker keeps its messages."""
+        _log.error("the gateway cannot keep its state, next try in %g s: %s", _PAUSE_S, error)
+        self._stop.wait(_PAUSE_S)
+        # What was committed before the fault counts, whatever we knew of it.
+        with contextlib.suppress(sqlite3.Error):
+            self._open = self._prepare()
+        self._stale = True
 
     def _act(self, message: Message) -> None:
         if not message.payload:
@@ -104,38 +138,40 @@ class Gateway:
         match topic.kind:
             case topics.Kind.UPLINK:
                 self._admit(message.payload)
+            case topics.Kind.PROPOSE | topics.Kind.MODEL if self._awaited is not None:
+                # They are retained: should we end before their turn, the broker has them still.
+                self._postponed[topic.kind] = message
             case topics.Kind.PROPOSE:
                 self._begin(self._bundle(message.payload))
             case topics.Kind.MODEL:
                 self._finish(self._bundle(message.payload))
-            case topics.Kind.OBJECT:
-                self._pieces[digest(message.payload)] = message.payload
+            case topics.Kind.OBJECT if topic.digest == self._awaited:
+                self._piece_message = message.payload
             case _:
                 _log.debug("nothing to do for %s", message.topic)
 
     def _bundle(self, payload: bytes) -> Bundle:
-        try:
-            return decode(Bundle, blobs.join(payload, self._piece))
-        finally:
-            self._pieces.clear()
+        return decode(Bundle, blobs.join(payload, self._piece))
 
     def _piece(self, name: bytes) -> bytes:
         """Wait for a piece of a large bundle, which its sender published before the manifest."""
         topic = topics.object_topic(self._study.federation.name, name)
+        self._awaited, self._piece_message = name, None
         self._link.subscribe(topic)
         try:
-            deadline = time.monotonic() + 10.0
-            while name not in self._pieces and time.monotonic() < deadline:
-                event = self._link.receive(_TICK_S)
-                if isinstance(event, Connected):
-                    self._stale = True
-                elif event is not None:
-                    self.take(event)
+            deadline = time.monotonic() + _PIECE_TIMEOUT_S
+            while (
+                self._piece_message is None
+                and time.monotonic() < deadline
+                and not self._stop.is_set()
+            ):
+                self._receive()
         finally:
+            self._awaited = None
             self._link.unsubscribe(topic)
-        if name not in self._pieces:
-            raise TransportError(f"piece {name.hex()} of a bundle did not arrive")
-        return self._pieces[name]
+        if self._piece_message is None:
+            raise _PieceMissingError(f"piece {name.hex()} of a bundle did not arrive")
+        return blobs.whole(self._piece_message)
 
     def _admit(self, frame: bytes) -> None:
         started = time.perf_counter_ns()
@@ -160,26 +196,27 @@ class Gateway:
             return
         self._open = self._prepare()
         self._refusals.clear()
-        self._publish_round()
+        # One that comes after its deadline is not announced: devices would train for nothing.
+        if not self._close_if_due():
+            self._publisher.round()
 
-    def _close_if_due(self) -> None:
+    def _close_if_due(self) -> bool:
         if self._open is None:
-            return
+            return False
         current, plan = rounds.latest(self._db), self._open.plan
         expected = len(self._study.roster.keys)
         complete = current is not None and current.admitted >= min(expected, plan.codec.n_max)
         if not complete and self._now_ms() <= plan.deadline_ms:
-            return
+            return False
         rounds.close(self._db, self._keys.log, plan, expected, dict(self._refusals), self._now_ms())
         self._open = None
         self._refusals.clear()
-        self._publish_round()
+        self._publisher.round()
+        return True
 
     def _finish(self, bundle: Bundle) -> None:
-        model = rounds.finish(self._db, self._keys.log, self._study, bundle)
-        if model is not None:
-            self._publish_object(bundle.record)
-            self._publish_round()
+        if rounds.finish(self._db, self._keys.log, self._study, bundle) is not None:
+            self._publisher.round()
 
     def _prepare(self) -> admission.OpenRound | None:
         current = rounds.latest(self._db)
@@ -187,57 +224,6 @@ class Gateway:
             return None
         plan = trust.open_round_plan(current.signed_plan, self._study)
         return admission.open_round(plan, current.plan, self._scheme, self._rings)
-
-    # What the broker holds retained.
-
-    def _publish_all(self) -> None:
-        for content in (*self._files.records.values(), *self._files.objects.values()):
-            self._publish_object(content)
-        for (plan,) in self._db.execute("SELECT signed_plan FROM rounds").fetchall():
-            self._publish_object(plan)
-        for bundle in range(-(-log.size(self._db) // TILE_WIDTH)):
-            self._publish_entries(bundle)
-        self._publish_round()
-
-    def _publish_round(self) -> None:
-        """Publish the log's tail, and what the newest round has for devices and aggregator."""
-        name, cohort = self._study.federation.name, self._study.roster.cohort
-        size, note = log.size(self._db), log.latest_checkpoint(self._db)
-        # A round appends at most one entry a device and a few more.
-        first = max(0, size - len(self._study.roster.keys) - 8) // TILE_WIDTH
-        for bundle in range(first, -(-size // TILE_WIDTH)):
-            self._publish_entries(bundle)
-        if note is not None:
-            self._publish(topics.checkpoint_topic(name), note)
-        current = rounds.latest(self._db)
-        announced, total = b"", b""
-        if current is not None and current.status == "open":
-            plan = trust.open_round_plan(current.signed_plan, self._study)
-            self._publish_object(store.get_object(self._db, plan.weights) or b"")
-            self._publish_object(current.signed_plan)
-            announced = rounds.announcement(self._db, current)
-        if current is not None and current.status == "closed":
-            total = rounds.sum_bundle(self._db, current, self._study.federation)
-        for number, receipts in rounds.recent_receipts(self._db, _RECENT_RECEIPTS):
-            self._publish(topics.receipts_topic(name, cohort, number), receipts)
-        self._publish(topics.plan_topic(name, cohort), announced)
-        self._publish(topics.sum_topic(name), total)
-
-    def _publish_entries(self, bundle: int) -> None:
-        width = min(TILE_WIDTH, log.size(self._db) - bundle * TILE_WIDTH)
-        content = log.tile_bytes(self._db, Tile(None, bundle, width))
-        self._publish(topics.entries_topic(self._study.federation.name, bundle), content)
-
-    def _publish_object(self, content: bytes) -> None:
-        topic = topics.object_topic(self._study.federation.name, digest(content))
-        self._publish(topic, content)
-
-    def _publish(self, topic: str, content: bytes) -> None:
-        """Publish retained; empty content clears the topic."""
-        message, pieces = blobs.split(content, self._max_payload_bytes) if content else (b"", ())
-        for piece in pieces:
-            self._publish_object(piece)
-        self._link.publish(topic, message, retain=True)
 
 
 def subscriptions(study: trust.Study) -> list[str]:

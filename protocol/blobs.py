@@ -40,16 +40,23 @@ def split(data: bytes, limit_bytes: int) -> tuple[bytes, tuple[bytes, ...]]:
     return IN_PIECES + encode(manifest), pieces
 
 
+def whole(message: bytes) -> bytes:
+    """Return what a message carries that is no manifest: every piece is one. Raises RecordError."""
+    if message[:1] != WHOLE:
+        raise RecordError("a message that should be whole does not start with 0")
+    return message[1:]
+
+
 def join(message: bytes, fetch: Callable[[bytes], bytes]) -> bytes:
     """Return the object that a message carries; `fetch` gets a piece by digest.
+
+    `fetch` opens a piece's own message with `whole`: a piece in pieces could ask for itself.
 
     Raises RecordError for anything but what `split` makes. Memory is bounded
     by the manifest's `total_bytes`, which is checked before a piece is kept.
     """
-    if message[:1] == WHOLE:
-        return message[1:]
     if message[:1] != IN_PIECES:
-        raise RecordError("a retained message starts with neither 0 nor 1")
+        return whole(message)
     manifest = decode(Manifest, message[1:])
     parts, held = [], 0
     for name in manifest.pieces:
