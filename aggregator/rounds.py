@@ -3,7 +3,7 @@
 Every step is stored before it is sent, so after a crash the same bytes go out
 again. A sum is decrypted only if its gateway's signed report names it, it
 holds at least `min_cohort` updates, and no other sum of the round was
-released (SPEC 5.9).
+released (SPEC 5.9, 11.1).
 """
 
 import sqlite3
@@ -158,7 +158,7 @@ def _release(
     report: RoundReport,
     bundle: Bundle,
 ) -> optimisers.Vector:
-    """Decrypt the round's one sum and return the average update (SPEC 5.9)."""
+    """Decrypt the round's one sum and return the average update (SPEC 11.1)."""
     # 1. The sum is the one that the signed report names.
     if len(bundle.objects) != 1 or digest(bundle.objects[0]) != report.sum:
         raise RecordError(f"round {report.round} came without the sum that its report names")

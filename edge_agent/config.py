@@ -10,7 +10,7 @@ from vitalring.schema import OneOf, Pattern, Range
 
 @dataclass(frozen=True)
 class Floors:
-    """What the device itself insists on; a plan below is refused (SPEC 7.9)."""
+    """What the device itself insists on; a plan below is refused (SPEC 7.9, 9.11)."""
 
     ring: Annotated[int, Range(2, 1024)] = 16
     cohort: Annotated[int, Range(2, 10_000)] = 10

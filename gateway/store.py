@@ -1,7 +1,7 @@
 """The gateway's one database: log, rounds and what was admitted.
 
 Arrival order is kept nowhere: admitted updates are keyed by digest, and no
-table carries a time or a running number of an update (SPEC 6.8).
+table carries a time or a running number of an update (SPEC 10.4).
 """
 
 import sqlite3

@@ -1,4 +1,4 @@
-"""Sizes, counts and times that all parties agree on, with their units (SPEC 10).
+"""Sizes, counts and times that all parties agree on, with their units (SPEC 10.3).
 
 What a plan may choose lies within these; what a party accepts never exceeds them.
 """

@@ -1,4 +1,4 @@
-"""Padded libsodium sealed boxes for the way to the gateway (SPEC 3.4).
+"""Padded libsodium sealed boxes for the way to the gateway (SPEC 3.14).
 
 A sealed box has a fresh key pair of its own, so the same update sealed twice
 shares no byte with its first copy, and nobody but the gateway can compare

@@ -1,4 +1,4 @@
-"""What device and gateway must compute alike of an update (SPEC 6.1, 6.2, 4.3)."""
+"""What device and gateway must compute alike of an update (SPEC 6.6, 6.12, 4.3)."""
 
 import hashlib
 

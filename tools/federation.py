@@ -93,7 +93,7 @@ def training_of(settings: StudySettings, records: int) -> Training:
 def privacy_of(settings: StudySettings, training: Training, dimension: int) -> Privacy:
     """Return the guarantee with the noise that it takes. Raises ConfigError."""
     if settings.unit == "none":
-        return Privacy()
+        return Privacy(clip=settings.clip)
     # The smallest noise a plan may name: `check_privacy` then refuses what is not available.
     probe = Privacy(
         settings.unit, settings.noise, settings.epsilon, settings.delta, settings.clip, 1.0
@@ -141,7 +141,7 @@ def plan_of(
         n_max=settings.n_max or devices,
         clip=settings.update_clip,
         # With a guarantee for records every device weighs alike: its count would be a record's
-        # trace (SPEC 7.10). The plan's floor of records makes the capped weight the same for all.
+        # trace (SPEC 7.11). The plan's floor of records makes the capped weight the same for all.
         weight_cap=records if settings.unit == "record" else 1 << 20,
         bits=settings.bits,
         reach=settings.reach,

@@ -1,4 +1,4 @@
-"""What a log must show of its study and of each round (SPEC 8.15).
+"""What a log must show of its study and of each round (SPEC 8.16, 8.17).
 
 Rules kept here: a record is believed for its signatures alone, a count for the entries that
 bear it out, and an update for its ring signature; each fault names its file.
