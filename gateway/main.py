@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from vitalring.files import write_secret
+from vitalring.files import read_secret, write_secret
 from vitalring.gateway import log, rounds, store
 from vitalring.gateway.config import GatewayConfig, load_keys, load_study
 from vitalring.gateway.export import export_log
@@ -19,13 +19,9 @@ def run_gateway(config: GatewayConfig, stop: threading.Event) -> None:
     files = load_study(config)
     keys = load_keys(config, files.study)
     db = store.open_store(config.state_dir)
-    # The broker queues updates under this id while the gateway is away.
-    session_file = config.state_dir / "session"
-    if not session_file.exists():
-        write_secret(session_file, new_client_id().encode())
-    session = PersistentSession(session_file.read_text())
-    link = Link(config.broker, subscriptions(files.study), session=session)
     try:
+        session = PersistentSession(_session_id(config.state_dir / "session"))
+        link = Link(config.broker, subscriptions(files.study), session=session)
         gateway = Gateway(
             db,
             files,
@@ -39,6 +35,16 @@ def run_gateway(config: GatewayConfig, stop: threading.Event) -> None:
             gateway.run(stop)
     finally:
         db.close()
+
+
+def _session_id(path: Path) -> str:
+    """Return the id under which the broker queues updates while the gateway is away."""
+    wanted = new_client_id()
+    if path.exists() and path.stat().st_size != len(wanted):
+        path.unlink()  # a crash while it was written; no broker has seen it
+    if not path.exists():
+        write_secret(path, wanted.encode())
+    return read_secret(path, len(wanted)).decode()
 
 
 def status(config: GatewayConfig) -> dict[str, Any]:

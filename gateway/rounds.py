@@ -84,7 +84,9 @@ def begin(
 ) -> RoundPlan | None:
     """Open the round that aggregators propose; None where it is known already.
 
-    Raises RecordError for a proposal that does not follow on the last round.
+    One that comes after its deadline is opened too, and ends without updates: aggregators
+    sign one plan a round, so refusing it would end the study. Raises RecordError for a
+    proposal that does not follow on the last round.
     """
     plan = trust.open_round_plan(proposal.record, study)
     name, last = digest(proposal.record), latest(db)
@@ -95,11 +97,9 @@ def begin(
     wanted = last.number + 1 if last else 1
     if plan.round != wanted:
         raise RecordError(f"round {plan.round} is proposed, round {wanted} is next")
-    if plan.deadline_ms <= now_ms:
-        raise RecordError(f"round {plan.round} is proposed after its own deadline")
     # What a verifier would refuse must not come into a log that nobody can mend.
     if last:
-        model = _last_model(db, study)
+        model = trust.open_model(last_model(db), study.federation, study.plan)
         if model.final:
             raise RecordError(f"round {plan.round} is proposed after the study's final model")
         if plan.weights != model.weights:
@@ -240,12 +240,11 @@ def recent_receipts(db: sqlite3.Connection, most: int) -> list[tuple[int, bytes]
     ).fetchall()
 
 
-def _last_model(db: sqlite3.Connection, study: trust.Study) -> GlobalModel:
-    """Return the model of a round that is done: the log's last entry names it."""
+def last_model(db: sqlite3.Connection) -> bytes:
+    """Return the signed model while its round is the newest: the log's last entry names it."""
     size = log.size(db)
     entry = decode(LoggedObject, log.entries(db, size - 1, size)[0])
-    record = store.get_object(db, entry.digest) or b""
-    return trust.open_model(record, study.federation, study.plan)
+    return store.get_object(db, entry.digest) or b""
 
 
 def _keep_weights(db: sqlite3.Connection, bundle: Bundle, name: bytes, study: trust.Study) -> None:

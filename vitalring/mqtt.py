@@ -44,6 +44,7 @@ __all__ = [
 
 _log = logging.getLogger(__name__)
 _TURN_S = 1.0
+_CLOSE_TIMEOUT_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,9 @@ class Link:
         self._config = config
         self._session = session
         self._limits = limits or QueueLimits()
-        self._backoff = backoff or Backoff()
+        self._backoff = backoff or Backoff(
+            first_s=min(1.0, config.reconnect_s), ceiling_s=config.reconnect_s
+        )
         self._dialects = dialects or Dialects()
         self._uniform = uniform or random.SystemRandom().random
         self._monotonic = monotonic
@@ -287,7 +290,8 @@ class Link:
         if connection is not None:
             connection.wake()
         if self._thread.is_alive():
-            self._thread.join()
+            # A broker that hangs in the midst of a handshake must not keep its owner from ending.
+            self._thread.join(_CLOSE_TIMEOUT_S)
 
     def _run(self) -> None:
         try:

@@ -54,8 +54,9 @@ class BrokerConfig:
 
     `url` is `mqtt://host:port` or `mqtts://host:port` (ports default to 1883 and 8883). With
     mqtts the server's certificate is always verified, against `ca_file` or the system's
-    authorities. `max_payload_bytes` bounds a message in both directions; larger payloads are
-    chunked (SPEC 3.6).
+    authorities. `reconnect_s` is the longest wait between two attempts to connect: short where
+    rounds are short, long where many devices share a broker. `max_payload_bytes` bounds a
+    message in both directions; larger payloads are chunked (SPEC 3.6).
     """
 
     url: str
@@ -65,6 +66,7 @@ class BrokerConfig:
     username: str | None = field(default=None, repr=False)
     password_file: Path | None = None
     keepalive_s: Annotated[int, Range(5, 3600)] = 60
+    reconnect_s: Annotated[float, Range(0.1, 3600.0)] = 120.0
     max_payload_bytes: Annotated[int, Range(256, 200_000_000)] = 2**20
 
     def __post_init__(self) -> None:
@@ -96,6 +98,7 @@ class BrokerConfig:
         # 4. Bounds.
         for name, low, high in (
             ("keepalive_s", 5, 3600),
+            ("reconnect_s", 0.1, 3600),
             ("max_payload_bytes", 256, 200_000_000),
         ):
             if not low <= getattr(self, name) <= high:
