@@ -7,6 +7,7 @@ that could not take effect comes again after a reconnection.
 """
 
 import contextlib
+import dataclasses
 import logging
 import sqlite3
 import threading
@@ -140,7 +141,8 @@ class Gateway:
                 self._admit(message.payload)
             case topics.Kind.PROPOSE | topics.Kind.MODEL if self._awaited is not None:
                 # They are retained: should we end before their turn, the broker has them still.
-                self._postponed[topic.kind] = message
+                # Acknowledged now, and not again then: its number may be another message's by then.
+                self._postponed[topic.kind] = dataclasses.replace(message, packet_id=0)
             case topics.Kind.PROPOSE:
                 self._begin(self._bundle(message.payload))
             case topics.Kind.MODEL:

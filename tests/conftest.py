@@ -1,9 +1,10 @@
-"""What all tests share: helpers' import path, and tests that need something not installed.
+"""What all tests share: helpers' import path, and tests that need something not given here.
 
 Such tests are left out, and the end of the run says so in words that cannot be missed.
 """
 
 import importlib.util
+import os
 import sys
 from pathlib import Path
 
@@ -23,6 +24,10 @@ NEEDS = {
     "tensorflow": (
         lambda: importlib.util.find_spec("tensorflow") is not None,
         "this environment has no TensorFlow (pip install 'vitalring[models]')",
+    ),
+    "long": (
+        lambda: bool(os.environ.get("VITALRING_LONG")),
+        "they take minutes rather than seconds (make long-test)",
     ),
 }
 LEFT_OUT = pytest.StashKey[dict[str, list[str]]]()
