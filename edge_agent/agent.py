@@ -117,7 +117,9 @@ class Agent:
         # 7. The guarantee is what the plan claims, and the budget bears it.
         if reason := self._pay(study, plan, context, announced.plan_digest):
             return reason
-        self._make_update(study, plan, announced.plan_digest, context, ring, members)
+        # A clock that lags behind the aggregator's must not eat up the time there is.
+        opened_ms = min(plan.opens_ms, now_ms)
+        self._make_update(study, plan, announced.plan_digest, context, ring, members, opened_ms)
         return "ready"
 
     def receipts(self, data: bytes) -> bool:
@@ -181,6 +183,7 @@ class Agent:
         context: bytes,
         ring: int,
         members: lsag.Ring,
+        opened_ms: int,
     ) -> None:
         clock = _Stages()
         start = self._workshop.weights(plan, study.plan.model.dimension)
@@ -219,7 +222,7 @@ class Agent:
             round=plan.round,
             digest=digest,
             update=update,
-            submit_at_ms=plan.opens_ms + secrets.randbelow(plan.window_ms + 1),
+            submit_at_ms=opened_ms + secrets.randbelow(plan.window_ms + 1),
             deadline_ms=plan.deadline_ms,
             attempts=0,
         )

@@ -9,6 +9,7 @@ import heapq
 import itertools
 import logging
 import secrets
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -25,15 +26,23 @@ from vitalring.protocol.records import Federation
 from vitalring.protocol.tiles import Tile
 
 _log = logging.getLogger(__name__)
+_DISK_FAULTS = (StorageError, sqlite3.Error)
 _FETCH_TIMEOUT_S = 30.0
-_IDLE_S = 5.0
+_IDLE_S = 1.0
 _RETRY_JITTER = 0.5
 _PASSING_FAULT_MS = 5_000
+_FIRST_RETRY_S = 1.0
+_RECEIPTS_ARRIVE_MS = 10_000
+"""After a connection, the receipts that the broker holds retained are here within this time."""
 
 
 @dataclass(frozen=True)
 class Submission:
-    """How updates reach the gateway."""
+    """How updates reach the gateway.
+
+    `retry_s` is how long an update waits for its receipt before it is sent again. One that
+    did not reach the broker is sent again sooner, at growing intervals up to this.
+    """
 
     broker: BrokerConfig
     federation: Federation
@@ -45,10 +54,20 @@ class Submission:
 class Downlink:
     """What devices read: one connection, with messages kept for later while one is awaited."""
 
-    def __init__(self, link: Link, federation: str) -> None:
+    def __init__(self, link: Link, federation: str, stop: threading.Event) -> None:
         self._link = link
         self._federation = federation
+        self._stop = stop
         self._waiting: list[Message | Connected] = []
+
+    @property
+    def connected(self) -> bool:
+        """Whether messages can arrive at this moment."""
+        return self._link.connected
+
+    def ask_again(self) -> None:
+        """Have everything retained delivered once more, by a new connection."""
+        self._link.reconnect()
 
     def next(self, timeout_s: float) -> Message | Connected | None:
         """Return the next message, or None."""
@@ -85,8 +104,8 @@ class Downlink:
         self._link.subscribe(topic)
         try:
             deadline = time.monotonic() + _FETCH_TIMEOUT_S
-            while (left := deadline - time.monotonic()) > 0:
-                event = self._link.receive(left)
+            while (left := deadline - time.monotonic()) > 0 and not self._stop.is_set():
+                event = self._link.receive(min(left, _IDLE_S))
                 if isinstance(event, Message):
                     self._link.ack(event)
                     if event.topic == topic:
@@ -118,6 +137,9 @@ class Daemon:
         self._announcement = b""
         # Agents that a passing fault kept out of the round, and when they try again.
         self._retries: dict[Agent, int] = {}
+        # Submissions in a row that did not reach the broker.
+        self._failures: dict[tuple[Agent, bytes], int] = {}
+        self._expire_at: int | None = None
         for agent in agents:
             self._schedule(agent)
 
@@ -128,9 +150,11 @@ class Daemon:
             if self._due:
                 wait_s = min(wait_s, max(0.0, (self._due[0][0] - self._now_ms()) / 1000))
             event = self._downlink.next(wait_s)
-            if isinstance(event, Message) and event.payload:
+            if isinstance(event, Connected):
+                self._expire_at = self._now_ms() + _RECEIPTS_ARRIVE_MS
+            elif event is not None and event.payload:
                 self._take(event, stop)
-            self._retry()
+            self._retry(stop)
             self._send_due(stop)
             self._expire()
 
@@ -153,6 +177,9 @@ class Daemon:
                     self._send_due(stop)
                 elif topic.kind is topics.Kind.RECEIPTS:
                     agent.receipts(payload)
+            except _DISK_FAULTS as error:
+                _log.error("%s: %s", type(error).__name__, error)
+                self._downlink.ask_again()
             except VitalRingError as error:
                 _log.warning("%s: %s", type(error).__name__, error)
 
@@ -167,7 +194,7 @@ class Daemon:
             except UnknownHistoryError:
                 self._catch_up(agent)
                 outcome = agent.consider(self._announcement, self._now_ms())
-        except (TransportError, StorageError):
+        except (TransportError, *_DISK_FAULTS):
             # The broker or the disk may be back before the round is over.
             self._retries[agent] = self._now_ms() + _PASSING_FAULT_MS
             raise
@@ -176,12 +203,14 @@ class Daemon:
         else:
             _log.info("stays out of a round: %s", outcome)
 
-    def _retry(self) -> None:
+    def _retry(self, stop: threading.Event) -> None:
         due = [agent for agent, when in self._retries.items() if when <= self._now_ms()]
         for agent in due:
+            if stop.is_set() or not self._downlink.connected:
+                return
             try:
                 self._consider(agent)
-            except VitalRingError as error:
+            except (VitalRingError, sqlite3.Error) as error:
                 _log.warning("%s: %s", type(error).__name__, error)
 
     def _catch_up(self, agent: Agent) -> None:
@@ -196,19 +225,30 @@ class Daemon:
         planned = {(entry[2], entry[3]) for entry in self._due}
         for pending in state.outbox(agent.db):
             if (agent, pending.plan) not in planned:
-                entry = (pending.submit_at_ms, next(self._order), agent, pending.plan)
-                heapq.heappush(self._due, entry)
+                self._plan(agent, pending.plan, pending.submit_at_ms)
+
+    def _plan(self, agent: Agent, plan: bytes, when_ms: int) -> None:
+        heapq.heappush(self._due, (when_ms, next(self._order), agent, plan))
 
     def _send_due(self, stop: threading.Event) -> None:
         while self._due and self._due[0][0] <= self._now_ms() and not stop.is_set():
             _, _, agent, plan = heapq.heappop(self._due)
-            for pending in state.outbox(agent.db):
-                if pending.plan == plan:
-                    self._send(agent, pending)
+            again_ms = self._now_ms() + _PASSING_FAULT_MS
+            try:
+                pending = next((each for each in state.outbox(agent.db) if each.plan == plan), None)
+                if pending is None:
+                    self._failures.pop((agent, plan), None)
+                    continue
+                again_ms = self._send(agent, pending)
+                state.note_attempt(agent.db, plan, again_ms)
+            except _DISK_FAULTS as error:
+                _log.error("%s: %s", type(error).__name__, error)
+            self._plan(agent, plan, again_ms)
 
-    def _send(self, agent: Agent, pending: state.Pending) -> None:
-        """Submit once; if no receipt comes, the same update is sealed anew and sent again."""
+    def _send(self, agent: Agent, pending: state.Pending) -> int:
+        """Submit once; return when to do so again, sealed anew, if no receipt comes."""
         to = self._submission
+        wait_s = to.retry_s
         try:
             box = sealing.seal(pending.update, to.federation.hospitals[0].sealing_key)
             limit = to.broker.max_payload_bytes
@@ -222,18 +262,27 @@ class Daemon:
                 expiry_s=max(1, (pending.deadline_ms - self._now_ms()) // 1000),
                 dialects=to.dialects,
             )
+            self._failures.pop((agent, pending.plan), None)
         except VitalRingError as error:
-            _log.warning("submission failed, will try again: %s", error)
+            failures = self._failures.get((agent, pending.plan), 0)
+            self._failures[agent, pending.plan] = failures + 1
+            wait_s = min(wait_s, _FIRST_RETRY_S * 2.0 ** min(failures, 64))
+            _log.warning("submission failed, next try in about %.0f s: %s", wait_s, error)
         jitter = 1.0 + _RETRY_JITTER * secrets.randbelow(1000) / 1000
-        next_ms = self._now_ms() + int(to.retry_s * 1000 * jitter)
-        state.note_attempt(agent.db, pending.plan, next_ms)
-        self._schedule(agent)
+        return self._now_ms() + int(wait_s * 1000 * jitter)
 
     def _expire(self) -> None:
+        """Give up what is too late, once the broker has had time to show us our receipts."""
         now_ms = self._now_ms()
+        if self._expire_at is None or now_ms < self._expire_at or not self._downlink.connected:
+            return
         for agent in self._agents:
-            for pending in agent.expire(now_ms):
-                _log.warning("round %d ended without a receipt for our update", pending.round)
+            try:
+                for pending in agent.expire(now_ms):
+                    _log.warning("round %d ended without a receipt for our update", pending.round)
+            except _DISK_FAULTS as error:
+                _log.error("%s: %s", type(error).__name__, error)
+                self._expire_at = now_ms + _PASSING_FAULT_MS
 
 
 def subscriptions(federation: Federation, cohort: str) -> list[str]:

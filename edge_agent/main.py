@@ -40,7 +40,7 @@ def run_agents(configs: Sequence[AgentConfig], stop: threading.Event) -> None:
     dialects = Dialects()
     filters = subscriptions(federation, first.cohort)
     with Link(first.broker, filters, dialects=dialects) as link:
-        downlink = Downlink(link, federation.name)
+        downlink = Downlink(link, federation.name, stop)
         cache = first.cache_dir or first.state_dir / "cache"
         workshop = Workshop(federation, cache, downlink.object)
         agents = [_agent(config, workshop) for config in configs]
