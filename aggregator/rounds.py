@@ -6,6 +6,7 @@ holds at least `min_cohort` updates, and no other sum of the round was
 released (SPEC 5.9, 11.1).
 """
 
+import logging
 import sqlite3
 import time
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from typing import Annotated
 
 from vitalring.aggregator import optimisers, store
 from vitalring.database import transaction
-from vitalring.errors import RecordError
+from vitalring.errors import CiphertextError, EncodingRangeError, RecordError
 from vitalring.protocol import limits, trust
 from vitalring.protocol.cbor import decode, digest, encode
 from vitalring.protocol.quantise import decode_sum
@@ -31,6 +32,8 @@ from vitalring.protocol.signing import sign
 from vitalring.protocol.update import rotation_seed
 from vitalring.protocol.weights import pack_weights
 from vitalring.schema import Range
+
+_log = logging.getLogger(__name__)
 
 Evaluate = Callable[[optimisers.Vector], Evaluation | None]
 
@@ -118,10 +121,15 @@ def conclude(db: sqlite3.Connection, aggregator: Aggregator, bundle: Bundle) -> 
         return None
     before = store.load_state(db, current.number - 1)
     started = time.monotonic()
-    after = before
+    after, applied = before, False
     if report.status == "summed":
-        mean = _release(db, aggregator, current, report, bundle)
-        after = aggregator.optimiser.apply(before, mean)
+        total = _release(db, aggregator, current, report, bundle)
+        try:
+            mean = _decode(aggregator, current.plan, total, report.admitted)
+            after, applied = aggregator.optimiser.apply(before, mean), True
+        except (CiphertextError, EncodingRangeError) as error:
+            # One hostile device can spoil a sum; it must not be able to stop the study.
+            _log.error("round %d: the sum cannot be used: %s", current.number, error)
     evaluation = aggregator.evaluate(after.weights)
     weights = pack_weights(after.weights)
     model = GlobalModel(
@@ -131,8 +139,8 @@ def conclude(db: sqlite3.Connection, aggregator: Aggregator, bundle: Bundle) -> 
         plan=current.plan,
         report=digest(bundle.record),
         weights=digest(weights),
-        contributions=report.admitted if report.status == "summed" else 0,
-        applied=report.status == "summed",
+        contributions=report.admitted if applied else 0,
+        applied=applied,
         final=_is_final(db, aggregator, current.number, evaluation),
         evaluation=evaluation,
     )
@@ -157,8 +165,8 @@ def _release(
     current: store.Round,
     report: RoundReport,
     bundle: Bundle,
-) -> optimisers.Vector:
-    """Decrypt the round's one sum and return the average update (SPEC 11.1)."""
+) -> EncryptedSum:
+    """Return the round's one sum once it may be decrypted (SPEC 11.1)."""
     # 1. The sum is the one that the signed report names.
     if len(bundle.objects) != 1 or digest(bundle.objects[0]) != report.sum:
         raise RecordError(f"round {report.round} came without the sum that its report names")
@@ -178,12 +186,18 @@ def _release(
         raise RecordError(f"another sum of round {report.round} was released already")
     with transaction(db):
         db.execute("UPDATE rounds SET released = ? WHERE round = ?", (report.sum, current.number))
+    return total
+
+
+def _decode(
+    aggregator: Aggregator, plan_digest: bytes, total: EncryptedSum, count: int
+) -> optimisers.Vector:
+    """Decrypt a sum and return the average update (d,)."""
+    plan = aggregator.study.plan
     residues = aggregator.scheme.decode_sum(total.ciphertexts)
-    fields = aggregator.scheme.open_sum(residues, report.admitted, aggregator.decrypt)
-    decoded = decode_sum(
-        fields, report.admitted, plan.codec, plan.model.dimension, rotation_seed(current.plan)
-    )
-    return decoded.mean
+    fields = aggregator.scheme.open_sum(residues, count, aggregator.decrypt)
+    seed = rotation_seed(plan_digest)
+    return decode_sum(fields, count, plan.codec, plan.model.dimension, seed).mean
 
 
 def _is_final(

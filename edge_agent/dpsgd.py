@@ -32,7 +32,7 @@ from vitalring.protocol.privacy import (
 )
 
 NO_CLIP: Final = 1e20
-"""The clip of unit none: a gradient beyond it means that training has diverged."""
+"""Stands for no clip: a gradient beyond it means that training has diverged."""
 
 Weights = NDArray[np.float32]
 Array = NDArray[Any]
@@ -119,7 +119,8 @@ def train(
             total = _clipped_sum(model, weights, x, y, chosen, clip=privacy.clip, tally=tally)
             update = privatise(total, privacy, generator) / training.batch
         else:
-            total = _clipped_sum(model, weights, x, y, chosen, clip=NO_CLIP, tally=tally)
+            clip = privacy.clip or NO_CLIP
+            total = _clipped_sum(model, weights, x, y, chosen, clip=clip, tally=tally)
             update = total / max(1, chosen.size)
         weights -= (training.learning_rate * update).astype(np.float32)
     # 3. What comes out is a number throughout.

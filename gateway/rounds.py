@@ -214,14 +214,8 @@ def finish(
     if model.report != digest(current.report):
         raise RecordError(f"the model of round {model.round} follows from another report")
     report = trust.open_report(current.report, study.federation)
-    applied = report.status == "summed"
-    counted = report.admitted if applied else 0
-    if (model.round, model.applied, model.contributions) != (report.round, applied, counted):
-        raise RecordError(f"the model of round {model.round} does not fit its report")
-    if not applied:
-        plan = trust.open_round_plan(current.signed_plan, study)
-        if model.weights != plan.weights:
-            raise RecordError(f"the weights changed in round {model.round}, which had no sum")
+    plan = trust.open_round_plan(current.signed_plan, study)
+    trust.check_model_follows(model, plan, report)
     with transaction(db):
         _keep_weights(db, bundle, model.weights, study)
         log.append_object(db, "global-model", bundle.record)

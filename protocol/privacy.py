@@ -32,7 +32,7 @@ class Privacy:
 
     `unit` is what one neighbour differs in, `noise` where noise is added.
     `epsilon` at `delta` is the claim for a whole study. `clip` bounds the L2
-    norm of one example's gradient. The noise on a sum of clipped gradients has
+    norm of one example's gradient; with unit none, 0 leaves gradients unbounded. The noise on a sum of clipped gradients has
     standard deviation `noise_multiplier` * `clip`.
     """
 
@@ -89,12 +89,10 @@ def check_privacy(privacy: Privacy, training: Training) -> None:
         raise ConfigError("privacy.unit device is not available in this version: use record")
     if privacy.noise == "distributed":
         raise ConfigError("privacy.noise distributed is not available in this version: use local")
-    # 2. No privacy is written in one way only.
+    # 2. No privacy is written in one way only; a clip may still steady the training.
     if privacy.unit == "none":
-        if privacy != Privacy():
-            raise ConfigError(
-                "privacy.unit is none: epsilon, delta, clip and noise_multiplier must be 0"
-            )
+        if privacy != Privacy(clip=privacy.clip):
+            raise ConfigError("privacy.unit is none: epsilon, delta and noise_multiplier must be 0")
         return
     # 3. A guarantee needs every one of its numbers.
     _check_number("epsilon", privacy.epsilon, 1e-3, 100.0)

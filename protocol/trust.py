@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from vitalring.errors import RecordError
+from vitalring.protocol import lsag
 from vitalring.protocol.cbor import R, digest
 from vitalring.protocol.privacy import check_privacy
 from vitalring.protocol.quantise import check_codec
@@ -91,12 +92,18 @@ def open_sum_key(data: bytes, federation: Federation, plan: StudyPlan) -> SumKey
 
 def open_study(federation: Federation, plan: bytes, roster: bytes, sum_key: bytes) -> Study:
     """Open the three records that make a study, given the pinned federation."""
-    opened = open_study_plan(plan, federation)
+    opened, members = open_study_plan(plan, federation), open_roster(roster, federation)
+    smallest = min(len(ring.keys) for ring in lsag.cut(members.keys, members.ring_size))
+    if smallest < opened.min_ring:
+        raise RecordError(
+            f"the roster of {members.cohort} cuts rings of {smallest} keys, "
+            f"study {opened.study} asks for {opened.min_ring} at least"
+        )
     return Study(
         federation,
         opened,
         digest(plan),
-        open_roster(roster, federation),
+        members,
         digest(roster),
         open_sum_key(sum_key, federation, opened),
         digest(sum_key),
@@ -203,6 +210,25 @@ def open_model(data: bytes, federation: Federation, plan: StudyPlan) -> GlobalMo
     if model.study != plan.study:
         raise RecordError(f"the model is of study {model.study}, not {plan.study}")
     return model
+
+
+def check_model_follows(model: GlobalModel, plan: RoundPlan, report: RoundReport) -> None:
+    """SPEC 9.8: a model says of its round what the gateway's report says.
+
+    A sum may be there and not applied: one hostile device can make a sum that
+    nobody can decode. The round then counts nobody and leaves the weights.
+    """
+    if (model.round, model.plan) != (report.round, report.plan):
+        raise RecordError(f"the model of round {model.round} follows from another round")
+    if model.applied and report.status != "summed":
+        raise RecordError(f"the model of round {model.round} applies a sum that there was not")
+    counted = report.admitted if model.applied else 0
+    if model.contributions != counted:
+        raise RecordError(
+            f"the model of round {model.round} counts {model.contributions} updates, not {counted}"
+        )
+    if not model.applied and model.weights != plan.weights:
+        raise RecordError(f"the weights changed in round {model.round}, which applied no sum")
 
 
 def _signed_by_all(cls: type[R], data: bytes, federation: Federation) -> R:

@@ -42,6 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             importlib.import_module(module).add_arguments(sub)
     options = parser.parse_args(words)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    # The accountant's library reports every order of its bound that it leaves out.
+    logging.getLogger("absl").setLevel(logging.ERROR)
     try:
         code: int = importlib.import_module(COMMANDS[options.command][0]).run(options)
     except VitalRingError as error:

@@ -22,24 +22,24 @@ class StudySettings:
     study: Name = "arrhythmia"
     cohort: Name = "ward-1"
     model: str = "ecg_cnn"
-    rounds: Annotated[int, Range(1, limits.MAX_ROUNDS)] = 15
+    rounds: Annotated[int, Range(1, limits.MAX_ROUNDS)] = 20
     local_epochs: Annotated[float, Range(0.001, 1000.0)] = 1.0
-    batch: Annotated[int, Range(1, 1_000_000)] = 100
-    lr: Annotated[float, Range(1e-6, 100.0)] = 0.1
+    batch: Annotated[int, Range(1, 1_000_000)] = 300
+    lr: Annotated[float, Range(1e-6, 100.0)] = 1.0
     unit: Annotated[str, OneOf(("none", "record", "device"))] = "record"
     noise: Annotated[str, OneOf(("none", "local", "distributed"))] = "local"
     epsilon: Annotated[float, Range(0.001, 100.0)] = 8.0
     delta: Annotated[float, Range(1e-12, 0.01)] = 1e-5
     clip: Annotated[float, Range(1e-6, 1e6)] = 1.0
     bits: Annotated[int, Range(2, 16)] = 8
-    update_clip: Annotated[float, Range(1e-9, 1e9)] = 10.0
+    update_clip: Annotated[float, Range(1e-9, 1e9)] = 1.2
     reach: Annotated[float, Range(0.1, 100.0)] = 6.0
     keep: Annotated[float, Range(1e-6, 1.0)] = 1.0
     secure_sum: str = "single-he"
     min_cohort: Annotated[int, Range(limits.DECRYPTION_FLOOR, limits.MAX_DEVICES)] = 10
     ring_size: Annotated[int, Range(2, limits.MAX_RING)] = 32
     server: ServerOptimiser = field(
-        default_factory=lambda: ServerOptimiser(name="fedavg", learning_rate=1.0, momentum=0.0)
+        default_factory=lambda: ServerOptimiser(name="momentum", learning_rate=1.0, momentum=0.9)
     )
     records: Annotated[int, Range(0, 100_000_000)] = 0
     """Public floor of records on a device; 0 lets a simulation take its smallest device."""

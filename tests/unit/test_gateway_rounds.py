@@ -284,9 +284,9 @@ def test_a_model_is_taken_once_and_the_sum_is_gone(parties, closed):
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
-        ({"round": 2}, "does not fit"),
-        ({"applied": False, "contributions": 0}, "does not fit"),
-        ({"contributions": 4}, "does not fit"),
+        ({"round": 2}, "another round"),
+        ({"applied": False, "contributions": 0}, "weights changed"),
+        ({"contributions": 4}, "counts 4 updates, not"),
         ({"report": b"\x01" * 32}, "another report"),
         ({"plan": b"\x01" * 32}, "not the latest"),
         ({"study": "other"}, "of study other"),
@@ -344,7 +344,7 @@ def test_weights_do_not_change_without_a_sum(parties, federation):
         (other,),
         weights=digest(other),
     )
-    unfinished(parties, model, "had no sum")
+    unfinished(parties, model, "applied no sum")
 
 
 # Crashes: each step is one transaction.
@@ -395,3 +395,20 @@ def test_receipts_of_the_newest_rounds(parties):
     assert [number for number, _ in rounds.recent_receipts(parties.db, -1)] == [3, 2, 1]
     with transaction(parties.db):
         pass  # no transaction was left open
+
+
+def test_a_spoiled_sum_ends_its_round_and_not_the_study(parties, federation):
+    parties.begin(parties.propose())
+    signed = rounds.latest(parties.db).signed_plan
+    for device in range(5):
+        fields = federation.fields(parties.open_round().plan_digest, rng_seed=device)
+        fields[0] = 0  # no honest device weighs nothing
+        update = federation.update(signed, device, federation.encrypt(fields))
+        assert parties.admit(federation.box(update))
+    parties.now_ms += 20_000
+    parties.close()
+    model = parties.finish(parties.conclude())
+    assert not model.applied
+    assert model.contributions == 0
+    parties.run_round(range(5))
+    assert rounds.latest(parties.db).number == 2

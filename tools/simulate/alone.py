@@ -3,27 +3,31 @@
 import multiprocessing
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from vitalring.aggregator import optimisers
 from vitalring.aggregator.evaluate import evaluate_weights, held_out_records
 from vitalring.edge_agent.dpsgd import train
 from vitalring.models.artefact import initial_weights, load_artefact
 from vitalring.models.dataset import load_dataset, load_device, split
 from vitalring.models.runtime import TrainableModel
 from vitalring.protocol.privacy import Privacy, Training
+from vitalring.protocol.records import ServerOptimiser
 
 
 @dataclass(frozen=True)
 class Task:
-    """One device's training alone, with as many steps as it does in the whole study."""
+    """One device's training alone: as many rounds and steps, and the same server optimiser."""
 
     folder: Path
     device: str
     model: str
     training: Training
+    clip: float
+    server: ServerOptimiser
     initial_seed: bytes
     seed: int
 
@@ -59,15 +63,15 @@ def _train(task: Task) -> AloneResult:
     records, _ = split(load_device(task.folder, task.device, info), info)
     artefact = load_artefact(task.model)
     model = TrainableModel(artefact)
-    result = train(
-        model,
-        initial_weights(artefact.info, task.initial_seed),
-        records.x,
-        records.y,
-        replace(task.training, records=1),
-        Privacy(),
-        np.random.default_rng(task.seed),
-    )
+    optimiser = optimisers.build(task.server)
+    generator = np.random.default_rng(task.seed)
+    state = optimiser.init(initial_weights(artefact.info, task.initial_seed).astype(np.float64))
+    for _ in range(task.training.rounds):
+        start = state.weights.astype(np.float32)
+        result = train(
+            model, start, records.x, records.y, task.training, Privacy(clip=task.clip), generator
+        )
+        state = optimiser.apply(state, result.weights.astype(np.float64) - start)
     x, y = held_out_records(task.folder)
-    evaluation = evaluate_weights(model, result.weights, x, y)
+    evaluation = evaluate_weights(model, state.weights.astype(np.float32), x, y)
     return AloneResult(task.device, evaluation.accuracy, evaluation.macro_f1)

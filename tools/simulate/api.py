@@ -195,15 +195,14 @@ class _Run:
         self, chosen: layout.Fleet, made: Made, display: Display
     ) -> tuple[list[alone.AloneResult], bool]:
         plan = made.study.study.plan
-        training = dataclasses.replace(
-            plan.training, steps=plan.training.steps * plan.training.rounds
-        )
         tasks = [
             alone.Task(
                 chosen.folder,
                 name,
                 plan.model.name,
-                training,
+                plan.training,
+                plan.privacy.clip,
+                plan.server,
                 plan.model.initial_seed,
                 self._settings.study.seed + index,
             )

@@ -57,7 +57,7 @@ def write_configs(
     settings: SimulationSettings, fleet: Fleet, made: federation.Made, state: Path, url: str
 ) -> None:
     """Write every role's configuration file."""
-    broker = roles.Broker(url, roles.MAX_PAYLOAD_BYTES, {})
+    broker = roles.Broker(url, roles.MAX_PAYLOAD_BYTES, {}, roles.reconnect_s(settings.timeout_s))
     schedule = {
         "window_ms": round(settings.window_s * 1000),
         "timeout_ms": round(settings.timeout_s * 1000),
