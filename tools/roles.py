@@ -32,14 +32,25 @@ class Credentials:
 
 @dataclass(frozen=True)
 class Broker:
-    """Where the broker is, and who shows what to it; a loopback broker asks for nothing."""
+    """Where the broker is, and who shows what to it; a loopback broker asks for nothing.
+
+    After a loss everybody is back within `reconnect_s` of the broker's return.
+    """
 
     url: str
     max_payload_bytes: int
     credentials: Mapping[str, Credentials]
+    reconnect_s: float = 120.0
 
 
-def broker_of_folder(folder: Path, url: str, cohort: str, max_payload_bytes: int) -> Broker:
+def reconnect_s(timeout_s: float) -> float:
+    """Return how long a party may wait between two attempts where rounds last so long."""
+    return min(120.0, max(1.0, timeout_s / 20))
+
+
+def broker_of_folder(
+    folder: Path, url: str, cohort: str, max_payload_bytes: int, reconnect_s: float = 120.0
+) -> Broker:
     """Return the broker whose configuration `vitalring gateway init` wrote into `folder`."""
     tls = folder / "tls"
     users = (GATEWAY, AGGREGATOR, cohort_user(cohort))
@@ -50,6 +61,7 @@ def broker_of_folder(folder: Path, url: str, cohort: str, max_payload_bytes: int
             user: Credentials(tls / f"{AUTHORITY}.pem", tls / f"{user}.pem", tls / f"{user}.key")
             for user in users
         },
+        reconnect_s,
     )
 
 
@@ -100,7 +112,10 @@ def write_agent(made: Made, broker: Broker, device: str, data: Path, more: Table
     user = cohort_user(study.roster.cohort)
     if user in broker.credentials:
         broker = Broker(
-            broker.url, broker.max_payload_bytes, {user: _copy(broker.credentials[user], home)}
+            broker.url,
+            broker.max_payload_bytes,
+            {user: _copy(broker.credentials[user], home)},
+            broker.reconnect_s,
         )
     simple = {name: value for name, value in more.items() if not isinstance(value, Mapping)}
     tables = {name: value for name, value in more.items() if isinstance(value, Mapping)}
@@ -145,6 +160,7 @@ def _broker_table(broker: Broker, user: str, home: Path) -> Table:
     table: dict[str, object] = {
         "url": broker.url,
         "max_payload_bytes": broker.max_payload_bytes,
+        "reconnect_s": broker.reconnect_s,
     }
     if user in broker.credentials:
         shown = broker.credentials[user]

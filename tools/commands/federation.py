@@ -3,7 +3,10 @@
 import argparse
 from pathlib import Path
 
+from vitalring.aggregator.rounds import Schedule
 from vitalring.config import load_config
+from vitalring.edge_agent.config import AgentConfig
+from vitalring.errors import ConfigError
 from vitalring.models.artefact import load_artefact
 from vitalring.tools import federation, roles
 from vitalring.tools.settings import StudySettings
@@ -24,10 +27,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     make.add_argument("--broker-folder", type=Path, help="what `vitalring gateway init` wrote")
     make.add_argument("--held-out", type=Path, help="data set on which models are evaluated")
     make.add_argument("--data", type=Path, help="folder of the devices' data; default: data/")
+    for name, default_s, text in (
+        ("window", Schedule.window_ms / 1000, "devices submit at a random time within it"),
+        ("timeout", Schedule.timeout_ms / 1000, "a round that lacks updates ends after it"),
+        ("retry", AgentConfig.retry_s, "a device without a receipt submits again after it"),
+    ):
+        make.add_argument(
+            f"--{name}",
+            type=float,
+            default=default_s,
+            metavar="SECONDS",
+            help=f"{text}; default: {default_s:g}",
+        )
 
 
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
+    if not 0 <= options.window <= options.timeout or options.timeout <= 0:
+        raise ConfigError(
+            f"--window {options.window:g} --timeout {options.timeout:g}: "
+            "use 0 <= window <= timeout, both in seconds"
+        )
     settings = load_config(StudySettings, options.config) if options.config else StudySettings()
     artefact = load_artefact(settings.model)
     names = _names(options.devices)
@@ -37,16 +57,27 @@ def run(options: argparse.Namespace) -> int:
     folder = options.folder
     keys = [federation.enrol(folder / "devices" / name / "ring.key", settings) for name in names]
     made = federation.init(folder, settings, artefact, plan, keys)
-    broker = roles.Broker(options.broker_url, roles.MAX_PAYLOAD_BYTES, {})
+    reconnect_s = roles.reconnect_s(options.timeout)
+    broker = roles.Broker(options.broker_url, roles.MAX_PAYLOAD_BYTES, {}, reconnect_s)
     if options.broker_folder:
         broker = roles.broker_of_folder(
-            options.broker_folder, options.broker_url, settings.cohort, roles.MAX_PAYLOAD_BYTES
+            options.broker_folder,
+            options.broker_url,
+            settings.cohort,
+            roles.MAX_PAYLOAD_BYTES,
+            reconnect_s,
         )
+    schedule = {
+        "window_ms": round(options.window * 1000),
+        "timeout_ms": round(options.timeout * 1000),
+        "patience": settings.patience,
+    }
     roles.write_gateway(made, broker)
-    roles.write_aggregator(made, broker, {"patience": settings.patience}, options.held_out)
+    roles.write_aggregator(made, broker, schedule, options.held_out)
     for name in names:
         data = options.data or folder / "devices" / name / "data"
-        roles.write_agent(made, broker, name, data, {"floors": roles.floors_of(made)})
+        more = {"retry_s": options.retry, "floors": roles.floors_of(made)}
+        roles.write_agent(made, broker, name, data, more)
     for line in federation.describe(made):
         print(line)
     print(f"\nkeep {made.layout.authority_seed.parent} offline; copy each folder of")
