@@ -1,11 +1,13 @@
 """`vitalring agent`: a device's part."""
 
 import argparse
+import json
 from pathlib import Path
 
 from vitalring.config import load_config
 from vitalring.edge_agent.config import AgentConfig
 from vitalring.edge_agent.main import run_agents
+from vitalring.edge_agent.status import status
 from vitalring.tools.commands.services import add_parent_option, stop_on_signals
 
 
@@ -22,9 +24,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="agent.toml of the device; repeated for the virtual devices of a simulation",
     )
 
+    status_parser = actions.add_parser("status", help="say what a device did and spent")
+    status_parser.add_argument("--config", type=Path, required=True, help="agent.toml")
+
 
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
+    if options.action == "status":
+        print(json.dumps(status(load_config(AgentConfig, options.config)), indent=2))
+        return 0
     configs = [load_config(AgentConfig, path) for path in options.config]
     run_agents(configs, stop_on_signals(options))
     return 0

@@ -1,0 +1,40 @@
+"""What a person wants to know of a device: its rounds, its outbox and its privacy budget."""
+
+import sqlite3
+from contextlib import closing
+from typing import Any
+
+from vitalring.edge_agent import accountant, state
+from vitalring.edge_agent.budget import Budget
+from vitalring.edge_agent.config import AgentConfig
+from vitalring.errors import ConfigError
+
+
+def status(config: AgentConfig) -> dict[str, Any]:
+    """Return rounds by outcome, updates that wait, and epsilon spent against the device's limit.
+
+    Opens the state for reading only, beside a running agent. Raises
+    ConfigError where there is no state, PrivacyError where the budget is damaged.
+    """
+    path = config.state_dir / "agent.sqlite"
+    if not path.exists():
+        raise ConfigError(f"{path} does not exist: the agent has not run yet")
+    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=30.0)) as db:
+        rounds = dict(db.execute("SELECT status, COUNT(*) FROM rounds GROUP BY status").fetchall())
+        known = state.known_checkpoint(db)
+        budget = Budget(db)
+        floors = config.floors
+        return {
+            "rounds": rounds,
+            "waiting": [
+                {"round": pending.round, "attempts": pending.attempts}
+                for pending in state.outbox(db)
+            ],
+            "log": {"entries": known.size, "root": known.root.hex()} if known else None,
+            "privacy": {
+                "epsilon_spent": accountant.epsilon_in_child(budget.spent(), floors.delta),
+                "epsilon_promised": accountant.epsilon_in_child(budget.committed(), floors.delta),
+                "epsilon_limit": floors.epsilon,
+                "delta": floors.delta,
+            },
+        }
