@@ -111,6 +111,8 @@ class Agent:
             return f"the ring of {len(members.keys)} keys is below this device's floor"
         if plan.min_cohort < self._floors.cohort:
             return f"sums of {plan.min_cohort} updates are below this device's floor"
+        if len(self._records) < plan.training.records:
+            return f"{len(self._records)} records are fewer than the plan asks for"
         # 6. A device may sit rounds out, by its own coin.
         if earlier is None and secrets.randbelow(1 << 53) >= self._participation * (1 << 53):
             return "sits this round out"

@@ -1,0 +1,341 @@
+"""One device: when it takes part, when it stays out, and that nothing is made or paid twice."""
+
+import dataclasses
+
+import pytest
+from device_fixture import (
+    FLOORS,
+    announce,
+    announced,
+    catch_up,
+    charges,
+    device,
+    statuses,
+)
+from federation_fixture import SOME_PRIVACY, Parties, seed, small_federation
+
+from vitalring.edge_agent import agent as agent_module
+from vitalring.edge_agent import state
+from vitalring.edge_agent.accountant import epsilon
+from vitalring.edge_agent.budget import CHARGED
+from vitalring.errors import DataError, LogError, PrivacyError, RecordError, SignatureError
+from vitalring.gateway import rounds
+from vitalring.protocol import limits, lsag, trust
+from vitalring.protocol.cbor import decode, encode
+from vitalring.protocol.records import PlanAnnouncement, SealedUpdate
+from vitalring.protocol.signing import sign
+from vitalring.protocol.update import update_digest
+
+
+@pytest.fixture(scope="module")
+def small():
+    return small_federation(privacy=SOME_PRIVACY)
+
+
+@pytest.fixture
+def parties(small, tmp_path):
+    parties = Parties(small, tmp_path / "parties")
+    parties.begin(parties.propose())
+    yield parties
+    parties.close_databases()
+
+
+@pytest.fixture
+def make(parties, tmp_path):
+    """Make devices, each in a folder of its number; their databases are closed at the end."""
+    made = []
+
+    def make(number=0, **options):
+        made.append(device(parties, tmp_path / f"device{number}", number, **options))
+        return made[-1]
+
+    yield make
+    for agent in made:
+        agent.db.close()
+
+
+def plan_of(parties):
+    return trust.open_round_plan(rounds.latest(parties.db).signed_plan, parties.federation.study)
+
+
+def changed_plan(parties, key=None, **changes):
+    plan = dataclasses.replace(plan_of(parties), **changes)
+    return sign(plan, [key or parties.federation.aggregator_seed])
+
+
+def nothing_happened(agent):
+    return charges(agent) == [] and state.outbox(agent.db) == [] and statuses(agent) == {}
+
+
+def test_an_honest_round_makes_an_update_that_the_gateway_counts(parties, make):
+    agent = make()
+    assert agent.consider(announced(parties), parties.now_ms) == "ready"
+    (pending,) = state.outbox(agent.db)
+    plan = plan_of(parties)
+    assert plan.opens_ms <= pending.submit_at_ms <= plan.opens_ms + plan.window_ms
+    assert pending.deadline_ms == plan.deadline_ms
+    update = decode(SealedUpdate, pending.update)
+    assert pending.digest == update_digest(update.plan, update.ring, update.ciphertexts)
+    assert charges(agent) == [(CHARGED, 1)]
+    assert parties.admit(parties.federation.box(update))
+    # A retry is the same update in another box, and is counted once.
+    assert not parties.admit(parties.federation.box(update))
+    assert rounds.latest(parties.db).admitted == 1
+
+
+def test_what_leaves_the_device_does_not_name_it(parties, make):
+    agent = make()
+    agent.consider(announced(parties), parties.now_ms)
+    (pending,) = state.outbox(agent.db)
+    keys = parties.federation.devices[0]
+    assert keys.public not in pending.update
+    assert keys.secret not in pending.update
+    assert keys.secret.hex() not in repr(vars(agent))
+
+
+def test_a_round_is_made_once(parties, make):
+    agent = make()
+    assert agent.consider(announced(parties), parties.now_ms) == "ready"
+    before = state.outbox(agent.db)
+    assert agent.consider(announced(parties), parties.now_ms) == "already ready"
+    assert state.outbox(agent.db) == before
+    assert charges(agent) == [(CHARGED, 1)]
+
+
+@pytest.mark.parametrize("counted", [True, False])
+def test_receipts_settle_an_update(parties, make, counted):
+    agent = make()
+    agent.consider(announced(parties), parties.now_ms)
+    (pending,) = state.outbox(agent.db)
+    if counted:
+        assert parties.admit(parties.federation.box(decode(SealedUpdate, pending.update)))
+    parties.submit([1, 2, 3, 4])
+    open_announcement = announced(parties)
+    parties.now_ms += 20_000
+    parties.close()
+    assert agent.receipts(rounds.latest(parties.db).receipts)
+    assert state.outbox(agent.db) == []
+    outcome = "counted" if counted else "missed"
+    assert statuses(agent) == {1: outcome}
+    assert charges(agent) == [(CHARGED, 1)]
+    # The same receipts again, and the same announcement again, change nothing.
+    assert not agent.receipts(rounds.latest(parties.db).receipts)
+    with pytest.raises(LogError, match="shrank"):
+        catch_up(agent, parties)
+        agent.consider(open_announcement, parties.now_ms)
+    assert charges(agent) == [(CHARGED, 1)]
+
+
+def test_receipts_that_a_log_key_did_not_sign_settle_nothing(parties, make):
+    agent = make()
+    agent.consider(announced(parties), parties.now_ms)
+    parties.now_ms += 20_000
+    parties.close()
+    receipts = trust.open_receipts(
+        rounds.latest(parties.db).receipts, parties.federation.study.federation
+    )
+    for key in (seed("a thief"), parties.federation.aggregator_seed):
+        with pytest.raises(SignatureError):
+            agent.receipts(sign(receipts, [key]))
+    assert len(state.outbox(agent.db)) == 1
+
+
+def test_an_update_that_missed_its_deadline_is_dropped_and_stays_paid(parties, make):
+    agent = make()
+    agent.consider(announced(parties), parties.now_ms)
+    (pending,) = state.outbox(agent.db)
+    last = pending.deadline_ms + limits.MAX_CLOCK_SKEW_MS
+    assert agent.expire(last) == []
+    assert [late.round for late in agent.expire(last + 1)] == [1]
+    assert state.outbox(agent.db) == []
+    assert statuses(agent) == {1: "missed"}
+    assert charges(agent) == [(CHARGED, 1)]
+    assert agent.consider(announced(parties), parties.now_ms) == "already missed"
+
+
+def test_before_it_has_caught_up_a_device_stays_out(parties, make):
+    agent = make(caught_up=False)
+    assert agent.consider(announced(parties), parties.now_ms) == "not caught up with the log"
+    assert nothing_happened(agent)
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"floors": dataclasses.replace(FLOORS, ring=4)}, "ring of 3 keys is below this device"),
+        ({"floors": dataclasses.replace(FLOORS, cohort=5)}, "sums of 4 updates are below this"),
+        ({"participation": 0.0}, "sits this round out"),
+        ({"records": 99}, "99 records are fewer than the plan asks for"),
+    ],
+)
+def test_a_device_stays_out_below_its_floors_and_pays_nothing(parties, make, options, match):
+    agent = make(**options)
+    assert match in agent.consider(announced(parties), parties.now_ms)
+    assert nothing_happened(agent)
+
+
+def test_a_round_that_is_over_is_left_alone(parties, make):
+    agent = make()
+    deadline = plan_of(parties).deadline_ms + limits.MAX_CLOCK_SKEW_MS
+    assert agent.consider(announced(parties), deadline + 1) == "the round is over"
+    assert nothing_happened(agent)
+    assert agent.consider(announced(parties), deadline) == "ready"
+
+
+def test_a_plan_without_privacy_is_refused_unless_the_device_allows_it(tmp_path):
+    parties = Parties(small_federation(), tmp_path / "parties")
+    parties.begin(parties.propose())
+    strict = device(parties, tmp_path / "strict", 0)
+    assert "device insists on it" in strict.consider(announced(parties), parties.now_ms)
+    assert nothing_happened(strict)
+    floors = dataclasses.replace(FLOORS, allow_no_privacy=True)
+    lax = device(parties, tmp_path / "lax", 1, floors=floors)
+    assert lax.consider(announced(parties), parties.now_ms) == "ready"
+    for agent in (strict, lax):
+        agent.db.close()
+    parties.close_databases()
+
+
+def test_a_claim_below_what_the_plan_spends_is_refused(parties, make):
+    def honest(spends, delta):
+        return 8.001
+
+    agent = make(accountant=honest, floors=dataclasses.replace(FLOORS, epsilon=100.0))
+    with pytest.raises(PrivacyError, match=r"claims epsilon 8 .* spend 8\.001"):
+        agent.consider(announced(parties), parties.now_ms)
+    assert nothing_happened(agent)
+
+
+def test_a_study_over_the_devices_own_limit_is_refused(parties, make):
+    agent = make(floors=dataclasses.replace(FLOORS, epsilon=3.99))
+    # 40 rounds of 10 steps, one per hundred steps.
+    with pytest.raises(PrivacyError, match=r"to epsilon 4\.0000 .* its limit is 3\.99"):
+        agent.consider(announced(parties), parties.now_ms)
+    assert nothing_happened(agent)
+
+
+def test_the_real_accountant_agrees_with_the_plan(parties, make):
+    agent = make(accountant=lambda spends, delta: epsilon(tuple(spends), delta))
+    assert agent.consider(announced(parties), parties.now_ms) == "ready"
+
+
+def test_an_accountant_that_fails_or_says_nothing_stops_the_device(parties, make):
+    agent = make(accountant=lambda spends, delta: float("nan"))
+    with pytest.raises(PrivacyError):
+        agent.consider(announced(parties), parties.now_ms)
+    assert nothing_happened(agent)
+
+
+def test_a_plan_that_strangers_or_too_few_signed_is_refused_although_the_log_has_it(parties, make):
+    agent = make()
+    for key in (seed("a thief"), seed("authority"), seed("hospital"), seed("log")):
+        data = announce(parties, changed_plan(parties, key))
+        with pytest.raises(SignatureError, match="unknown key"):
+            agent.consider(data, parties.now_ms)
+    assert nothing_happened(agent)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"federation": "other"},
+        {"min_cohort": 3},
+        {"privacy": dataclasses.replace(SOME_PRIVACY, noise_multiplier=0.5)},
+        {"round": 41},
+    ],
+)
+def test_a_plan_that_breaks_its_study_is_refused(parties, make, changes):
+    agent = make()
+    data = announce(parties, changed_plan(parties, **changes))
+    with pytest.raises(RecordError):
+        agent.consider(data, parties.now_ms)
+    assert nothing_happened(agent)
+
+
+def test_a_second_plan_for_a_round_is_never_signed(parties, make):
+    agent = make()
+    assert agent.consider(announced(parties), parties.now_ms) == "ready"
+    before = state.outbox(agent.db)
+    second = announce(parties, changed_plan(parties, weights=b"w" * 32))
+    with pytest.raises(RecordError, match="round 1 was announced before with another plan"):
+        agent.consider(second, parties.now_ms)
+    assert state.outbox(agent.db) == before
+    assert charges(agent) == [(CHARGED, 1)]
+
+
+def test_a_device_that_the_roster_does_not_list_says_so(parties, make):
+    agent = make(pair=lsag.keygen())
+    with pytest.raises(RecordError, match="this device's key is not in the roster of ward"):
+        agent.consider(announced(parties), parties.now_ms)
+    assert nothing_happened(agent)
+
+
+def test_a_log_that_shrank_or_forked_is_seen_before_anything_is_made(parties, make, tmp_path):
+    agent = make()
+    before = announced(parties)
+    # A plan that is refused for itself still tells of a larger log.
+    with pytest.raises(RecordError):
+        agent.consider(announce(parties, changed_plan(parties, round=41)), parties.now_ms)
+    with pytest.raises(LogError, match="the log shrank"):
+        agent.consider(before, parties.now_ms)
+    fork = Parties(parties.federation, tmp_path / "fork")
+    fork.now_ms += 1
+    fork.begin(fork.propose())
+    for _ in range(2):
+        with pytest.raises(LogError):
+            agent.consider(announced(fork), parties.now_ms)
+        announce(fork, changed_plan(fork, round=41))
+    fork.close_databases()
+    assert nothing_happened(agent)
+
+
+def test_a_plan_that_is_not_proved_to_be_in_the_log_is_refused(parties, make):
+    agent = make()
+    announcement = decode(PlanAnnouncement, announced(parties))
+    for changes in ({"inclusion": ()}, {"index": 0}, {"plan": changed_plan(parties, round=2)}):
+        with pytest.raises(LogError):
+            agent.consider(encode(dataclasses.replace(announcement, **changes)), parties.now_ms)
+    assert nothing_happened(agent)
+
+
+def test_not_a_number_among_the_records_ends_the_round_and_nothing_leaves(parties, make):
+    agent = make()
+    agent._records.x[7, 3] = float("nan")
+    with pytest.raises(DataError, match="x of record 7 is not finite"):
+        agent.consider(announced(parties), parties.now_ms)
+    assert state.outbox(agent.db) == []
+
+
+@pytest.mark.parametrize("stage", ["train", "encode_update", "encode"])
+def test_a_crash_after_paying_is_paid_once_and_made_once(parties, make, monkeypatch, stage):
+    def crash(*_args, **_options):
+        raise KeyboardInterrupt
+
+    first = make()
+    with monkeypatch.context() as broken:
+        broken.setattr(agent_module, stage, crash)
+        with pytest.raises(KeyboardInterrupt):
+            first.consider(announced(parties), parties.now_ms)
+    assert charges(first) == [(CHARGED, 1)]
+    assert state.outbox(first.db) == []
+    first.db.close()
+    again = make()
+    assert statuses(again) == {1: "charged"}
+    assert again.consider(announced(parties), parties.now_ms) == "ready"
+    assert charges(again) == [(CHARGED, 1)]
+    (pending,) = state.outbox(again.db)
+    assert parties.admit(parties.federation.box(decode(SealedUpdate, pending.update)))
+
+
+def test_a_crash_while_paying_leaves_nothing_paid(parties, make, monkeypatch):
+    def crash(*_args):
+        raise KeyboardInterrupt
+
+    first = make()
+    with monkeypatch.context() as broken:
+        broken.setattr(state, "mark_charged", crash)
+        with pytest.raises(KeyboardInterrupt):
+            first.consider(announced(parties), parties.now_ms)
+    assert nothing_happened(first)
+    first.db.close()
+    assert make().consider(announced(parties), parties.now_ms) == "ready"

@@ -1,0 +1,193 @@
+"""A device finds in the log what its state has lost, and believes no other past than the one."""
+
+import shutil
+
+import pytest
+from device_fixture import announce, announced, catch_up, charges, device, statuses
+from federation_fixture import SOME_PRIVACY, Parties, small_federation
+
+from vitalring.edge_agent import state
+from vitalring.edge_agent.budget import CHARGED, UNACCOUNTED
+from vitalring.errors import LogError, RecordError, SignatureError
+from vitalring.gateway import log, rounds
+from vitalring.protocol.cbor import decode
+from vitalring.protocol.records import SealedUpdate
+from vitalring.protocol.tiles import decode_bundle_start, encode_bundle
+
+
+@pytest.fixture(scope="module")
+def small():
+    return small_federation(privacy=SOME_PRIVACY)
+
+
+@pytest.fixture
+def parties(small, tmp_path):
+    parties = Parties(small, tmp_path / "parties")
+    yield parties
+    parties.close_databases()
+
+
+def take_part(agent, parties):
+    assert agent.consider(announced(parties), parties.now_ms) == "ready"
+    (pending,) = state.outbox(agent.db)
+    assert parties.admit(parties.federation.box(decode(SealedUpdate, pending.update)))
+
+
+def finish(parties):
+    parties.submit([1, 2, 3, 4])
+    parties.now_ms += 20_000
+    parties.close()
+    parties.finish(parties.conclude())
+
+
+@pytest.fixture
+def restored(parties, tmp_path):
+    """A device whose folder was copied before round 1, in which it took part, and put back."""
+    folder, backup = tmp_path / "device", tmp_path / "backup"
+    agent = device(parties, folder)
+    agent.db.close()
+    shutil.copytree(folder, backup)
+    agent = device(parties, folder)
+    parties.begin(parties.propose())
+    take_part(agent, parties)
+    finish(parties)
+    assert agent.receipts(rounds.latest(parties.db).receipts)
+    agent.db.close()
+    agent = device(parties, backup, caught_up=False)
+    yield agent
+    agent.db.close()
+
+
+def test_a_restored_device_is_charged_for_what_the_log_shows(parties, restored):
+    assert charges(restored) == []
+    parties.begin(parties.propose())
+    assert restored.consider(announced(parties), parties.now_ms) == "not caught up with the log"
+    catch_up(restored, parties)
+    assert charges(restored) == [(UNACCOUNTED, 1)]
+    assert statuses(restored) == {1: "restored"}
+    # Searching again finds nothing new.
+    catch_up(restored, parties)
+    assert charges(restored) == [(UNACCOUNTED, 1)]
+    # Then it goes on, with that round on its account.
+    take_part(restored, parties)
+    assert charges(restored) == [(UNACCOUNTED, 1), (CHARGED, 2)]
+
+
+def test_other_devices_updates_are_not_ours(parties, restored, tmp_path):
+    bystander = device(parties, tmp_path / "bystander", 5)
+    assert charges(bystander) == []
+    assert statuses(bystander) == {}
+    bystander.db.close()
+
+
+def test_a_device_that_lost_nothing_is_charged_nothing(parties, tmp_path):
+    agent = device(parties, tmp_path / "device")
+    parties.begin(parties.propose())
+    take_part(agent, parties)
+    finish(parties)
+    catch_up(agent, parties)
+    assert charges(agent) == [(CHARGED, 1)]
+    agent.db.close()
+
+
+def test_an_update_is_found_when_its_plan_was_read_in_an_earlier_search(parties, tmp_path):
+    folder, backup = tmp_path / "device", tmp_path / "backup"
+    parties.begin(parties.propose())
+    agent = device(parties, folder)
+    agent.db.close()
+    shutil.copytree(folder, backup)
+    agent = device(parties, folder)
+    take_part(agent, parties)
+    agent.db.close()
+    finish(parties)
+    restored = device(parties, backup)
+    assert charges(restored) == [(UNACCOUNTED, 1)]
+    restored.db.close()
+
+
+def test_a_bundle_that_has_grown_since_the_checkpoint_is_read(parties, restored):
+    note = log.latest_checkpoint(parties.db)
+    size = log.size(parties.db)
+    parties.begin(parties.propose())
+    assert log.size(parties.db) > size
+
+    def read(tile):
+        end = min(tile.span.start + 256, log.size(parties.db))
+        return encode_bundle(log.entries(parties.db, tile.span.start, end))
+
+    restored.catch_up(note, read)
+    assert charges(restored) == [(UNACCOUNTED, 1)]
+    assert state.known_checkpoint(restored.db).size == size
+
+
+@pytest.mark.parametrize("fault", ["changed", "dropped", "swapped", "short", "empty", "noise"])
+def test_entries_that_do_not_give_the_checkpoint_are_refused(parties, restored, fault):
+    def read(tile):
+        data = log.tile_bytes(parties.db, tile)
+        entries = list(decode_bundle_start(data, tile.width))
+        match fault:
+            case "changed":
+                entries[5] = entries[5][:-1] + bytes([entries[5][-1] ^ 1])
+            case "dropped":
+                del entries[6]
+                entries.append(b"instead")
+            case "swapped":
+                entries[5], entries[6] = entries[6], entries[5]
+            case "short":
+                return data[:-1]
+            case "empty":
+                return b""
+            case "noise":
+                return b"\xff" * len(data)
+        return encode_bundle(entries)
+
+    with pytest.raises((LogError, RecordError)):
+        restored.catch_up(log.latest_checkpoint(parties.db), read)
+    assert not restored.caught_up
+    assert charges(restored) == []
+
+
+def test_a_log_that_shrank_is_refused(parties, tmp_path):
+    old = log.latest_checkpoint(parties.db)
+    parties.begin(parties.propose())
+    agent = device(parties, tmp_path / "device")
+    with pytest.raises(LogError, match="the log shrank from 5 to 4 entries"):
+        agent.catch_up(old, lambda tile: log.tile_bytes(parties.db, tile))
+    agent.db.close()
+
+
+def test_a_rewritten_past_is_refused_even_if_it_is_longer(small, parties, tmp_path):
+    parties.begin(parties.propose())
+    agent = device(parties, tmp_path / "device")
+    fork = Parties(small, tmp_path / "fork")
+    fork.now_ms += 1
+    fork.begin(fork.propose())
+    with pytest.raises(LogError):
+        catch_up(agent, fork)
+    finish(fork)
+    assert log.size(fork.db) > log.size(parties.db)
+    with pytest.raises(LogError):
+        catch_up(agent, fork)
+    assert state.known_checkpoint(agent.db).size == log.size(parties.db)
+    agent.db.close()
+    fork.close_databases()
+
+
+def test_a_checkpoint_that_no_log_of_ours_signed_is_refused(parties, tmp_path):
+    agent = device(parties, tmp_path / "device", caught_up=False)
+    note = log.latest_checkpoint(parties.db)
+    lines = note.splitlines(keepends=True)
+    for bad in (note[:-10], b"", b"".join(lines[:-1]), note.replace(b"\n4\n", b"\n5\n")):
+        with pytest.raises((LogError, SignatureError)):
+            agent.catch_up(bad, lambda tile: log.tile_bytes(parties.db, tile))
+    assert not agent.caught_up
+    agent.db.close()
+
+
+def test_a_plan_in_the_log_that_no_aggregator_signed_stops_the_device(parties, tmp_path):
+    announce(parties, b"no plan at all")
+    agent = device(parties, tmp_path / "device", caught_up=False)
+    with pytest.raises(RecordError):
+        catch_up(agent, parties)
+    assert not agent.caught_up
+    agent.db.close()
