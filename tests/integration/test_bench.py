@@ -14,6 +14,7 @@ from vitalring.tools.bench import control_group as groups
 from vitalring.tools.bench.child import require_modules, run_child
 from vitalring.tools.bench.path import measure_path
 from vitalring.tools.bench.path_text import path_facts, path_tables
+from vitalring.tools.bench.rounds import measure_rounds, rounds_tables
 from vitalring.tools.bench.spread import by_name, spread
 from vitalring.tools.bench.table import markdown
 from vitalring.tools.settings import SimulationSettings
@@ -158,11 +159,22 @@ def test_the_log_is_measured_and_written(tmp_path, capsys):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["log.json", "log.md"]
 
 
+def test_rounds_are_those_of_a_real_simulation():
+    result = measure_rounds(devices=10, rounds=3, secure_sum="plain")
+    # From the second round's opening to the third's: one time, and no update was missing.
+    assert result["seconds"]["count"] == 1
+    assert result["rounds_per_second"] == pytest.approx(1 / result["seconds"]["median"])
+    assert result["update_bytes"] > result["parameters"]
+    (table,) = rounds_tables(result)
+    assert table.rows[0][:2] == ("10", "plain")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["log", "--entries", "10"], "less than one batch"),
         (["log", "--repeats", "0"], "measures nothing"),
+        (["rounds", "--rounds", "2"], "leaves nothing to measure"),
         (["path", "--repeats", "-1"], "measures nothing"),
     ],
 )

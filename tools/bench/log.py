@@ -60,7 +60,7 @@ def log_facts(result: dict[str, Any]) -> list[str]:
     facts = result["machine"]
     return [
         f"{facts['date']}, {facts['processor']} ({facts['architecture']}), {facts['system']}, "
-        f"Python {facts['python']}.",
+        f"Python {facts['python']}; load average at the end {facts['load']}.",
         f"Entries are those of counted updates in a ring of {RING}, {result['entry_bytes']:,} "
         "bytes. A batch is one transaction with a signed checkpoint, on disk when it ends "
         "(SQLite, synchronous=FULL).",

@@ -32,6 +32,9 @@ def path_facts(result: Mapping[str, Any]) -> list[str]:
     return [
         f"{facts['date']}, {facts['processor']} ({facts['architecture']}), {facts['cores']} cores "
         f"of which each figure uses one, {facts['memory']}, {facts['system']}.",
+        f"Load average over the last 1, 5 and 15 minutes, at the end: {facts['load']}. Where it is "
+        f"above {facts['cores']}, other programs lengthened the times; the least is nearer to an "
+        "idle machine's.",
         f"Python {facts['python']}, {versions}.",
         f"Device {work['device']} with {work['records']} records, model {work['model']} of "
         f"{work['parameters']:,} parameters, {training['steps']} steps a round at sampling rate "
@@ -47,7 +50,7 @@ def path_facts(result: Mapping[str, Any]) -> list[str]:
     ]
 
 
-_MACHINE = {"processor", "architecture", "cores", "memory", "system", "python"}
+_MACHINE = {"processor", "architecture", "cores", "memory", "load", "system", "python"}
 
 
 def _memory(result: Mapping[str, Any]) -> Table:

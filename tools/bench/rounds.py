@@ -1,0 +1,127 @@
+"""`vitalring bench rounds`: simulated rounds a second, where training takes next to no time.
+
+A simulation of real parties, as `vitalring simulate` runs it, on devices with
+a few records each that train one step without privacy; what is left is the
+machinery: broker, encryption, signatures, checks, log.
+"""
+
+import io
+import itertools
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from vitalring.errors import ConfigError, RecordError
+from vitalring.protocol.cbor import decode, type_of
+from vitalring.protocol.records import RoundReport
+from vitalring.protocol.signing import Signed
+from vitalring.tools.bench.machine import machine
+from vitalring.tools.bench.spread import Spread, milliseconds, shown, spread
+from vitalring.tools.bench.table import Table
+from vitalring.tools.simulate.api import simulate
+from vitalring.tools.simulate.layout import SHIPPED_DATA
+
+_RECORDS = 4
+_RING = 16
+
+
+def measure_rounds(devices: int, rounds: int, secure_sum: str) -> dict[str, Any]:
+    """Run a simulation and return the time from each round's opening to the next one's.
+
+    The first round is left out: its parties are still starting. Raises VitalRingError.
+    """
+    if rounds < 3:
+        raise ConfigError(f"--rounds {rounds} leaves nothing to measure: use 3 or more")
+    with tempfile.TemporaryDirectory(prefix="vitalring-bench-") as folder:
+        data, out = Path(folder) / "data", Path(folder) / "run"
+        _write_fleet(data, devices)
+        run = simulate(
+            console=Console(file=io.StringIO()),
+            data=data,
+            out=out,
+            alone=False,
+            rounds=rounds,
+            unit="none",
+            noise="none",
+            local_epochs=0.001,
+            batch=_RECORDS,
+            ring_size=_RING,
+            secure_sum=secure_sum,
+            window_s=0.0,
+            timeout_s=3600.0,
+        )
+        if not run.finished:
+            raise ConfigError("the measured simulation was stopped before its end")
+        reports = _reports(out / "log")
+    opened = [report.opened_ms / 1000 for report in reports[1:]]
+    missing = sum(report.expected - report.admitted for report in reports)
+    if missing:
+        raise ConfigError(f"{missing} updates did not arrive: the measured rounds are not whole")
+    seconds = [later - earlier for earlier, later in itertools.pairwise(opened)]
+    return {
+        "machine": machine(),
+        "devices": devices,
+        "rounds": rounds,
+        "secure_sum": secure_sum,
+        "ring": _RING,
+        "parameters": run.report["parameters"],
+        "seconds": asdict(spread(seconds)),
+        "rounds_per_second": len(seconds) / sum(seconds),
+        "update_bytes": run.report["bytes"]["update"],
+    }
+
+
+def rounds_tables(result: dict[str, Any]) -> list[Table]:
+    """Return the figures as a table."""
+    row = (
+        f"{result['devices']:,}",
+        result["secure_sum"],
+        shown(Spread(**result["seconds"]), milliseconds),
+        f"{result['rounds_per_second']:.3f}",
+    )
+    return [Table("Rounds", ("devices", "sum", "ms a round", "rounds a second"), (row,))]
+
+
+def rounds_facts(result: dict[str, Any]) -> list[str]:
+    """Return what a reader must know to compare the figures with others."""
+    facts = result["machine"]
+    return [
+        f"{facts['date']}, {facts['processor']} ({facts['architecture']}), {facts['cores']} cores, "
+        f"{facts['system']}, Python {facts['python']}; load average at the end {facts['load']}.",
+        f"{result['rounds']} rounds, {result['parameters']:,} parameters, rings of "
+        f"{result['ring']}, embedded broker, log. A device trains one step on {_RECORDS} records "
+        "without privacy: not nothing, and its time is in the figure.",
+        "A round lasts from its opening to the next one's; the first is left out. "
+        "The median, with the least and the greatest in brackets; rounds a second over all.",
+    ]
+
+
+def _write_fleet(folder: Path, devices: int) -> None:
+    """Write a data set of small devices, all with the same shipped heartbeats, and one to test."""
+    with np.load(sorted((SHIPPED_DATA / "devices").glob("*.npz"))[0]) as shipped:
+        rows = {"x": shipped["x"][:_RECORDS], "y": shipped["y"][:_RECORDS]}
+    (folder / "devices").mkdir(parents=True)
+    width = len(str(devices))
+    for name in ["test", *(f"d{number:0{width}}" for number in range(1, devices + 1))]:
+        np.savez(folder / "devices" / f"{name}.npz", **rows)
+    lines = (SHIPPED_DATA / "dataset.toml").read_text().splitlines()
+    kept = [line for line in lines if not line.startswith(("name", "test_devices"))]
+    text = "\n".join([*kept, 'name = "bench"', 'test_devices = ["test"]', ""])
+    (folder / "dataset.toml").write_text(text)
+
+
+def _reports(log: Path) -> list[RoundReport]:
+    """Return the round reports in a log's folder, in their order."""
+    found = []
+    for path in (log / "objects").iterdir():
+        try:
+            payload = decode(Signed, path.read_bytes()).payload
+        except RecordError:
+            continue  # a model, weights, a key
+        if type_of(payload) == RoundReport.TYPE:
+            found.append(decode(RoundReport, payload))
+    return sorted(found, key=lambda report: report.round)
