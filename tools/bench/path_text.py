@@ -37,7 +37,7 @@ def path_facts(result: Mapping[str, Any]) -> list[str]:
         "idle machine's.",
         f"Python {facts['python']}, {versions}.",
         f"Device {work['device']} with {work['records']} records, model {work['model']} of "
-        f"{work['parameters']:,} parameters, {training['steps']} steps a round at sampling rate "
+        f"{work['parameters']:,} parameters, steps a round: {training['steps']}, at sampling rate "
         f"{training['sampling_rate']:.3f}, ring of {work['ring']} keys.",
         f"Privacy: unit {privacy['unit']}, noise {privacy['noise']}, epsilon "
         f"{privacy['epsilon']:g} at delta {privacy['delta']:g}, noise multiplier "
