@@ -173,6 +173,21 @@ def test_a_rewritten_past_is_refused_even_if_it_is_longer(small, parties, tmp_pa
     fork.close_databases()
 
 
+def test_a_past_that_was_announced_and_then_rewritten_is_refused(small, parties, tmp_path):
+    # What the device searched is common to both; what it was told last is not.
+    agent = device(parties, tmp_path / "device")
+    parties.begin(parties.propose())
+    assert agent.consider(announced(parties), parties.now_ms) == "ready"
+    fork = Parties(small, tmp_path / "fork")
+    fork.now_ms += 1
+    fork.begin(fork.propose())
+    finish(fork)
+    with pytest.raises(LogError, match="first 5 entries of the log are not those we knew"):
+        catch_up(agent, fork)
+    agent.db.close()
+    fork.close_databases()
+
+
 def test_a_checkpoint_that_no_log_of_ours_signed_is_refused(parties, tmp_path):
     agent = device(parties, tmp_path / "device", caught_up=False)
     note = log.latest_checkpoint(parties.db)

@@ -184,6 +184,16 @@ def test_a_sum_key_serves_one_study_and_one_mode(federation, records):
         )
 
 
+def test_no_ring_of_a_roster_is_smaller_than_its_study_allows(federation, records):
+    plan, roster, key = records
+    large = sign(changed(plan, min_ring=4), [AUTHORITY])
+    refuses(
+        "cuts rings of 3 keys", trust.open_study, federation, large, everyone(roster), everyone(key)
+    )
+    larger = everyone(changed(roster, ring_size=6))
+    assert trust.open_study(federation, large, larger, everyone(key)).plan.min_ring == 4
+
+
 # 9.5
 
 
@@ -292,6 +302,25 @@ def test_a_quorum_of_aggregators_signs_a_model(federation, study):
     )
     other = quorum(changed(model, federation="other"))
     refuses("belongs to federation", trust.open_model, other, federation, plan)
+
+
+def test_a_model_says_of_its_round_what_the_report_says(round_plan):
+    plan = changed(round_plan, weights=b"w" * 32)
+    name = bytes(32)
+    report = RoundReport(name, 1, "summed", 6, 5, {}, b"s" * 32, START_MS, START_MS, 0)
+    model = GlobalModel("fed", "study", 1, name, bytes(32), b"n" * 32, 5, True, False, None)
+    kept = changed(model, applied=False, contributions=0, weights=plan.weights)
+    without = changed(report, status="below_min_cohort", sum=b"")
+    # A sum that nobody could decode is not applied, and counts nobody.
+    for good, said in ((model, report), (kept, report), (kept, without)):
+        trust.check_model_follows(good, plan, said)
+    check = trust.check_model_follows
+    refuses("from another round", check, changed(model, round=2), plan, report)
+    refuses("from another round", check, changed(model, plan=b"p" * 32), plan, report)
+    refuses("a sum that there was not", check, model, plan, without)
+    refuses("counts 4 updates, not 5", check, changed(model, contributions=4), plan, report)
+    refuses("counts 5 updates, not 0", check, changed(kept, contributions=5), plan, report)
+    refuses("the weights changed", check, changed(kept, weights=b"n" * 32), plan, report)
 
 
 # 9.10
