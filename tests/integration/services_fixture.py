@@ -16,6 +16,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+import types
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -129,7 +130,8 @@ class Hospital:
 
     `faults` are names of FAULTS; each strikes once, in whichever process comes there first.
     `in_process` chooses the devices that account within the agent's own process. `agents`
-    processes share the devices; none is one each.
+    processes share the devices; none is one each. `clocks` are seconds by which the agents'
+    clocks are ahead.
     """
 
     def __init__(
@@ -145,6 +147,7 @@ class Hospital:
         faults=(),
         in_process=slice(None),
         agents=None,
+        clocks=(),
     ):
         self.folder = folder
         self.devices = DEVICES[:devices]
@@ -186,7 +189,8 @@ class Hospital:
             words = ["agent", "run"]
             for name in self.devices[index :: agents or len(self.devices)]:
                 words += ["--config", self.device(name) / "agent.toml"]
-            self.agents.append(self._role(f"agent-{index}", words, faults))
+            clock = [f"clock={clocks[index]}"] if clocks else []
+            self.agents.append(self._role(f"agent-{index}", words, [*faults, *clock]))
 
     def _role(self, name, words, faults):
         program = ["-m", "vitalring.tools.cli"]
@@ -397,11 +401,20 @@ def _arm(name, markers):
     setattr(module, attribute, struck)
 
 
+def _shift_clock(ahead_s):
+    """Let the agent's clock be wrong; what measures durations stays right."""
+    module = importlib.import_module("vitalring.edge_agent.main")
+    right = time.time_ns
+    module.time = types.SimpleNamespace(time_ns=lambda: right() + ahead_s * 10**9)
+
+
 def main():
     markers, names, *words = sys.argv[1:]
     role = words[0]
     for name in names.split(","):
-        if name.startswith(role) and not (Path(markers) / name).exists():
+        if name.startswith("clock="):
+            _shift_clock(int(name.removeprefix("clock=")))
+        elif name.startswith(role) and not (Path(markers) / name).exists():
             _arm(name, Path(markers))
     cli = importlib.import_module("vitalring.tools.cli")
     sys.exit(cli.main(words))

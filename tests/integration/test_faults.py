@@ -4,6 +4,7 @@ Asserted against the exported log, not against what processes say of themselves.
 seeded and printed: VITALRING_SEED=N repeats a run's choices, though not its timing.
 """
 
+import contextlib
 import os
 import random
 import secrets
@@ -206,6 +207,7 @@ def test_the_final_model_arrives_although_gateway_and_broker_die_just_then(tmp_p
     outcome.check(1, MIN_COHORT)
 
 
+@pytest.mark.long
 def test_a_round_proposed_while_the_gateway_was_away_for_too_long_ends_without_updates(tmp_path):
     hospital = Hospital(
         tmp_path / "study",
@@ -245,7 +247,14 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-@pytest.mark.parametrize("role", ["gateway", "aggregator"])
+@pytest.mark.parametrize(
+    "role",
+    [
+        "gateway",
+        pytest.param("aggregator", marks=pytest.mark.long),
+        pytest.param("agent", marks=pytest.mark.long),
+    ],
+)
 def test_a_full_disk_is_waited_out(tmp_path, small_disk, role):
     hospital = Hospital(
         tmp_path / "study",
@@ -257,17 +266,40 @@ def test_a_full_disk_is_waited_out(tmp_path, small_disk, role):
         timeout_s=90,
         retry_s=2,
     )
-    (hospital.home / role).symlink_to(small_disk)
+    name = role
+    if role == "agent":
+        name, state = "agent-0", hospital.device(hospital.devices[0]) / "state"
+    else:
+        state = hospital.home / role
+    state.symlink_to(small_disk)
     ballast = small_disk / "ballast"
     with hospital:
         wait_for("the first round is open", hospital.standing)
-        ballast.write_bytes(b"")
-        with ballast.open("ab", buffering=0) as file:
-            while file.write(bytes(4096)) == 4096:
+        with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
+            while file.write(bytes(4096)):
                 pass
-        wait_for("it complains", lambda: hospital.said(role, "next try in"))
-        assert getattr(hospital, role).code is None
+        wait_for("it complains", lambda: hospital.said(name, "free space on its disk"))
+        assert all(process.code is None for process in hospital.processes)
         ballast.unlink()
+        run_to_its_end(hospital, GENEROUS_S)
+        outcome = hospital.export()
+    outcome.check(2, MIN_COHORT)
+    assert outcome.updates == 2 * 3
+
+
+@pytest.mark.long
+def test_clocks_that_are_a_minute_off_lose_no_update(tmp_path):
+    hospital = Hospital(
+        tmp_path / "study",
+        rounds=2,
+        devices=3,
+        min_cohort=MIN_COHORT,
+        window_s=0.5,
+        timeout_s=20,
+        retry_s=2,
+        clocks=(-60, 60, 0),
+    )
+    with hospital:
         run_to_its_end(hospital, GENEROUS_S)
         outcome = hospital.export()
     outcome.check(2, MIN_COHORT)
