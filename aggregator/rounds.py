@@ -147,6 +147,7 @@ def conclude(db: sqlite3.Connection, aggregator: Aggregator, bundle: Bundle) -> 
     signed = encode(Bundle(sign(model, [aggregator.signing_seed]), (weights,)))
     with transaction(db):
         store.save_state(db, current.number, after)
+        store.forget_before(db, current.number)
         db.execute(
             "UPDATE rounds SET model = ?, evaluation = ?, seconds = ? WHERE round = ?",
             (

@@ -61,6 +61,12 @@ def save_state(db: sqlite3.Connection, round_number: int, state: ServerState) ->
     )
 
 
+def forget_before(db: sqlite3.Connection, round_number: int) -> None:
+    """Drop what only a round in progress needs; the caller holds a transaction."""
+    db.execute("DELETE FROM state WHERE round < ?", (round_number,))
+    db.execute("UPDATE rounds SET proposal = x'' WHERE round < ?", (round_number,))
+
+
 def load_state(db: sqlite3.Connection, round_number: int) -> ServerState:
     """Return the server's state after a round; 0 is the start."""
     weights, memory = db.execute(

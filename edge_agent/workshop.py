@@ -4,6 +4,7 @@ Everything here is public and verified before it is kept, so the virtual
 devices of a simulation may share it; a real device has one workshop of its own.
 """
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +20,9 @@ from vitalring.protocol.cbor import digest
 from vitalring.protocol.records import Federation, RoundPlan
 from vitalring.protocol.secure_sum import UpdateEncryptor, update_encryptor
 from vitalring.protocol.weights import unpack_weights
+
+_WEIGHTS_KEPT = 2
+"""Weights serve one round; another process of a simulation may be a round behind."""
 
 Fetch = Callable[[bytes], bytes]
 
@@ -45,7 +49,10 @@ class Workshop:
 
         Raises TransportError where nobody has it.
         """
-        path = self._cache_dir / name.hex()
+        return self._kept(self._cache_dir, name)
+
+    def _kept(self, folder: Path, name: bytes) -> bytes:
+        path = folder / name.hex()
         if path.is_file():
             cached = path.read_bytes()
             # A cache on a failing card is no reason to trust other bytes.
@@ -88,7 +95,10 @@ class Workshop:
     def weights(self, plan: RoundPlan, dimension: int) -> npt.NDArray[np.float32]:
         """Return the weights (d,) that a round starts from."""
         if self._weights is None or self._weights[0] != plan.weights:
-            self._weights = (plan.weights, unpack_weights(self.object(plan.weights), dimension))
+            folder = self._cache_dir / "weights"
+            content = self._kept(folder, plan.weights)
+            self._weights = (plan.weights, unpack_weights(content, dimension))
+            _keep_newest(folder, _WEIGHTS_KEPT)
         return self._weights[1]
 
     def encryptor(self, study: trust.Study) -> UpdateEncryptor:
@@ -101,3 +111,10 @@ class Workshop:
                 self.object(study.sum_key.key) if study.plan.secure_sum != "plain" else b"",
             )
         return self._encryptors[study.sum_key_digest]
+
+
+def _keep_newest(folder: Path, count: int) -> None:
+    # Another process may be at the same folder.
+    with contextlib.suppress(OSError):
+        for path in sorted(folder.iterdir(), key=lambda each: each.stat().st_mtime)[:-count]:
+            path.unlink(missing_ok=True)

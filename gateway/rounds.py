@@ -154,6 +154,8 @@ def close(
         ).fetchall()
         digests = tuple(row[0] for row in rows)
         log.append(db, [row[1] for row in rows])
+        # The log has them now, and no more are admitted.
+        db.execute("DELETE FROM admitted WHERE plan = ?", (current.plan,))
         total, status = b"", "below_min_cohort"
         if len(rows) >= plan.min_cohort and current.sum is not None:
             status = "summed"
