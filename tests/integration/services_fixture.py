@@ -11,7 +11,9 @@ point of the code, once for each marker file that is not there yet.
 import contextlib
 import importlib
 import os
+import random
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -20,7 +22,7 @@ import types
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mosquitto_fixture import free_port, mosquitto_program
+from mosquitto_fixture import mosquitto_program
 
 from vitalring.edge_agent import budget
 from vitalring.protocol import lsag, tiles, trust
@@ -58,6 +60,16 @@ def wait_for(what, condition, timeout_s=GENEROUS_S):
         assert time.monotonic() < deadline, f"not within {timeout_s:g} s: {what}"
         time.sleep(0.05)
     return found
+
+
+def lasting_port():
+    """Return a free port that no outgoing connection takes while the broker is away."""
+    ephemeral = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    while True:
+        port = random.randrange(10_000, ephemeral)
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 class Process:
@@ -156,11 +168,13 @@ class Hospital:
         self.markers.mkdir()
         self.logs = folder / "logs"
         self.logs.mkdir()
-        port = free_port()
+        port = lasting_port()
         vitalring(
             "gateway", "init", folder / "broker", "--federation", FEDERATION,
             "--cohort", COHORT, "--host", "localhost", "--port", port, "--bind", "127.0.0.1",
         )  # fmt: skip
+        # What a killed broker forgets at most, as an operator would choose it.
+        (folder / "broker" / "local.d" / "save.conf").write_text("autosave_interval 1\n")
         (folder / "study.toml").write_text(
             f'federation = "{FEDERATION}"\ncohort = "{COHORT}"\nrounds = {rounds}\n'
             f"records = 250\nmin_cohort = {min_cohort}\n"

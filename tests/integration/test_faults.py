@@ -53,13 +53,17 @@ class Reaper:
             if now >= when:
                 self._down.remove((process, when))
                 process.start()
-        if now < self._next or self._hospital.aggregator.code == 0:
+        if now < self._next:
             return
         self._next = now + self._rng.uniform(*self._between_s)
+        down = [process for process, _ in self._down]
+        for process in self._hospital.processes:
+            expected = (None, 0) if process is self._hospital.aggregator else (None,)
+            assert process in down or process.code in expected, f"{process.name} ended by itself"
         # Kinds alike, however many agents there are.
         kind = self._rng.choice(["broker", "gateway", "aggregator", "agent"])
         choice = self._rng.choice([p for p in self._hospital.processes if p.name.startswith(kind)])
-        if choice.code is not None:
+        if choice in down or choice.code is not None:
             return
         choice.kill()
         self.kills[kind] += 1
