@@ -29,7 +29,8 @@ class Publisher:
         self._name = files.study.federation.name
         self._link = link
         self._max_payload_bytes = max_payload_bytes
-        self._sum_pieces: tuple[bytes, ...] = ()
+        # Pieces of what stands on a topic whose content changes.
+        self._pieces: dict[str, set[bytes]] = {}
 
     def all(self) -> None:
         """Publish everything anew: the broker may have forgotten it."""
@@ -68,8 +69,8 @@ class Publisher:
             if current.receipts is not None:
                 self._receipts(current.number, current.receipts)
                 self._clear(self._receipts_topic(current.number - _RECENT_RECEIPTS))
-        self._publish(topics.plan_topic(self._name, self._study.roster.cohort), announced)
-        self._sum(total)
+        self._replace(topics.plan_topic(self._name, self._study.roster.cohort), announced)
+        self._replace(topics.sum_topic(self._name), total)
 
     def _weights(self, current: rounds.Round) -> None:
         """Publish the weights that a round starts from, and clear those of the round before."""
@@ -80,19 +81,17 @@ class Publisher:
         ).fetchone()
         if row is None or (old := self._weights_of(row[0])) == content:
             return
-        _, pieces = blobs.split(old, self._max_payload_bytes)
-        for each in (old, *pieces):
-            self._clear(topics.object_topic(self._name, digest(each)))
+        for name in self._names(old) - self._names(content):
+            self._clear(topics.object_topic(self._name, name))
 
     def _weights_of(self, signed_plan: bytes) -> bytes:
         plan = trust.open_round_plan(signed_plan, self._study)
         return store.get_object(self._db, plan.weights) or b""
 
-    def _sum(self, total: bytes) -> None:
-        pieces = self._publish(topics.sum_topic(self._name), total)
-        for name in set(self._sum_pieces) - set(pieces):
-            self._clear(topics.object_topic(self._name, name))
-        self._sum_pieces = pieces
+    def _names(self, content: bytes) -> set[bytes]:
+        """Return under which digests an object and its pieces stand."""
+        _, pieces = blobs.split(content, self._max_payload_bytes)
+        return {digest(each) for each in (content, *pieces)}
 
     def _receipts_topic(self, number: int) -> str | None:
         if number < 1:
@@ -107,12 +106,19 @@ class Publisher:
     def _entries(self, bundle: int) -> None:
         width = min(TILE_WIDTH, log.size(self._db) - bundle * TILE_WIDTH)
         content = log.tile_bytes(self._db, Tile(None, bundle, width))
-        self._publish(topics.entries_topic(self._name, bundle), content)
+        self._replace(topics.entries_topic(self._name, bundle), content)
 
     def _object(self, content: bytes) -> None:
         self._publish(topics.object_topic(self._name, digest(content)), content)
 
-    def _publish(self, topic: str, content: bytes) -> tuple[bytes, ...]:
+    def _replace(self, topic: str, content: bytes) -> None:
+        """Publish, and clear the pieces of what stood there before."""
+        new = self._publish(topic, content)
+        for name in self._pieces.get(topic, set()) - new:
+            self._clear(topics.object_topic(self._name, name))
+        self._pieces[topic] = new
+
+    def _publish(self, topic: str, content: bytes) -> set[bytes]:
         """Publish retained and return the names of the pieces; empty content clears the topic."""
         # Waiting for a connection would keep the gateway from closing rounds, and from ending.
         if not self._link.connected:
@@ -121,7 +127,7 @@ class Publisher:
         for piece in pieces:
             self._object(piece)
         self._link.publish(topic, message, retain=True, timeout_s=10.0)
-        return tuple(digest(piece) for piece in pieces)
+        return {digest(piece) for piece in pieces}
 
     def _clear(self, topic: str | None) -> None:
         if topic is not None:
