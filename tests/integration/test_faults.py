@@ -116,9 +116,9 @@ def test_a_few_rounds_survive_random_kills(tmp_path, report):
 @pytest.mark.long
 def test_twenty_rounds_survive_random_kills_of_every_kind(tmp_path, report):
     kills = killed_at_random(
-        tmp_path / "study", 20, 1800, report, between_s=(1.0, 8.0), pause_s=(0.1, 6.0)
+        tmp_path / "study", 20, 1800, report, between_s=(0.2, 2.5), pause_s=(0.1, 4.0)
     )
-    assert min(kills[kind] for kind in ("broker", "gateway", "aggregator", "agent")) >= 3
+    assert min(kills[kind] for kind in ("broker", "gateway", "aggregator", "agent")) >= 5
 
 
 def test_death_at_every_delicate_point_changes_nothing(tmp_path):
