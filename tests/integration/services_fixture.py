@@ -25,7 +25,9 @@ from pathlib import Path
 from mosquitto_fixture import mosquitto_program
 
 from vitalring.edge_agent import budget
-from vitalring.protocol import lsag, tiles, trust
+from vitalring.gateway.mosquitto import GATEWAY
+from vitalring.mqtt import BrokerConfig, Link, Message
+from vitalring.protocol import lsag, tiles, topics, trust
 from vitalring.protocol.cbor import decode, digest, type_of
 from vitalring.protocol.records import AcceptedUpdate, GlobalModel, LoggedObject, RoundReport
 from vitalring.protocol.signing import Signed
@@ -243,6 +245,34 @@ class Hospital:
                 "SELECT round, status, admitted FROM rounds ORDER BY round DESC LIMIT 1"
             ).fetchone()
         return None
+
+    def retained(self):
+        """Return every retained message, as the gateway's credentials let one read them."""
+        tls = self.broker.folder / "tls"
+        config = BrokerConfig(
+            url=f"mqtts://localhost:{self.broker.port}",
+            ca_file=tls / "ca.pem",
+            certificate_file=tls / f"{GATEWAY}.pem",
+            key_file=tls / f"{GATEWAY}.key",
+        )
+        names = ("plan/+", "receipts/#", "object/+", "log/#", "inner/#")
+        found = {}
+        with Link(config, [f"vr1/{FEDERATION}/{name}" for name in names]) as link:
+            link.wait_connected(GENEROUS_S)
+            # The broker sends retained messages in answer to the subscription: when one published
+            # afterwards comes back, all of them are here.
+            last = topics.receipts_topic(FEDERATION, COHORT, 999)
+            link.publish(last, b"end", retain=False)
+            while True:
+                message = link.receive(GENEROUS_S)
+                assert message is not None
+                if not isinstance(message, Message):
+                    continue
+                link.ack(message)
+                if message.topic == last:
+                    return found
+                if message.retained:
+                    found[message.topic] = message.payload
 
     def unsettled(self):
         """Return how many updates wait for a receipt, all devices together."""

@@ -9,17 +9,13 @@ from contextlib import closing
 
 import pytest
 from services_fixture import (
-    COHORT,
     FEDERATION,
-    GENEROUS_S,
     Hospital,
     vitalring,
     wait_for,
 )
 
 from vitalring.edge_agent import budget
-from vitalring.gateway.mosquitto import GATEWAY
-from vitalring.mqtt import BrokerConfig, Link, Message
 from vitalring.protocol import topics
 
 pytestmark = pytest.mark.mosquitto
@@ -110,7 +106,7 @@ def test_secrets_are_nowhere_but_in_their_files(finished, outcome):
     said = [path.read_bytes() for path in finished.logs.iterdir()]
     said += [finished.broker.log.read_bytes()]
     said += [path.read_bytes() for path in outcome.folder.rglob("*") if path.is_file()]
-    said += list(retained(finished).values())
+    said += list(finished.retained().values())
     for path in secrets:
         for form in forms(path.read_bytes()):
             assert not any(form in text for text in said), path.name
@@ -125,7 +121,7 @@ def forms(secret):
 
 
 def test_the_broker_keeps_the_topics_of_the_specification_and_no_others(finished):
-    held = retained(finished)
+    held = finished.retained()
     kinds = {}
     for topic in held:
         kinds.setdefault(topics.parse(topic).kind, []).append(topic)
@@ -137,38 +133,6 @@ def test_the_broker_keeps_the_topics_of_the_specification_and_no_others(finished
     assert topics.checkpoint_topic(FEDERATION) in held
     # Records, key, artefact with its description, plans, models, the last plan's weights.
     assert len(kinds[topics.Kind.OBJECT]) <= 4 + 3 + 2 * ROUNDS + 1
-
-
-def retained(hospital):
-    """Return every retained message that the gateway's credentials can read."""
-    tls = hospital.broker.folder / "tls"
-    config = BrokerConfig(
-        url=f"mqtts://localhost:{hospital.broker.port}",
-        ca_file=tls / "ca.pem",
-        certificate_file=tls / f"{GATEWAY}.pem",
-        key_file=tls / f"{GATEWAY}.key",
-    )
-    root = f"vr1/{FEDERATION}"
-    filters = [
-        f"{root}/{name}" for name in ("plan/+", "receipts/#", "object/+", "log/#", "inner/#")
-    ]
-    found = {}
-    with Link(config, filters) as link:
-        link.wait_connected(GENEROUS_S)
-        # The broker sends retained messages in answer to the subscription: when one published
-        # afterwards comes back, all of them are here.
-        last = topics.receipts_topic(FEDERATION, COHORT, 999)
-        link.publish(last, b"end", retain=False)
-        while True:
-            message = link.receive(GENEROUS_S)
-            assert message is not None
-            if not isinstance(message, Message):
-                continue
-            link.ack(message)
-            if message.topic == last:
-                return found
-            if message.retained:
-                found[message.topic] = message.payload
 
 
 def test_every_service_ends_cleanly_when_told_to(finished, outcome):
