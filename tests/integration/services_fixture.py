@@ -79,7 +79,7 @@ class Process:
 
     def __init__(self, name, command, log):
         self.name = name
-        self._command = [str(word) for word in command]
+        self.command = [str(word) for word in command]
         self.log = log
         self._process = None
 
@@ -87,7 +87,7 @@ class Process:
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment
+                self.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment
             )
 
     @property

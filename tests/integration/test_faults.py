@@ -309,3 +309,31 @@ def test_clocks_that_are_a_minute_off_lose_no_update(tmp_path):
         outcome = hospital.export()
     outcome.check(2, MIN_COHORT)
     assert outcome.updates == 2 * 3
+
+
+def test_a_device_that_was_away_past_its_deadline_still_learns_that_it_counted(tmp_path):
+    hospital = Hospital(
+        tmp_path / "study",
+        rounds=1,
+        devices=3,
+        agents=1,
+        min_cohort=MIN_COHORT,
+        window_s=0.1,
+        timeout_s=6,
+        retry_s=2,
+        faults=("agent-submit",),
+        clocks=(0,),
+    )
+    with hospital:
+        (agent,) = hospital.agents
+        wait_for("an update is out", lambda: agent.code == -9)
+        wait_for("the round is over", lambda: hospital.standing()[1] == "done")
+        # Its deadline is long past, and in the first moment there is no connection on which a
+        # receipt could come.
+        later = 6 + 300 + 60
+        agent.command = [word.replace("clock=0", f"clock={later}") for word in agent.command]
+        agent.start()
+        run_to_its_end(hospital, GENEROUS_S)
+        outcome = hospital.export()
+    outcome.check(1, MIN_COHORT)
+    assert outcome.updates == 1
