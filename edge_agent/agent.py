@@ -113,8 +113,12 @@ class Agent:
             return f"sums of {plan.min_cohort} updates are below this device's floor"
         if len(self._records) < plan.training.records:
             return f"{len(self._records)} records are fewer than the plan asks for"
-        # 6. A device may sit rounds out, by its own coin.
+        if study.plan.secure_sum == "plain" and not self._floors.allow_plain_sum:
+            return "the sum is in clear and this device insists on an encrypted one"
+        # 6. A device may sit rounds out, by its own coin, which it tosses once.
         if earlier is None and secrets.randbelow(1 << 53) >= self._participation * (1 << 53):
+            with transaction(self.db):
+                state.mark(self.db, "sat_out", context, announced.plan_digest, plan.round)
             return "sits this round out"
         # 7. The guarantee is what the plan claims, and the budget bears it.
         if reason := self._pay(study, plan, context, announced.plan_digest):
@@ -174,7 +178,7 @@ class Agent:
         with transaction(self.db):
             if spend is not None:
                 self._budget.reserve(study.plan_digest, plan_digest, plan.study, plan.round, spend)
-            state.mark_charged(self.db, context, plan_digest, plan.round)
+            state.mark(self.db, "charged", context, plan_digest, plan.round)
         return None
 
     def _make_update(

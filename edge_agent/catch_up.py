@@ -61,7 +61,7 @@ def catch_up(
                     budget.charge_unaccounted(
                         plan.study_plan, plan_digest, plan.study, plan.round, spend
                     )
-                state.mark_restored(db, context, plan_digest, plan.round)
+                state.mark(db, "restored", context, plan_digest, plan.round)
         state.remember_range(db, grown)
     state.remember_checkpoint(db, checkpoint)
 

@@ -7,6 +7,9 @@ from typing import Annotated
 from vitalring.mqtt import BrokerConfig
 from vitalring.schema import OneOf, Pattern, Range
 
+DEVICE_ID = "[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}"
+"""What a device may be called in its data set. The name never leaves the device."""
+
 
 @dataclass(frozen=True)
 class Floors:
@@ -18,6 +21,8 @@ class Floors:
     """Most that all studies together may spend of a record's privacy."""
     delta: Annotated[float, Range(1e-12, 0.01)] = 1e-5
     allow_no_privacy: bool = False
+    allow_plain_sum: bool = False
+    """Take part where the gateway reads every update: for simulations alone."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +34,7 @@ class AgentConfig:
     cohort: Annotated[str, Pattern("[a-z0-9-]{1,32}")]
     ring_key: Path
     data: Path
-    device: Annotated[str, Pattern("[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}")]
+    device: Annotated[str, Pattern(DEVICE_ID)]
     state_dir: Path
     broker: BrokerConfig
     cache_dir: Path | None = None

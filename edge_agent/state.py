@@ -27,7 +27,9 @@ CREATE TABLE read_log (
 );
 CREATE TABLE rounds (
     context BLOB PRIMARY KEY, plan BLOB NOT NULL, round INTEGER NOT NULL,
-    status TEXT NOT NULL CHECK (status IN ('charged', 'ready', 'counted', 'missed', 'restored')),
+    status TEXT NOT NULL CHECK (
+        status IN ('charged', 'ready', 'counted', 'missed', 'restored', 'sat_out')
+    ),
     timings TEXT NOT NULL DEFAULT '{}'
 );
 CREATE TABLE outbox (
@@ -95,19 +97,17 @@ def status_of(db: sqlite3.Connection, context: bytes) -> tuple[str, bytes] | Non
     return row
 
 
-def mark_charged(db: sqlite3.Connection, context: bytes, plan: bytes, round_number: int) -> None:
-    """Note that this round's privacy is spent; the caller holds the transaction."""
-    db.execute(
-        "INSERT OR IGNORE INTO rounds (context, plan, round, status) VALUES (?, ?, ?, 'charged')",
-        (context, plan, round_number),
-    )
+def mark(
+    db: sqlite3.Connection, status: str, context: bytes, plan: bytes, round_number: int
+) -> None:
+    """Note a round this state did not know; the caller holds the transaction.
 
-
-def mark_restored(db: sqlite3.Connection, context: bytes, plan: bytes, round_number: int) -> None:
-    """Note a round that the log shows and this state had lost; the caller holds the transaction."""
+    `charged`: its privacy is spent. `sat_out`: the coin fell so. `restored`:
+    the log shows an own update that this state had lost.
+    """
     db.execute(
-        "INSERT OR IGNORE INTO rounds (context, plan, round, status) VALUES (?, ?, ?, 'restored')",
-        (context, plan, round_number),
+        "INSERT OR IGNORE INTO rounds (context, plan, round, status) VALUES (?, ?, ?, ?)",
+        (context, plan, round_number, status),
     )
 
 

@@ -134,7 +134,17 @@ def load_artefact(name: str) -> Artefact:
     Raises:
         ModelError: there is none of that name.
     """
+    if name not in shipped_names():
+        raise ModelError(f"no network is called {name!r}; there are {', '.join(shipped_names())}")
     return artefact_from_bytes(read_shipped(f"{name}.json"), read_shipped(f"{name}.tflite"))
+
+
+def shipped_names() -> tuple[str, ...]:
+    """Return the names of the networks that are shipped with the project."""
+    room = resources.files("vitalring.models") / "artefacts"
+    files = {entry.name for entry in room.iterdir()}
+    stems = (file.removesuffix(".json") for file in files if file.endswith(".json"))
+    return tuple(sorted(stem for stem in stems if f"{stem}.tflite" in files))
 
 
 def read_shipped(file: str) -> bytes:

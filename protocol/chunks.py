@@ -17,6 +17,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 
 from vitalring.errors import ConfigError, Reason, Refused
+from vitalring.protocol.limits import MAX_UPDATE_BYTES
 
 MAGIC = b"VRC1"
 TRANSFER_ID_BYTES = 16
@@ -33,9 +34,9 @@ class ChunkLimits:
     `max_total_bytes` covers data and `PART_OVERHEAD_BYTES` for each frame.
     """
 
-    max_transfer_bytes: int = 16 * 2**20
+    max_transfer_bytes: int = MAX_UPDATE_BYTES + 2**20
     max_open_transfers: int = 256
-    max_total_bytes: int = 64 * 2**20
+    max_total_bytes: int = 128 * 2**20
     max_age_s: float = 600.0
 
     def __post_init__(self) -> None:

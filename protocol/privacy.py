@@ -32,8 +32,9 @@ class Privacy:
 
     `unit` is what one neighbour differs in, `noise` where noise is added.
     `epsilon` at `delta` is the claim for a whole study. `clip` bounds the L2
-    norm of one example's gradient; with unit none, 0 leaves gradients unbounded. The noise on a sum of clipped gradients has
-    standard deviation `noise_multiplier` * `clip`.
+    norm of one example's gradient; with unit none, 0 leaves gradients unbounded.
+    The noise on a sum of clipped gradients has standard deviation
+    `noise_multiplier` * `clip`.
     """
 
     unit: Annotated[str, OneOf(("none", "record", "device"))] = "none"

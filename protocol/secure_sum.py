@@ -5,6 +5,7 @@ and `add`; a device `update_encryptor`; the key holder `open_sum`. SEAL is
 loaded by the device's half alone, and only for encrypted modes.
 """
 
+import secrets
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -25,6 +26,8 @@ SECURE_SUMS = ("single-he", "plain")
 """Modes of this version. `plain` protects nothing and is for comparison in simulations."""
 
 LATER_SUMS = ("threshold-he", "two-server")
+
+_SALT_BYTES = 16
 
 
 class SumScheme(Protocol):
@@ -84,17 +87,23 @@ class HeSum:
 
 
 class PlainSum:
-    """Fields in clear, in the fewest whole bytes: the price of protection is measured on this."""
+    """Fields in clear, in the fewest whole bytes: the price of protection is measured on this.
+
+    Random bytes follow them: equal updates of two devices must differ, as
+    ciphertexts do, or the second would pass for a copy of the first (SPEC 10.2).
+    """
 
     def __init__(self, codec: Codec, dimension: int) -> None:
         self._fields = field_count(codec, dimension)
         self._field_max = codec.field_max
         self._type = np.dtype("<u1" if codec.field_max < 1 << 8 else "<u4")
-        self.update_bytes = self._fields * self._type.itemsize
+        self.update_bytes = self._fields * self._type.itemsize + _SALT_BYTES
 
     def decode(self, data: bytes) -> Array:
         """Read one update's fields."""
-        fields = self._read(data, self._type)
+        if len(data) != self.update_bytes:
+            raise CiphertextError(f"{len(data)} bytes, not the {self.update_bytes} of this update")
+        fields = self._read(data[:-_SALT_BYTES], self._type)
         if int(fields.max()) > self._field_max:
             raise CiphertextError(f"a field of {int(fields.max())} exceeds {self._field_max}")
         return fields
@@ -117,7 +126,7 @@ class PlainSum:
 
     def encrypt(self, fields: Array) -> bytes:
         """Return an update's fields as bytes."""
-        return fields.astype(self._type).tobytes()
+        return fields.astype(self._type).tobytes() + secrets.token_bytes(_SALT_BYTES)
 
     def _read(self, data: bytes, kind: np.dtype[Any]) -> Array:
         if len(data) != self._fields * kind.itemsize:

@@ -101,10 +101,11 @@ def write_aggregator(
     return _write(home / "aggregator.toml", table)
 
 
-def write_agent(made: Made, broker: Broker, device: str, data: Path, more: Table) -> Path:
+def write_agent(made: Made, broker: Broker, device: str, data: str, more: Table) -> Path:
     """Write `agent.toml`, with copies of all that it names, into the device's folder.
 
-    `more` holds further fields of the agent's configuration.
+    `data` is the path of its data set as the agent sees it; `more` holds
+    further fields of its configuration.
     """
     home = made.layout.folder / "devices" / device
     write_atomic(home / "federation.cbor", made.study.records["federation"])
@@ -126,7 +127,7 @@ def write_agent(made: Made, broker: Broker, device: str, data: Path, more: Table
             "authority_key": made.authority_key.hex(),
             "cohort": study.roster.cohort,
             "ring_key": "ring.key",
-            "data": _relative(data, home),
+            "data": data,
             "device": device,
             "state_dir": "state",
             **simple,
@@ -140,6 +141,8 @@ def floors_of(made: Made) -> Table:
     """Return floors for a device that wants no less than the study promises."""
     plan = made.study.study.plan
     table: dict[str, object] = {"ring": plan.min_ring, "cohort": plan.min_cohort}
+    if plan.secure_sum == "plain":
+        table["allow_plain_sum"] = True
     if plan.privacy.unit == "none":
         return {**table, "allow_no_privacy": True}
     return {**table, "epsilon": plan.privacy.epsilon, "delta": plan.privacy.delta}

@@ -161,8 +161,8 @@ def _scalar(hint: Any, plain: Any, error: type[VitalRingError], where: str) -> A
         if not math.isfinite(value):
             raise error(f"{where} is {_shown(plain)}, must be finite")
         return _one_zero(value)
-    if hint is Path and isinstance(plain, str):
-        if "\0" in plain:
+    if hint is Path and isinstance(plain, str | Path):
+        if "\0" in str(plain):
             raise error(f"{where} is {_shown(plain)}, a path has no zero bytes")
         return Path(plain)
     if type(plain) is not hint:

@@ -13,7 +13,7 @@ from vitalring.models.dataset import Records
 from vitalring.protocol.cbor import digest, encode
 from vitalring.protocol.records import PlanAnnouncement
 
-FLOORS = Floors(ring=3, cohort=4, epsilon=8.0, delta=1e-5)
+FLOORS = Floors(ring=3, cohort=4, epsilon=8.0, delta=1e-5, allow_plain_sum=True)
 
 
 def linear(spends, delta):

@@ -164,7 +164,7 @@ def test_before_it_has_caught_up_a_device_stays_out(parties, make):
     [
         ({"floors": dataclasses.replace(FLOORS, ring=4)}, "ring of 3 keys is below this device"),
         ({"floors": dataclasses.replace(FLOORS, cohort=5)}, "sums of 4 updates are below this"),
-        ({"participation": 0.0}, "sits this round out"),
+        ({"floors": dataclasses.replace(FLOORS, allow_plain_sum=False)}, "insists on an encrypted"),
         ({"records": 99}, "99 records are fewer than the plan asks for"),
     ],
 )
@@ -172,6 +172,16 @@ def test_a_device_stays_out_below_its_floors_and_pays_nothing(parties, make, opt
     agent = make(**options)
     assert match in agent.consider(announced(parties), parties.now_ms)
     assert nothing_happened(agent)
+
+
+def test_the_coin_is_tossed_once_a_round(parties, make):
+    agent = make(participation=0.0)
+    assert "sits this round out" in agent.consider(announced(parties), parties.now_ms)
+    assert state.outbox(agent.db) == []
+    assert charges(agent) == []
+    # A repeated announcement, after a reconnection say, must not raise the chance.
+    agent._participation = 1.0
+    assert agent.consider(announced(parties), parties.now_ms) == "already sat_out"
 
 
 def test_a_round_that_is_over_is_left_alone(parties, make):
@@ -333,7 +343,7 @@ def test_a_crash_while_paying_leaves_nothing_paid(parties, make, monkeypatch):
 
     first = make()
     with monkeypatch.context() as broken:
-        broken.setattr(state, "mark_charged", crash)
+        broken.setattr(state, "mark", crash)
         with pytest.raises(KeyboardInterrupt):
             first.consider(announced(parties), parties.now_ms)
     assert nothing_happened(first)

@@ -62,10 +62,16 @@ def test_a_plain_field_beyond_the_codecs_is_refused():
     scheme = sum_scheme("plain", WIDE, DIMENSION)
     fields = np.zeros(field_count(WIDE, DIMENSION), "<u4")
     fields[3] = WIDE.field_max
-    scheme.decode(fields.tobytes())
+    scheme.decode(fields.tobytes() + bytes(16))
     fields[3] += 1
     with pytest.raises(CiphertextError, match=f"exceeds {WIDE.field_max}"):
-        scheme.decode(fields.tobytes())
+        scheme.decode(fields.tobytes() + bytes(16))
+
+
+def test_equal_plain_updates_differ_in_bytes():
+    scheme = update_encryptor("plain", WIDE, DIMENSION, b"")
+    fields = np.zeros(field_count(WIDE, DIMENSION), np.uint64)
+    assert scheme.encrypt(fields) != scheme.encrypt(fields)
 
 
 @pytest.mark.parametrize("codec", CODECS)

@@ -56,7 +56,7 @@ def prepare(settings: SimulationSettings, state: Path) -> Work:
     Raises ConfigError or DataError.
     """
     fleet = layout.choose_fleet(settings)
-    made = layout.write_federation(settings, fleet, state)
+    made = layout.write_federation(settings, fleet, layout.make_plan(settings, fleet), state)
     layout.write_configs(settings, fleet, made, state, "mqtt://localhost")
     hospital = made.layout.hospital_folder
     _open_first_round(hospital, state)
@@ -101,8 +101,10 @@ def _open_first_round(hospital: Path, state: Path) -> None:
         write_atomic(state / "announcement", rounds.announcement(db, current))
         write_atomic(state / "checkpoint", log.latest_checkpoint(db) or b"")
         write_atomic(state / "entries", log.tile_bytes(db, Tile(None, 0, log.size(db))))
+        weights = trust.peek_round_plan(proposal.record, files.study.federation).weights
         for name, content in db.execute("SELECT digest, content FROM objects"):
-            write_atomic(state / "cache" / name.hex(), content)
+            folder = "cache/weights" if name == weights else "cache"
+            write_atomic(state / folder / name.hex(), content)
     finally:
         db.close()
 

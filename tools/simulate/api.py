@@ -21,10 +21,12 @@ from vitalring.files import read_file, write_atomic
 from vitalring.gateway import store
 from vitalring.gateway.export import export_log
 from vitalring.models.export import export
+from vitalring.mqtt import BrokerConfig, Link
 from vitalring.protocol import trust
 from vitalring.protocol.checkpoint import parse_and_verify
+from vitalring.protocol.records import StudyPlan
 from vitalring.protocol.weights import pack_weights
-from vitalring.schema import to_plain
+from vitalring.schema import from_plain, to_plain
 from vitalring.tools import report as report_files
 from vitalring.tools import roles
 from vitalring.tools.embedded_broker import EmbeddedBroker
@@ -34,6 +36,7 @@ from vitalring.tools.simulate import alone, fleet, layout, results, watch
 from vitalring.tools.simulate.progress import Display
 
 _POLL_S = 0.2
+_BROKER_TIMEOUT_S = 20.0
 
 
 @dataclass(frozen=True)
@@ -78,11 +81,12 @@ def apply_changes(settings: SimulationSettings, changes: dict[str, Any]) -> Simu
     study = dataclasses.replace(
         settings.study, **{name: value for name, value in changes.items() if name in inner}
     )
-    return dataclasses.replace(
+    changed = dataclasses.replace(
         settings,
         study=study,
         **{name: value for name, value in changes.items() if name in outer and name != "study"},
     )
+    return from_plain(SimulationSettings, to_plain(changed), ConfigError)
 
 
 def _check(settings: SimulationSettings) -> None:
@@ -110,7 +114,11 @@ class _Run:
     def go(self) -> Simulation:
         began = time.monotonic()
         chosen = layout.choose_fleet(self._settings)
-        resumed = self._claim_folder()
+        resumed = self._is_resumed()
+        plan = None if resumed else layout.make_plan(self._settings, chosen)
+        if self._settings.broker:
+            _require_broker(self._settings.broker)
+        self._claim_folder(resumed)
         rounds = self._settings.study.rounds
         with Display(self._console, rounds) as display:
             if resumed:
@@ -120,7 +128,7 @@ class _Run:
                 if not (self._settings.broker)
                 else _Outside(self._settings.broker) as broker
             ):
-                made = self._prepare(chosen, broker.url)
+                made = self._prepare(chosen, plan, broker.url)
                 reached, stopped = self._rounds(chosen, made, display)
             compared: list[alone.AloneResult] = []
             if self._settings.alone and not stopped:
@@ -134,28 +142,31 @@ class _Run:
             shutil.rmtree(self._state)
         return Simulation(self._out, content)
 
-    def _claim_folder(self) -> bool:
-        """Take the output folder; True where it holds a stopped run of the same settings."""
-        wanted = json.dumps(_plain_settings(self._settings), indent=2, sort_keys=True)
-        settings_file = self._out / "settings.json"
+    def _is_resumed(self) -> bool:
+        """Tell whether the folder holds a stopped run of the same settings."""
         if _is_finished(self._out):
             raise ConfigError(f"{self._out} holds a finished run: choose another folder with --out")
         resumed = (self._state / "ready").exists()
-        if resumed and settings_file.read_text() != wanted:
+        if resumed and (self._out / "settings.json").read_text() != self._wanted():
             raise ConfigError(
                 f"{self._out} holds a stopped run with other settings: "
                 "repeat its settings to go on, or choose another folder with --out"
             )
-        if not resumed and self._state.exists():
-            shutil.rmtree(self._state)  # stopped before it began: nothing in it was used
-        write_atomic(settings_file, wanted.encode())
-        (self._state / "logs").mkdir(parents=True, exist_ok=True)
         return resumed
 
-    def _prepare(self, chosen: layout.Fleet, broker_url: str) -> Made:
+    def _wanted(self) -> str:
+        return json.dumps(_plain_settings(self._settings), indent=2, sort_keys=True)
+
+    def _claim_folder(self, resumed: bool) -> None:
+        if not resumed and self._state.exists():
+            shutil.rmtree(self._state)  # stopped before it began: nothing in it was used
+        write_atomic(self._out / "settings.json", self._wanted().encode())
+        (self._state / "logs").mkdir(parents=True, exist_ok=True)
+
+    def _prepare(self, chosen: layout.Fleet, plan: StudyPlan | None, broker_url: str) -> Made:
         ready = self._state / "ready"
-        if not ready.exists():
-            made = layout.write_federation(self._settings, chosen, self._state)
+        if plan is not None:
+            made = layout.write_federation(self._settings, chosen, plan, self._state)
             write_atomic(ready, made.authority_key.hex().encode())
         else:
             authority = bytes.fromhex(ready.read_text())
@@ -306,6 +317,12 @@ class _Outside:
 
     def __exit__(self, *_: object) -> None:
         return None
+
+
+def _require_broker(url: str) -> None:
+    """Say at once that a broker cannot be reached. Raises TransportError."""
+    with Link(BrokerConfig(url=url)) as link:
+        link.wait_connected(_BROKER_TIMEOUT_S)
 
 
 def _is_finished(folder: Path) -> bool:

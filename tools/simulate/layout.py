@@ -6,6 +6,7 @@ from pathlib import Path
 from vitalring.errors import ConfigError
 from vitalring.models.artefact import load_artefact
 from vitalring.models.dataset import DatasetInfo, devices, load_dataset, load_device, split
+from vitalring.protocol.records import StudyPlan
 from vitalring.tools import federation, roles
 from vitalring.tools.settings import SimulationSettings
 
@@ -39,18 +40,28 @@ def choose_fleet(settings: SimulationSettings) -> Fleet:
     return Fleet(folder, info, chosen, min(counts))
 
 
-def write_federation(settings: SimulationSettings, fleet: Fleet, state: Path) -> federation.Made:
-    """Make keys and plan below `state`. Raises ConfigError."""
+def make_plan(settings: SimulationSettings, fleet: Fleet) -> StudyPlan:
+    """Return the study's plan. Raises ConfigError, before anything is written."""
     study = settings.study
-    artefact = load_artefact(study.model)
-    plan = federation.plan_of(
-        study, artefact, fleet.info.classes, len(fleet.devices), study.records or fleet.records
+    return federation.plan_of(
+        study,
+        load_artefact(study.model),
+        fleet.info.classes,
+        len(fleet.devices),
+        study.records or fleet.records,
     )
+
+
+def write_federation(
+    settings: SimulationSettings, fleet: Fleet, plan: StudyPlan, state: Path
+) -> federation.Made:
+    """Make keys and sign the plan below `state`. Raises ConfigError."""
+    study = settings.study
     folder = state / "federation"
     keys = [
         federation.enrol(folder / "devices" / name / "ring.key", study) for name in fleet.devices
     ]
-    return federation.init(folder, study, artefact, plan, keys)
+    return federation.init(folder, study, load_artefact(study.model), plan, keys)
 
 
 def write_configs(
@@ -73,4 +84,4 @@ def write_configs(
             "retry_s": 5.0,
             "floors": roles.floors_of(made),
         }
-        roles.write_agent(made, broker, name, fleet.folder, more)
+        roles.write_agent(made, broker, name, str(fleet.folder), more)
