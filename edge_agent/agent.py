@@ -137,6 +137,22 @@ class Agent:
                 return True
         return False
 
+    def end_study(self, data: bytes) -> None:
+        """Take a study's final model: rounds that it did not use are no longer promised.
+
+        Raises SignatureError or RecordError for anything but a final model of
+        a quorum.
+        """
+        federation = self._workshop.federation
+        peeked = trust.peek_model(data, federation)
+        plan = trust.peek_round_plan(self._workshop.object(peeked.plan), federation)
+        study = self._workshop.study(plan)
+        if not trust.open_model(data, federation, study.plan).final:
+            raise RecordError(f"the model of round {peeked.round} does not end its study")
+        if self._budget.is_authorised(study.plan_digest):
+            with transaction(self.db):
+                self._budget.close(study.plan_digest)
+
     def expire(self, now_ms: int) -> list[state.Pending]:
         """Discard updates that missed their deadline; their budget stays spent."""
         late = [

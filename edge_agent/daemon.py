@@ -21,8 +21,9 @@ from vitalring.edge_agent.announcement import UnknownHistoryError
 from vitalring.errors import RecordError, StorageError, TransportError, VitalRingError
 from vitalring.mqtt import BrokerConfig, Connected, Dialects, Link, Message, submit
 from vitalring.protocol import blobs, chunks, sealing, topics
-from vitalring.protocol.cbor import digest
+from vitalring.protocol.cbor import digest, type_of
 from vitalring.protocol.records import Federation
+from vitalring.protocol.signing import Signed
 from vitalring.protocol.tiles import Tile
 
 _log = logging.getLogger(__name__)
@@ -161,27 +162,33 @@ class Daemon:
     def _take(self, message: Message, stop: threading.Event) -> None:
         try:
             topic = topics.parse(message.topic)
-            payload = self._downlink.whole(message)
+            act = self._action(topic, self._downlink.whole(message))
         except VitalRingError as error:
             _log.warning("message on %s dropped: %s", message.topic[:120], error)
             return
-        if topic.kind is topics.Kind.PLAN:
-            self._announcement = payload
-            self._retries.clear()
         for agent in self._agents:
             if stop.is_set():
                 return
             try:
-                if topic.kind is topics.Kind.PLAN:
-                    self._consider(agent)
-                    self._send_due(stop)
-                elif topic.kind is topics.Kind.RECEIPTS:
-                    agent.receipts(payload)
+                act(agent)
+                self._send_due(stop)
             except _DISK_FAULTS as error:
                 _log.error("%s: %s", type(error).__name__, error)
                 self._downlink.ask_again()
             except VitalRingError as error:
                 _log.warning("%s: %s", type(error).__name__, error)
+
+    def _action(self, topic: topics.Topic, payload: bytes) -> Callable[[Agent], object]:
+        """Return what a message asks each device to do. Raises RecordError."""
+        if topic.kind is topics.Kind.RECEIPTS:
+            return lambda agent: agent.receipts(payload)
+        if topic.kind is not topics.Kind.PLAN:
+            raise RecordError(f"topic {topic.kind} is none that a device listens to")
+        self._retries.clear()
+        if type_of(payload) == Signed.TYPE:
+            return lambda agent: agent.end_study(payload)
+        self._announcement = payload
+        return self._consider
 
     def _consider(self, agent: Agent) -> None:
         """Let an agent take part in the round that was announced last."""

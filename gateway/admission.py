@@ -16,9 +16,10 @@ from vitalring.database import transaction
 from vitalring.errors import CiphertextError, Reason, RecordError, Refused, SignatureError
 from vitalring.protocol import lsag
 from vitalring.protocol.cbor import decode, encode
-from vitalring.protocol.records import AcceptedUpdate, RoundPlan, SealedUpdate
+from vitalring.protocol.records import AcceptedUpdate, Receipts, RoundPlan, SealedUpdate
 from vitalring.protocol.sealing import unseal
 from vitalring.protocol.secure_sum import SumScheme
+from vitalring.protocol.signing import Signed
 from vitalring.protocol.update import round_context, update_digest
 
 Residues = npt.NDArray[np.uint64]
@@ -74,8 +75,10 @@ def check(
         raise Refused(Reason.MALFORMED, str(error)) from error
     # 3. It belongs to the round that is open, and the round's time is not over.
     if current is None or update.plan != current.plan_digest:
-        known = store.execute("SELECT 1 FROM rounds WHERE plan = ?", (update.plan,)).fetchone()
-        reason = Reason.TOO_LATE if known else Reason.UNKNOWN_PLAN
+        row = store.execute("SELECT receipts FROM rounds WHERE plan = ?", (update.plan,)).fetchone()
+        if row and row[0] and _digest_of(update) in _receipts(row[0]):
+            return None  # a retry that crossed its receipt
+        reason = Reason.TOO_LATE if row else Reason.UNKNOWN_PLAN
         raise Refused(reason, f"no open round has plan {update.plan.hex()}")
     if now_ms > current.plan.deadline_ms:
         raise Refused(Reason.TOO_LATE, f"round {current.plan.round} is past its deadline")
@@ -87,7 +90,7 @@ def check(
         raise Refused(Reason.BAD_SIGNATURE, "the signature has another length than its ring asks")
     # 5. A tag counts once, and so do ciphertexts. The same update is a retry; other ciphertexts
     #    under this tag are a second vote, these ciphertexts under another tag a copied one.
-    digest = update_digest(update.plan, update.ring, update.ciphertexts)
+    digest = _digest_of(update)
     tag = update.signature[:32]
     rows = store.execute(
         "SELECT tag, digest FROM admitted WHERE plan = ? AND (tag = ? OR digest = ?)",
@@ -146,3 +149,12 @@ def fold(
             "WHERE plan = ?",
             (encoded, spent_us, plan),
         )
+
+
+def _digest_of(update: SealedUpdate) -> bytes:
+    return update_digest(update.plan, update.ring, update.ciphertexts)
+
+
+def _receipts(signed: bytes) -> tuple[bytes, ...]:
+    """Return the digests of receipts that we signed ourselves."""
+    return decode(Receipts, decode(Signed, signed).payload).digests

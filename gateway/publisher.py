@@ -65,7 +65,11 @@ class Publisher:
                 total = rounds.sum_bundle(self._db, current, self._study.federation)
             else:
                 # As with the plan: only now may the aggregator go on, or end.
-                self._object(rounds.last_model(self._db))
+                signed = rounds.last_model(self._db)
+                self._object(signed)
+                if trust.open_model(signed, self._study.federation, self._study.plan).final:
+                    # Devices learn here that the study is over, and free what is left of it.
+                    announced = signed
             if current.receipts is not None:
                 self._receipts(current.number, current.receipts)
                 self._clear(self._receipts_topic(current.number - _RECENT_RECEIPTS))

@@ -212,6 +212,14 @@ def open_model(data: bytes, federation: Federation, plan: StudyPlan) -> GlobalMo
     return model
 
 
+def peek_model(data: bytes, federation: Federation) -> GlobalModel:
+    """Open a model before its study is known: at least one aggregator signed it.
+
+    Use `open_model` before acting on it.
+    """
+    return verify(GlobalModel, data, _aggregators(federation), 1)
+
+
 def check_model_follows(model: GlobalModel, plan: RoundPlan, report: RoundReport) -> None:
     """SPEC 9.8: a model says of its round what the gateway's report says.
 

@@ -22,7 +22,7 @@ from vitalring.errors import DataError, LogError, PrivacyError, RecordError, Sig
 from vitalring.gateway import rounds
 from vitalring.protocol import limits, lsag, trust
 from vitalring.protocol.cbor import decode, encode
-from vitalring.protocol.records import PlanAnnouncement, SealedUpdate
+from vitalring.protocol.records import GlobalModel, PlanAnnouncement, SealedUpdate
 from vitalring.protocol.signing import sign
 from vitalring.protocol.update import update_digest
 
@@ -172,6 +172,41 @@ def test_a_device_stays_out_below_its_floors_and_pays_nothing(parties, make, opt
     agent = make(**options)
     assert match in agent.consider(announced(parties), parties.now_ms)
     assert nothing_happened(agent)
+
+
+def model_of(parties, final, key=None):
+    model = GlobalModel(
+        federation=plan_of(parties).federation,
+        study=plan_of(parties).study,
+        round=1,
+        plan=rounds.latest(parties.db).plan,
+        report=bytes(32),
+        weights=plan_of(parties).weights,
+        contributions=0,
+        applied=False,
+        final=final,
+        evaluation=None,
+    )
+    return sign(model, [key or parties.federation.aggregator_seed])
+
+
+def test_a_final_model_frees_what_the_study_did_not_use(parties, make):
+    agent = make()
+    assert agent.consider(announced(parties), parties.now_ms) == "ready"
+    assert agent._budget.committed() != agent._budget.spent()
+    agent.end_study(model_of(parties, final=True))
+    agent.end_study(model_of(parties, final=True))
+    assert agent._budget.committed() == agent._budget.spent() != ()
+
+
+def test_only_a_quorums_final_model_ends_a_study(parties, make):
+    agent = make()
+    agent.consider(announced(parties), parties.now_ms)
+    with pytest.raises(RecordError, match="does not end"):
+        agent.end_study(model_of(parties, final=False))
+    with pytest.raises(SignatureError, match="unknown key"):
+        agent.end_study(model_of(parties, final=True, key=seed("another")))
+    assert agent._budget.committed() != agent._budget.spent()
 
 
 def test_the_coin_is_tossed_once_a_round(parties, make):

@@ -171,6 +171,16 @@ def test_no_round_is_open(parties, signed_plan):
         assert caught.value.reason is expected
 
 
+def test_a_retry_that_crosses_its_receipt_is_no_refusal(parties, signed_plan):
+    update = parties.federation.update(signed_plan, 0)
+    assert parties.admit(parties.federation.box(update))
+    parties.submit(range(1, 4))
+    parties.close()
+    box = parties.federation.box(update)
+    key = parties.federation.sealing_key
+    assert admission.check(parties.db, None, box, key, parties.now_ms) is None
+
+
 def test_after_the_deadline(parties, signed_plan):
     deadline = parties.open_round().plan.deadline_ms
     update = parties.federation.update(signed_plan, 0)
