@@ -13,7 +13,7 @@ import numpy.typing as npt
 from nacl.public import PrivateKey
 
 from vitalring.database import transaction
-from vitalring.errors import CiphertextError, Reason, RecordError, Refused, SignatureError
+from vitalring.errors import CiphertextError, Reason, RecordError, RefusedError, SignatureError
 from vitalring.protocol import lsag
 from vitalring.protocol.cbor import decode, encode
 from vitalring.protocol.records import AcceptedUpdate, Receipts, RoundPlan, SealedUpdate
@@ -64,7 +64,7 @@ def check(
 ) -> Admission | None:
     """Return the update in `box`, or None where it is counted already.
 
-    Raises Refused with the first reason that applies.
+    Raises RefusedError with the first reason that applies.
     """
     # 1. It opens with our key and its padding is ours.
     message = unseal(box, secret)
@@ -72,22 +72,24 @@ def check(
     try:
         update = decode(SealedUpdate, message)
     except RecordError as error:
-        raise Refused(Reason.MALFORMED, str(error)) from error
+        raise RefusedError(Reason.MALFORMED, str(error)) from error
     # 3. It belongs to the round that is open, and the round's time is not over.
     if current is None or update.plan != current.plan_digest:
         row = store.execute("SELECT receipts FROM rounds WHERE plan = ?", (update.plan,)).fetchone()
         if row and row[0] and _digest_of(update) in _receipts(row[0]):
             return None  # a retry that crossed its receipt
         reason = Reason.TOO_LATE if row else Reason.UNKNOWN_PLAN
-        raise Refused(reason, f"no open round has plan {update.plan.hex()}")
+        raise RefusedError(reason, f"no open round has plan {update.plan.hex()}")
     if now_ms > current.plan.deadline_ms:
-        raise Refused(Reason.TOO_LATE, f"round {current.plan.round} is past its deadline")
+        raise RefusedError(Reason.TOO_LATE, f"round {current.plan.round} is past its deadline")
     # 4. It names a ring of the roster and carries a signature of that ring's length.
     if update.ring >= len(current.rings):
-        raise Refused(Reason.UNKNOWN_RING, f"the roster has no ring {update.ring}")
+        raise RefusedError(Reason.UNKNOWN_RING, f"the roster has no ring {update.ring}")
     ring = current.rings[update.ring]
     if len(update.signature) != lsag.signature_bytes(len(ring.keys)):
-        raise Refused(Reason.BAD_SIGNATURE, "the signature has another length than its ring asks")
+        raise RefusedError(
+            Reason.BAD_SIGNATURE, "the signature has another length than its ring asks"
+        )
     # 5. A tag counts once, and so do ciphertexts. The same update is a retry; other ciphertexts
     #    under this tag are a second vote, these ciphertexts under another tag a copied one.
     digest = _digest_of(update)
@@ -100,23 +102,27 @@ def check(
         return None
     if rows:
         what = "tag" if rows[0][0] == tag else "set of ciphertexts"
-        raise Refused(Reason.DOUBLE_SIGNED, f"another update with this {what} is counted already")
+        raise RefusedError(
+            Reason.DOUBLE_SIGNED, f"another update with this {what} is counted already"
+        )
     # 6. The sum has room: beyond n_max its fields could overflow.
     admitted = store.execute(
         "SELECT admitted FROM rounds WHERE plan = ?", (update.plan,)
     ).fetchone()[0]
     if admitted >= current.plan.codec.n_max:
-        raise Refused(Reason.ROUND_FULL, f"the round holds {admitted} updates, its codec's most")
+        raise RefusedError(
+            Reason.ROUND_FULL, f"the round holds {admitted} updates, its codec's most"
+        )
     # 7. The ciphertexts are in their one encoding, residues reduced, none transparent.
     try:
         residues = current.scheme.decode(update.ciphertexts)
     except CiphertextError as error:
-        raise Refused(Reason.BAD_CIPHERTEXT, str(error)) from error
+        raise RefusedError(Reason.BAD_CIPHERTEXT, str(error)) from error
     # 8. A member of the ring signed exactly this.
     try:
         lsag.verify(ring, current.context, digest, update.signature, tag_base=current.tag_base)
     except SignatureError as error:
-        raise Refused(Reason.BAD_SIGNATURE, str(error)) from error
+        raise RefusedError(Reason.BAD_SIGNATURE, str(error)) from error
     entry = encode(AcceptedUpdate(update.plan, update.ring, digest, update.signature))
     return Admission(digest, tag, entry, residues)
 
@@ -126,7 +132,7 @@ def fold(
 ) -> None:
     """Count an update: its tag, its log entry and the new encrypted sum, in one transaction.
 
-    `spent_us` is the time its checks took, for the round's report. Raises Refused where the
+    `spent_us` is the time its checks took, for the round's report. Raises RefusedError where the
     sum would be no ciphertext any more.
     """
     plan = current.plan_digest
@@ -139,7 +145,7 @@ def fold(
             encoded = current.scheme.encode_sum(total)
         except CiphertextError as error:
             # Two devices that conspire can send ciphertexts that cancel one another.
-            raise Refused(Reason.BAD_CIPHERTEXT, f"the sum with it: {error}") from error
+            raise RefusedError(Reason.BAD_CIPHERTEXT, f"the sum with it: {error}") from error
         store.execute(
             "INSERT INTO admitted VALUES (?, ?, ?, ?)",
             (plan, admission.digest, admission.tag, admission.entry),

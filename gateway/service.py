@@ -15,7 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 
-from vitalring.errors import Reason, Refused, StorageError, TransportError, VitalRingError
+from vitalring.errors import Reason, RefusedError, StorageError, TransportError, VitalRingError
 from vitalring.gateway import admission, rounds
 from vitalring.gateway.config import GatewayKeys
 from vitalring.gateway.publisher import Publisher
@@ -184,7 +184,7 @@ class Gateway:
             admitted = admission.check(
                 self._db, self._open, box, self._keys.sealing, self._now_ms()
             )
-        except Refused as refusal:
+        except RefusedError as refusal:
             # Counted in memory and written at the close: hostile bytes must not cost disk writes.
             self._refusals[refusal.reason] += 1
             _log.debug("refused: %s", refusal)

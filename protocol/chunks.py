@@ -16,7 +16,7 @@ import struct
 from collections import OrderedDict
 from dataclasses import dataclass, field
 
-from vitalring.errors import ConfigError, Reason, Refused
+from vitalring.errors import ConfigError, Reason, RefusedError
 from vitalring.protocol.limits import MAX_UPDATE_BYTES
 
 MAGIC = b"VRC1"
@@ -126,7 +126,7 @@ class Reassembler:
         `now` is a time in seconds from any steady origin. A frame that came before is ignored.
 
         Raises:
-            Refused: `OVERSIZED` above a limit; `BAD_CHUNK` for a frame that is malformed,
+            RefusedError: `OVERSIZED` above a limit; `BAD_CHUNK` for a frame that is malformed,
                 contradicts its transfer, or completes a payload with another digest. A frame
                 that contradicts leaves its transfer open: it must not be able to end it.
         """
@@ -137,11 +137,15 @@ class Reassembler:
         known = self._transfers.get(transfer_id)
         transfer = known or _Transfer(layout, now)
         if transfer.layout != layout:
-            raise Refused(Reason.BAD_CHUNK, "frame disagrees with earlier frames of its transfer")
+            raise RefusedError(
+                Reason.BAD_CHUNK, "frame disagrees with earlier frames of its transfer"
+            )
         held = transfer.parts.get(index)
         if held is not None:
             if held != data:
-                raise Refused(Reason.BAD_CHUNK, f"frame {index} came twice with different data")
+                raise RefusedError(
+                    Reason.BAD_CHUNK, f"frame {index} came twice with different data"
+                )
             return None
         cost = len(data) + PART_OVERHEAD_BYTES
         if known is None:
@@ -168,27 +172,35 @@ class Reassembler:
         """Return (transfer id, index, layout, data) of a well-formed frame."""
         # 1. A whole header of this version.
         if len(frame) < HEADER_BYTES:
-            raise Refused(Reason.BAD_CHUNK, f"{len(frame)} bytes are no frame of {HEADER_BYTES}+")
+            raise RefusedError(
+                Reason.BAD_CHUNK, f"{len(frame)} bytes are no frame of {HEADER_BYTES}+"
+            )
         magic, transfer_id, index, count, total, digest = _HEADER.unpack_from(frame)
         if magic != MAGIC:
-            raise Refused(Reason.BAD_CHUNK, f"frame starts with {magic.hex()}, not {MAGIC.hex()}")
+            raise RefusedError(
+                Reason.BAD_CHUNK, f"frame starts with {magic.hex()}, not {MAGIC.hex()}"
+            )
         # 2. A payload that may be held.
         if total > self._limits.max_transfer_bytes:
-            raise Refused(
+            raise RefusedError(
                 Reason.OVERSIZED,
                 f"payload of {total} bytes, allowed are {self._limits.max_transfer_bytes}",
             )
         if total + count * PART_OVERHEAD_BYTES > self._limits.max_total_bytes:
-            raise Refused(Reason.OVERSIZED, f"{count} frames for {total} bytes; send larger ones")
+            raise RefusedError(
+                Reason.OVERSIZED, f"{count} frames for {total} bytes; send larger ones"
+            )
         # 3. An index within the transfer.
         if index >= count:
-            raise Refused(Reason.BAD_CHUNK, f"frame {index} of {count}")
+            raise RefusedError(Reason.BAD_CHUNK, f"frame {index} of {count}")
         # 4. The one layout: `count` frames of `stride` bytes, the last one shorter or equal.
         size = len(frame) - HEADER_BYTES
         stride = size if index < count - 1 else _stride_from_last(count, total, size)
         last = total - (count - 1) * stride
         if not (total == size if count == 1 else 1 <= last <= stride):
-            raise Refused(Reason.BAD_CHUNK, f"{count} frames of {stride} bytes are not {total}")
+            raise RefusedError(
+                Reason.BAD_CHUNK, f"{count} frames of {stride} bytes are not {total}"
+            )
         return transfer_id, index, _Layout(count, total, digest, stride), frame[HEADER_BYTES:]
 
     def _make_room_for_transfer(self) -> None:
@@ -216,11 +228,13 @@ def _stride_from_last(count: int, total: int, size: int) -> int:
         return size
     stride, rest = divmod(total - size, count - 1)
     if total < size or rest:
-        raise Refused(Reason.BAD_CHUNK, f"a last frame of {size} bytes does not end {total}")
+        raise RefusedError(Reason.BAD_CHUNK, f"a last frame of {size} bytes does not end {total}")
     return stride
 
 
 def _verified(payload: bytes, layout: _Layout) -> bytes:
     if hashlib.sha256(payload).digest() != layout.digest:
-        raise Refused(Reason.BAD_CHUNK, "payload has another SHA-256 digest than its frames say")
+        raise RefusedError(
+            Reason.BAD_CHUNK, "payload has another SHA-256 digest than its frames say"
+        )
     return payload

@@ -9,7 +9,7 @@ import nacl.exceptions
 import nacl.public
 from nacl.public import PrivateKey
 
-from vitalring.errors import Reason, RecordError, Refused
+from vitalring.errors import Reason, RecordError, RefusedError
 
 OVERHEAD = 48  # an X25519 public key and a Poly1305 tag
 PAD_STEP = 1024
@@ -27,14 +27,14 @@ def seal(message: bytes, gateway_key: bytes) -> bytes:
 
 
 def unseal(box: bytes, secret: PrivateKey) -> bytes:
-    """Open a box and strip its padding. Raises Refused(BAD_SEAL)."""
+    """Open a box and strip its padding. Raises RefusedError(BAD_SEAL)."""
     try:
         padded = nacl.public.SealedBox(secret).decrypt(box)
     except (nacl.exceptions.CryptoError, ValueError, TypeError) as error:
-        raise Refused(Reason.BAD_SEAL, "the sealed box does not open with our key") from error
+        raise RefusedError(Reason.BAD_SEAL, "the sealed box does not open with our key") from error
     message, mark, rest = padded.rpartition(b"\x80")
     if not mark or rest.strip(b"\x00") or len(padded) != _padded(len(message)):
-        raise Refused(Reason.BAD_SEAL, "the padding inside the sealed box is not ours")
+        raise RefusedError(Reason.BAD_SEAL, "the padding inside the sealed box is not ours")
     return message
 
 

@@ -1,6 +1,6 @@
 """One tree of errors.
 
-A message says what was wrong, with which value, and what to do. `Refused`
+A message says what was wrong, with which value, and what to do. `RefusedError`
 carries a reason from a closed list, because reasons are counted and published
 in every round's report.
 """
@@ -72,7 +72,7 @@ class Reason(StrEnum):
     BAD_SIGNATURE = "bad_signature"
 
 
-class Refused(VitalRingError):
+class RefusedError(VitalRingError):
     """An update that is not admitted, with the reason that the round's report counts."""
 
     def __init__(self, reason: Reason, detail: str) -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vitalring.errors import ConfigError, Reason, Refused
+from vitalring.errors import ConfigError, Reason, RefusedError
 from vitalring.protocol.chunks import (
     HEADER_BYTES,
     PART_OVERHEAD_BYTES,
@@ -32,7 +32,7 @@ def craft(data, *, index=0, count=1, total=None, digest=None, transfer_id=ID, ma
 
 
 def reason_of(reassembler, frame, now=0.0):
-    with pytest.raises(Refused) as refusal:
+    with pytest.raises(RefusedError) as refusal:
         reassembler.add(frame, now)
     return refusal.value.reason
 
@@ -93,7 +93,7 @@ def test_hostile_frames_stay_within_the_limits_and_spoil_nothing(noise, payload)
     for frame in noise:
         try:
             answer = reassembler.add(frame, 0.0)
-        except Refused as refusal:
+        except RefusedError as refusal:
             assert refusal.reason in (Reason.BAD_CHUNK, Reason.OVERSIZED)
         else:
             assert answer is None or len(answer) <= limits.max_transfer_bytes
@@ -116,7 +116,7 @@ def test_a_flipped_bit_never_yields_another_payload(payload, limit, data):
     for frame in frames:
         try:
             answer = reassembler.add(frame, 0.0)
-        except Refused:
+        except RefusedError:
             continue
         # Only the transfer id may change unnoticed, and then nobody's payload changes.
         assert answer is None or answer == payload

@@ -10,7 +10,7 @@ from federation_fixture import Parties, small_federation
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from vitalring.errors import Reason, Refused
+from vitalring.errors import Reason, RefusedError
 from vitalring.gateway import admission, log, rounds
 from vitalring.protocol import lsag, sealing, trust
 from vitalring.protocol.cbor import decode, digest, encode
@@ -51,7 +51,7 @@ def state(db):
 def reason(parties, box):
     """Why a box is refused; nothing on disk changes."""
     before = state(parties.db)
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(RefusedError) as caught:
         parties.check(box)
     assert state(parties.db) == before
     return caught.value.reason
@@ -166,7 +166,7 @@ def test_no_round_is_open(parties, signed_plan):
         (b"\x01" * 32, Reason.UNKNOWN_PLAN),
     ):
         box = sealed(parties, replace(update, plan=plan))
-        with pytest.raises(Refused) as caught:
+        with pytest.raises(RefusedError) as caught:
             admission.check(parties.db, None, box, parties.federation.sealing_key, parties.now_ms)
         assert caught.value.reason is expected
 
@@ -357,7 +357,7 @@ def test_a_crash_in_the_addition_leaves_nothing(parties, signed_plan):
 
 def unchanged(parties, box):
     before = state(parties.db)
-    with contextlib.suppress(Refused):
+    with contextlib.suppress(RefusedError):
         assert parties.check(box) is None  # at most a retry
     assert state(parties.db) == before
 
@@ -396,7 +396,7 @@ def test_flipped_bits_of_a_box(target, data):
     box = bytearray(sealed(parties, fresh))
     box[data.draw(st.integers(0, len(box) - 1))] ^= 1 << data.draw(st.integers(0, 7))
     before = state(parties.db)
-    with pytest.raises(Refused):
+    with pytest.raises(RefusedError):
         parties.check(bytes(box))
     assert state(parties.db) == before
 
@@ -426,7 +426,7 @@ def test_well_formed_nonsense(target, plan, ring, ciphertexts, signature):
     name = rounds.latest(parties.db).plan if plan == "open" else b"\x01" * 32
     update = SealedUpdate(name, ring, ciphertexts, signature)
     before = state(parties.db)
-    with pytest.raises(Refused):
+    with pytest.raises(RefusedError):
         parties.check(sealed(parties, update))
     assert state(parties.db) == before
 
@@ -455,7 +455,7 @@ def test_ciphertexts_that_cancel_one_another_are_refused(encrypted):
     assert encrypted.admit(sealed(encrypted, one))
     before = state(db)
     admitted = encrypted.check(sealed(encrypted, other))
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(RefusedError) as caught:
         admission.fold(db, encrypted.open_round(), admitted, 1)
     assert caught.value.reason is Reason.BAD_CIPHERTEXT
     assert state(db) == before

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vitalring.errors import Reason, RecordError, Refused
+from vitalring.errors import Reason, RecordError, RefusedError
 from vitalring.protocol.sealing import PAD_STEP, load_secret, new_secret, seal, sealed_bytes, unseal
 
 SECRET = load_secret(bytes(range(32)))
@@ -19,7 +19,7 @@ def box_of(padded):
 
 
 def refused(box):
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(RefusedError) as caught:
         unseal(box, SECRET)
     assert caught.value.reason is Reason.BAD_SEAL
 
@@ -45,7 +45,7 @@ def test_a_retry_shares_nothing_with_the_first_box():
 
 
 def test_another_gateway_cannot_open_it():
-    with pytest.raises(Refused):
+    with pytest.raises(RefusedError):
         unseal(BOX, new_secret())
 
 
