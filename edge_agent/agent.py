@@ -92,9 +92,7 @@ class Agent:
         announced = announcement.check(data, self._workshop.federation, known)
         state.remember_checkpoint(self.db, announced.checkpoint)
         # 2. Its study is signed as it must be, and the round keeps to the study.
-        peeked = trust.peek_round_plan(announced.signed_plan, self._workshop.federation)
-        study = self._workshop.study(peeked)
-        plan = trust.open_round_plan(announced.signed_plan, study)
+        study, plan = self._workshop.round(announced.signed_plan)
         # 3. There is time.
         if now_ms > plan.deadline_ms + limits.MAX_CLOCK_SKEW_MS:
             return "the round is over"
@@ -145,8 +143,7 @@ class Agent:
         """
         federation = self._workshop.federation
         peeked = trust.peek_model(data, federation)
-        plan = trust.peek_round_plan(self._workshop.object(peeked.plan), federation)
-        study = self._workshop.study(plan)
+        study, _ = self._workshop.round(self._workshop.object(peeked.plan))
         if not trust.open_model(data, federation, study.plan).final:
             raise RecordError(f"the model of round {peeked.round} does not end its study")
         if self._budget.is_authorised(study.plan_digest):

@@ -42,6 +42,7 @@ class Workshop:
         self._rings: dict[bytes, list[lsag.Ring]] = {}
         self._models: dict[bytes, TrainableModel] = {}
         self._encryptors: dict[bytes, UpdateEncryptor] = {}
+        self._round: tuple[bytes, trust.Study, RoundPlan] | None = None
         self._weights: tuple[bytes, npt.NDArray[np.float32]] | None = None
 
     def object(self, name: bytes) -> bytes:
@@ -71,6 +72,13 @@ class Workshop:
             records = [self.object(name) for name in names]
             self._studies[names] = trust.open_study(self.federation, *records)
         return self._studies[names]
+
+    def round(self, signed_plan: bytes) -> tuple[trust.Study, RoundPlan]:
+        """Return a signed round plan, opened, with its study; verified once for all devices."""
+        if self._round is None or self._round[0] != signed_plan:
+            study = self.study(trust.peek_round_plan(signed_plan, self.federation))
+            self._round = (signed_plan, study, trust.open_round_plan(signed_plan, study))
+        return self._round[1:]
 
     def rings(self, study: trust.Study) -> list[lsag.Ring]:
         """Return the rings of a study's cohort."""
