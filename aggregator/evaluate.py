@@ -1,18 +1,16 @@
 """How good a model is, on records that no device trains on."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from vitalring.aggregator.rounds import Evaluate
 from vitalring.models import metrics
 from vitalring.models.artefact import Artefact
 from vitalring.models.dataset import devices, load_dataset, load_device, split
 from vitalring.models.runtime import TrainableModel
 from vitalring.protocol.records import Evaluation
-
-Evaluate = Callable[[npt.NDArray[np.float64]], Evaluation | None]
 
 
 def held_out_records(

@@ -1,12 +1,10 @@
 """Start agents from their configuration files."""
 
 import functools
-import sqlite3
 import threading
 import time
 from collections.abc import Sequence
 
-from vitalring.config import load_config
 from vitalring.edge_agent import accountant, state
 from vitalring.edge_agent.agent import Agent, Identity
 from vitalring.edge_agent.budget import Budget
@@ -19,8 +17,6 @@ from vitalring.models.dataset import load_dataset, load_device, split
 from vitalring.mqtt import Dialects, Link
 from vitalring.protocol import lsag, trust
 from vitalring.protocol.privacy import Spend
-
-__all__ = ["load_config", "run_agents"]
 
 
 def run_agents(configs: Sequence[AgentConfig], stop: threading.Event) -> None:
@@ -77,8 +73,3 @@ def _identity(config: AgentConfig) -> Identity:
 def _shared_epsilon(spends: tuple[Spend, ...], delta: float) -> float:
     """Epsilon in this process; virtual devices with equal plans ask the same question."""
     return accountant.epsilon(spends, delta)
-
-
-def open_state_read_only(config: AgentConfig) -> sqlite3.Connection:
-    """Open a device's state for a status report, without writing to it."""
-    return sqlite3.connect(f"file:{config.state_dir / 'agent.sqlite'}?mode=ro", uri=True)

@@ -94,7 +94,7 @@ def privacy_of(settings: StudySettings, training: Training, dimension: int) -> P
     """Return the guarantee with the noise that it takes. Raises ConfigError."""
     if settings.unit == "none":
         return Privacy(clip=settings.clip)
-    # The smallest noise a plan may name: `check_privacy` then refuses what is not available.
+    # Any noise will do here: all else is checked before `calibrate` searches for the right one.
     probe = Privacy(
         settings.unit, settings.noise, settings.epsilon, settings.delta, settings.clip, 1.0
     )
