@@ -28,6 +28,9 @@ R = TypeVar("R", bound=Record)
 MAX_DEPTH: Final = 16
 """Arrays and maps inside one another; the records of this version need five."""
 
+MAX_ITEMS: Final = 1 << 16
+"""Items in all; the records of this version need about 10,000, one for each device."""
+
 _BYTES, _TEXT, _ARRAY, _MAP, _TAG = range(2, 7)
 
 
@@ -84,9 +87,10 @@ def _check_items(what: str, data: bytes) -> None:
     """Refuse in one linear pass what no record holds and a general decoder would work on.
 
     A tag can ask for a decimal number of millions of digits, which takes hours; a length can
-    ask for memory that its bytes do not back; keys other than text can collide by design.
+    ask for memory that its bytes do not back; keys other than text can collide by design; and
+    an empty list is one byte, but eighty in memory.
     """
-    position = 0
+    position = items = 0
     # Of each open array or map: items still to come, and whether every second one is a key.
     left, keyed = [1], [False]
     while left:
@@ -97,6 +101,9 @@ def _check_items(what: str, data: bytes) -> None:
         is_key = keyed[-1] and left[-1] % 2 == 0
         left[-1] -= 1
         kind, argument, position = _head(what, data, position)
+        items += 1
+        if items > MAX_ITEMS:
+            raise RecordError(f"{what} holds more than {MAX_ITEMS} items")
         if kind == _TAG:
             raise RecordError(f"{what} holds a CBOR tag, {argument}; records have none")
         if is_key and kind != _TEXT:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vitalring.errors import RecordError
-from vitalring.protocol.cbor import MAX_DEPTH, decode, digest, encode, type_of
+from vitalring.protocol.cbor import MAX_DEPTH, MAX_ITEMS, decode, digest, encode, type_of
 from vitalring.schema import Range, Size
 
 
@@ -202,6 +202,8 @@ def huge(size):
         ("deep keys", b"\xa1" * 4_000_000 + b"\x00"),
         ("deep tags", b"\xc6" * 4_000_000 + b"\x00"),
         ("deep open ends", b"\x9f" * 4_000_000),
+        ("wide arrays", b"\xa1\x64type\x9a" + (1 << 23).to_bytes(4, "big") + b"\x80" * (1 << 23)),
+        ("wide maps", b"\x9a" + (1 << 23).to_bytes(4, "big") + b"\xa0" * (1 << 23)),
         ("an array of 2^31", b"\x9a\x7f\xff\xff\xff"),
         ("an array of 2^62", b"\x9b\x3f" + b"\xff" * 7),
         ("a map of 2^63", b"\xbb\x7f" + b"\xff" * 7),
@@ -234,6 +236,12 @@ def test_depth_is_counted():
     nested = b"\x81" * (MAX_DEPTH - 1) + b"\x00"
     assert "is nested" not in refused(nested)
     assert f"nested more than {MAX_DEPTH} deep" in refused(b"\x81" + nested)
+
+
+def test_items_are_counted():
+    wide = b"\x99\xff\xff"  # with the array itself one more than its items
+    assert "items" not in refused(wide + bytes(MAX_ITEMS - 1))
+    assert f"more than {MAX_ITEMS} items" in refused(b"\x81" + wide + bytes(MAX_ITEMS - 1))
 
 
 def test_digest_is_sha_256():
