@@ -126,8 +126,10 @@ def conclude(db: sqlite3.Connection, aggregator: Aggregator, bundle: Bundle) -> 
         total = _release(db, aggregator, current, report, bundle)
         try:
             mean = _decode(aggregator, current.plan, total, report.admitted)
-            after, applied = aggregator.optimiser.apply(before, mean), True
-        except (CiphertextError, EncodingRangeError) as error:
+            moved = aggregator.optimiser.apply(before, mean)
+            pack_weights(moved.weights)  # refuses what float32 cannot hold
+            after, applied = moved, True
+        except (CiphertextError, EncodingRangeError, RecordError) as error:
             # One hostile device can spoil a sum; it must not be able to stop the study.
             _log.error("round %d: the sum cannot be used: %s", current.number, error)
     evaluation = aggregator.evaluate(after.weights)
@@ -175,8 +177,8 @@ def _release(
     # 2. It belongs to the plan and holds as many updates as the report says.
     if total.plan != current.plan or len(set(total.contributions)) != report.admitted:
         raise RecordError(f"the sum of round {report.round} does not fit its report")
-    # 3. Enough updates went into it.
-    plan = aggregator.study.plan
+    # 3. Enough updates went into it: as many as the devices were promised.
+    plan = trust.open_round_plan(decode(Bundle, current.proposal).record, aggregator.study)
     if report.admitted < plan.min_cohort:
         raise RecordError(
             f"the sum of round {report.round} holds {report.admitted} updates; "

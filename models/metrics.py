@@ -40,6 +40,9 @@ def macro_f1(confusion: Counts) -> float:
 
 
 def log_loss(y: Labels, probabilities: npt.NDArray[np.float32]) -> float:
-    """Return the mean of -ln p(true class), in nats; p counts as at least 1e-7."""
+    """Return the mean of -ln p(true class), in nats; p counts as at least 1e-7.
+
+    So does a p that is not a number: a poisoned model is a bad one, not the end of a study.
+    """
     chosen = probabilities[np.arange(len(y)), y].astype(np.float64)
-    return float(-np.log(np.maximum(chosen, 1e-7)).mean()) if len(y) else 0.0
+    return float(-np.log(np.fmax(chosen, 1e-7)).mean()) if len(y) else 0.0

@@ -189,6 +189,44 @@ def test_a_sum_below_the_studys_floor_is_never_decrypted(parties):
     assert parties.key.uses == 0
 
 
+def test_a_round_that_promises_larger_sums_than_its_study_keeps_its_word(parties):
+    honest = parties.propose()
+    plan = trust.open_round_plan(honest.record, parties.federation.study)
+    record = sign(dataclasses.replace(plan, min_cohort=5), [parties.federation.aggregator_seed])
+    proposal = Bundle(record, honest.objects)
+    parties.aggregator_db.execute(
+        "UPDATE rounds SET proposal = ?, plan = ?", (encode(proposal), digest(record))
+    )
+    parties.begin(proposal)
+    parties.submit(range(4))
+    current = rounds.latest(parties.db)
+    digests = tuple(d for (d,) in parties.db.execute("SELECT digest FROM admitted").fetchall())
+    total = encode(EncryptedSum(current.plan, digests, current.sum))
+    parties.now_ms += 20_000
+    parties.close()
+    report = trust.open_report(
+        rounds.latest(parties.db).report, parties.federation.study.federation
+    )
+    forged = signed_report(parties, report, status="summed", sum=digest(total))
+    with pytest.raises(RecordError, match="holds 4 updates; none below 5 is decrypted"):
+        conclude(parties, Bundle(forged, (total,)))
+    assert parties.key.uses == 0
+
+
+def test_weights_beyond_float32_are_not_applied_and_do_not_end_the_study(parties):
+    bundle = close_round(parties, range(4))
+    honest = parties.aggregator.optimiser
+    runaway = dataclasses.replace(
+        honest, apply=lambda state, mean: honest.apply(state, mean + 1e300)
+    )
+    parties.aggregator = dataclasses.replace(parties.aggregator, optimiser=runaway)
+    model = conclude(parties, bundle)
+    assert (model.contributions, model.applied) == (0, False)
+    start = parties.federation.start().astype(np.float32)
+    np.testing.assert_array_equal(weights_of(parties, model), start)
+    assert parties.finish(decode(Bundle, latest(parties).model)) is not None
+
+
 def test_one_sum_a_round_is_released_and_the_promise_outlives_a_crash(parties):
     bundle = close_round(parties, range(5))
     report, total = report_of(parties, bundle), decode(EncryptedSum, bundle.objects[0])

@@ -38,6 +38,8 @@ def test_log_loss_is_bounded() -> None:
     assert log_loss(np.array([0, 1]), probabilities) == pytest.approx(np.log(2) / 2)
     assert log_loss(np.array([1, 1]), probabilities) == pytest.approx((np.log(1e7) + np.log(2)) / 2)
     assert log_loss(np.zeros(0, int), probabilities[:0]) == 0
+    poisoned = np.full((2, 2), np.nan, np.float32)
+    assert log_loss(np.array([0, 1]), poisoned) == pytest.approx(np.log(1e7))
 
 
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), max_size=50))
