@@ -23,6 +23,9 @@ from vitalring.protocol.records import AcceptedUpdate, LoggedObject, RoundPlan
 from vitalring.protocol.tiles import TILE_WIDTH, Tile, decode_bundle_start
 from vitalring.protocol.update import round_context
 
+_MADE = ("ready", "counted", "missed", "restored")
+"""Rounds whose update this state knows of, and never makes again."""
+
 ReadBundle = Callable[[Tile], bytes]
 """Bytes of an entry bundle of the log; what it returns is verified against the checkpoint."""
 
@@ -54,14 +57,16 @@ def catch_up(
     with transaction(db):
         for plan, plan_digest in found:
             context = round_context(plan)
-            if state.status_of(db, context) is None:
-                study = workshop.study(plan)
-                spend = round_spend(plan.privacy, plan.training, study.plan.model.dimension)
-                if spend is not None:
-                    budget.charge_unaccounted(
-                        plan.study_plan, plan_digest, plan.study, plan.round, spend
-                    )
-                state.mark(db, "restored", context, plan_digest, plan.round)
+            if state.status_of(db, context) in [(done, plan_digest) for done in _MADE]:
+                continue
+            # A round that this state has only charged was made and sent by a later one.
+            study = workshop.study(plan)
+            spend = round_spend(plan.privacy, plan.training, study.plan.model.dimension)
+            if spend is not None:
+                budget.charge_unaccounted(
+                    plan.study_plan, plan_digest, plan.study, plan.round, spend
+                )
+            state.mark_restored(db, context, plan_digest, plan.round)
         state.remember_range(db, grown)
     state.remember_checkpoint(db, checkpoint)
 

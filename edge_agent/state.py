@@ -102,12 +102,24 @@ def mark(
 ) -> None:
     """Note a round this state did not know; the caller holds the transaction.
 
-    `charged`: its privacy is spent. `sat_out`: the coin fell so. `restored`:
-    the log shows an own update that this state had lost.
+    `charged`: its privacy is spent. `sat_out`: the coin fell so.
     """
     db.execute(
         "INSERT OR IGNORE INTO rounds (context, plan, round, status) VALUES (?, ?, ?, ?)",
         (context, plan, round_number, status),
+    )
+
+
+def mark_restored(db: sqlite3.Connection, context: bytes, plan: bytes, round_number: int) -> None:
+    """Note that the log shows an own update that this state had lost, or not made yet.
+
+    No other is made then. The caller holds the transaction.
+    """
+    db.execute(
+        "INSERT INTO rounds (context, plan, round, status) VALUES (?, ?, ?, 'restored') "
+        "ON CONFLICT (context) DO UPDATE SET plan = excluded.plan, status = 'restored' "
+        "WHERE status IN ('charged', 'sat_out')",
+        (context, plan, round_number),
     )
 
 

@@ -105,6 +105,38 @@ def test_an_update_is_found_when_its_plan_was_read_in_an_earlier_search(parties,
     restored.db.close()
 
 
+@pytest.mark.parametrize("before", ["charged", "sat_out"])
+def test_a_round_that_an_older_folder_had_not_finished_is_not_made_again(parties, tmp_path, before):
+    # The copy was made while the device trained, or before it changed its mind.
+    folder, backup = tmp_path / "device", tmp_path / "backup"
+    parties.begin(parties.propose())
+    if before == "charged":
+        agent = device(parties, folder)
+        agent._make_update = lambda *_: None
+        assert agent.consider(announced(parties), parties.now_ms) == "ready"
+    else:
+        agent = device(parties, folder, participation=0.0)
+        assert agent.consider(announced(parties), parties.now_ms) == "sits this round out"
+    assert statuses(agent) == {1: before}
+    agent.db.close()
+    shutil.copytree(folder, backup)
+    if before == "sat_out":
+        shutil.rmtree(folder)
+    agent = device(parties, folder)
+    take_part(agent, parties)
+    agent.db.close()
+    parties.submit([1, 2, 3, 4])
+    parties.now_ms += 20_000
+    parties.close()
+    restored = device(parties, backup)
+    assert [number for _, number in charges(restored)] == [1]
+    assert statuses(restored) == {1: "restored"}
+    # The round is not done and a gateway may announce it once more.
+    assert restored.consider(announced(parties), parties.now_ms) == "already restored"
+    assert state.outbox(restored.db) == []
+    restored.db.close()
+
+
 def test_a_bundle_that_has_grown_since_the_checkpoint_is_read(parties, restored):
     note = log.latest_checkpoint(parties.db)
     size = log.size(parties.db)
