@@ -5,6 +5,8 @@ file that is not ours becomes a StorageError that names the file; the
 transaction is rolled back, so nothing half-done stays behind.
 """
 
+import contextlib
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,13 +18,17 @@ _ADVICE = "free space on its disk or restore it from a backup"
 
 
 def open_database(path: Path, schema: str, version: int) -> sqlite3.Connection:
-    """Open or create the database at `path`.
+    """Open or create the database at `path`; a new one has mode 0600.
 
     `schema` runs once, on a new file; `version` guards against a file of
     another layout. Raises StorageError.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        # Whoever made the folder, the file is its owner's alone, and so are those SQLite puts
+        # beside it. Never open one that is there: closing it would drop SQLite's locks.
+        with contextlib.suppress(FileExistsError):
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
         connection = sqlite3.connect(path, isolation_level=None, timeout=30.0)
     except (sqlite3.Error, OSError) as error:
         raise _cannot(path, "opened", error) from error

@@ -49,6 +49,19 @@ def test_a_database_is_made_once_and_waits_for_the_disk(path, db):
     assert path.parent.stat().st_mode & 0o077 == 0
 
 
+def test_a_database_is_its_owners_alone_whoever_made_the_folder(tmp_path):
+    tmp_path.chmod(0o755)
+    before = os.umask(0o022)
+    try:
+        connection = open_database(tmp_path / "test.sqlite", SCHEMA, 3)
+        with transaction(connection):
+            put(connection, 1)
+        assert {p.stat().st_mode & 0o777 for p in tmp_path.iterdir()} == {0o600}
+        connection.close()
+    finally:
+        os.umask(before)
+
+
 def test_a_transaction_is_kept_or_undone_as_a_whole(db):
     with pytest.raises(RecordError), transaction(db):
         put(db, 1)
