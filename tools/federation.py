@@ -43,7 +43,6 @@ class Layout:
     """Where things lie in a federation's folder."""
 
     folder: Path
-    hospital: str
 
     @property
     def public(self) -> Path:
@@ -58,7 +57,11 @@ class Layout:
     @property
     def hospital_folder(self) -> Path:
         """Folder of the hospital's secrets."""
-        return self.folder / "hospitals" / self.hospital
+        return self.folder / "hospitals" / HOSPITAL
+
+    def device_folder(self, name: str) -> Path:
+        """Folder of what one device needs, its secret included."""
+        return self.folder / "devices" / name
 
 
 @dataclass(frozen=True)
@@ -179,14 +182,13 @@ def init(
     artefact: Artefact,
     plan: StudyPlan,
     devices: Sequence[DeviceKey],
-    hospital: str = HOSPITAL,
 ) -> Made:
     """Write a new federation with one hospital into `folder`.
 
     Raises ConfigError where files are in the way or a device does not hold the
     key it brings.
     """
-    layout = Layout(folder, hospital)
+    layout = Layout(folder)
     context = possession_context(settings)
     for device in devices:
         lsag.verify_possession(device.public, context, device.possession)
@@ -198,14 +200,14 @@ def init(
         authority_key=signing.public_key(authority),
         hospitals=(
             Hospital(
-                name=hospital,
+                name=HOSPITAL,
                 identity_key=signing.public_key(identity),
                 log_key=signing.public_key(log_seed),
                 sealing_key=bytes(sealing_secret.public_key),
                 aggregator_key=signing.public_key(aggregator),
             ),
         ),
-        log_origin=f"vitalring/{settings.federation}/{hospital}",
+        log_origin=f"vitalring/{settings.federation}/{HOSPITAL}",
     )
     sum_public = b""
     private = layout.hospital_folder
@@ -243,11 +245,15 @@ def init(
     return Made(layout, federation.authority_key, study)
 
 
-def enrol(key_file: Path, settings: StudySettings) -> DeviceKey:
-    """Draw a device's ring key into `key_file` and prove that we hold it."""
-    pair = lsag.keygen()
-    write_secret(key_file, pair.secret)
-    return DeviceKey(pair.public, lsag.prove_possession(pair.secret, possession_context(settings)))
+def enrol(folder: Path, settings: StudySettings, names: Sequence[str]) -> list[DeviceKey]:
+    """Draw each device's ring key into its part of `folder` and prove that we hold it."""
+    context = possession_context(settings)
+    keys = []
+    for name in names:
+        pair = lsag.keygen()
+        write_secret(Layout(folder).device_folder(name) / "ring.key", pair.secret)
+        keys.append(DeviceKey(pair.public, lsag.prove_possession(pair.secret, context)))
+    return keys
 
 
 def describe(made: Made) -> list[str]:

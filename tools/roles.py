@@ -7,7 +7,7 @@ itself, can be copied to where they belong.
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from vitalring.files import write_atomic
@@ -38,9 +38,8 @@ class Broker:
     """
 
     url: str
-    max_payload_bytes: int
-    credentials: Mapping[str, Credentials]
-    reconnect_s: float = 120.0
+    reconnect_s: float
+    credentials: Mapping[str, Credentials] = field(default_factory=dict)
 
 
 def reconnect_s(timeout_s: float) -> float:
@@ -48,27 +47,33 @@ def reconnect_s(timeout_s: float) -> float:
     return min(120.0, max(1.0, timeout_s / 20))
 
 
-def broker_of_folder(
-    folder: Path, url: str, cohort: str, max_payload_bytes: int, reconnect_s: float = 120.0
-) -> Broker:
+def schedule(window_s: float, timeout_s: float, patience: int) -> Table:
+    """Return the aggregator's schedule: times in milliseconds there, in seconds here."""
+    return {
+        "window_ms": round(window_s * 1000),
+        "timeout_ms": round(timeout_s * 1000),
+        "patience": patience,
+    }
+
+
+def broker_of_folder(folder: Path, url: str, cohort: str, reconnect_s: float) -> Broker:
     """Return the broker whose configuration `vitalring gateway init` wrote into `folder`."""
     tls = folder / "tls"
     users = (GATEWAY, AGGREGATOR, cohort_user(cohort))
     return Broker(
         url,
-        max_payload_bytes,
+        reconnect_s,
         {
             user: Credentials(tls / f"{AUTHORITY}.pem", tls / f"{user}.pem", tls / f"{user}.key")
             for user in users
         },
-        reconnect_s,
     )
 
 
-def write_gateway(made: Made, broker: Broker) -> Path:
+def write_gateway(made: Made, broker: Broker) -> None:
     """Write `gateway.toml` into the hospital's folder."""
     home = made.layout.hospital_folder
-    return _write(
+    _write(
         home / "gateway.toml",
         {
             "study": _relative(made.layout.public, home),
@@ -83,7 +88,7 @@ def write_gateway(made: Made, broker: Broker) -> Path:
 
 def write_aggregator(
     made: Made, broker: Broker, schedule: Table, held_out: Path | None = None
-) -> Path:
+) -> None:
     """Write `aggregator.toml` into the hospital's folder."""
     home = made.layout.hospital_folder
     table: dict[str, object] = {
@@ -98,29 +103,24 @@ def write_aggregator(
         table["held_out"] = _relative(held_out, home)
     table["broker"] = _broker_table(broker, AGGREGATOR, home)
     table["schedule"] = schedule
-    return _write(home / "aggregator.toml", table)
+    _write(home / "aggregator.toml", table)
 
 
-def write_agent(made: Made, broker: Broker, device: str, data: str, more: Table) -> Path:
+def write_agent(made: Made, broker: Broker, device: str, data: str, more: Table) -> None:
     """Write `agent.toml`, with copies of all that it names, into the device's folder.
 
     `data` is the path of its data set as the agent sees it; `more` holds
     further fields of its configuration.
     """
-    home = made.layout.folder / "devices" / device
+    home = made.layout.device_folder(device)
     write_atomic(home / "federation.cbor", made.study.records["federation"])
     study = made.study.study
     user = cohort_user(study.roster.cohort)
     if user in broker.credentials:
-        broker = Broker(
-            broker.url,
-            broker.max_payload_bytes,
-            {user: _copy(broker.credentials[user], home)},
-            broker.reconnect_s,
-        )
+        broker = replace(broker, credentials={user: _copy(broker.credentials[user], home)})
     simple = {name: value for name, value in more.items() if not isinstance(value, Mapping)}
     tables = {name: value for name, value in more.items() if isinstance(value, Mapping)}
-    return _write(
+    _write(
         home / "agent.toml",
         {
             "federation": "federation.cbor",
@@ -162,7 +162,7 @@ def toml(table: Table) -> bytes:
 def _broker_table(broker: Broker, user: str, home: Path) -> Table:
     table: dict[str, object] = {
         "url": broker.url,
-        "max_payload_bytes": broker.max_payload_bytes,
+        "max_payload_bytes": MAX_PAYLOAD_BYTES,
         "reconnect_s": broker.reconnect_s,
     }
     if user in broker.credentials:
@@ -187,9 +187,8 @@ def _relative(target: Path, start: Path) -> str:
     return os.path.relpath(target.absolute(), start.absolute())
 
 
-def _write(path: Path, table: Table) -> Path:
+def _write(path: Path, table: Table) -> None:
     write_atomic(path, toml(table))
-    return path
 
 
 def _toml_value(value: object) -> str:

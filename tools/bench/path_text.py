@@ -8,6 +8,7 @@ from vitalring.tools.bench.spread import Spread, megabytes, milliseconds, shown
 from vitalring.tools.bench.table import Table
 
 _NONE = "not measured"
+_MACHINE = {"processor", "architecture", "cores", "memory", "load", "system", "python"}
 _STAGE_NAMES = {
     "train": "train, with clipping and noise",
     "encode": "clip, rotate, round",
@@ -48,9 +49,6 @@ def path_facts(result: Mapping[str, Any]) -> list[str]:
         "same records.",
         "MB are a million bytes. A process's peak is VmHWM.",
     ]
-
-
-_MACHINE = {"processor", "architecture", "cores", "memory", "load", "system", "python"}
 
 
 def _memory(result: Mapping[str, Any]) -> Table:
@@ -122,10 +120,8 @@ def _bytes(result: Mapping[str, Any]) -> Table:
     exact = result["float32_bytes"]
     rows.append(("float32, bare", f"{exact:,}", "–", f"{exact / dimension:.2f}"))
     note = "Without MQTT's own headers. Float32 is 4 bytes a parameter by arithmetic, not sent."
-    return Table(
-        "Bytes a device sends in a round", ("form", "bytes", "frames", "a parameter"),
-        tuple(rows), (note,)
-    )  # fmt: skip
+    titles = ("form", "bytes", "frames", "a parameter")
+    return Table("Bytes a device sends in a round", titles, tuple(rows), (note,))
 
 
 def _training(result: Mapping[str, Any]) -> Table:

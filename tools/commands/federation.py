@@ -65,9 +65,7 @@ def run(options: argparse.Namespace) -> int:
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        keys = [
-            federation.enrol(partial / "devices" / name / "ring.key", settings) for name in names
-        ]
+        keys = federation.enrol(partial, settings, names)
         made = federation.init(partial, settings, artefact, plan, keys)
         _write_roles(options, settings, made, broker, names)
         partial.replace(folder)
@@ -89,11 +87,7 @@ def _write_roles(
     broker: roles.Broker,
     names: list[str],
 ) -> None:
-    schedule = {
-        "window_ms": round(options.window * 1000),
-        "timeout_ms": round(options.timeout * 1000),
-        "patience": settings.patience,
-    }
+    schedule = roles.schedule(options.window, options.timeout, settings.patience)
     roles.write_gateway(made, broker)
     roles.write_aggregator(made, broker, schedule, options.held_out)
     more = {"retry_s": options.retry, "floors": roles.floors_of(made)}
@@ -108,12 +102,11 @@ def _broker(options: argparse.Namespace, cohort: str) -> roles.Broker:
             f"--window {options.window:g} --timeout {options.timeout:g}: "
             "use 0 <= window <= timeout, both in seconds"
         )
-    url, size = options.broker_url, roles.MAX_PAYLOAD_BYTES
-    BrokerConfig(url=url)
-    reconnect_s = roles.reconnect_s(options.timeout)
+    url, reconnect_s = options.broker_url, roles.reconnect_s(options.timeout)
+    BrokerConfig(url=url)  # refuses an address that no party could use
     if not options.broker_folder:
-        return roles.Broker(url, size, {}, reconnect_s)
-    broker = roles.broker_of_folder(options.broker_folder, url, cohort, size, reconnect_s)
+        return roles.Broker(url, reconnect_s)
+    broker = roles.broker_of_folder(options.broker_folder, url, cohort, reconnect_s)
     for shown in broker.credentials.values():
         for path in (shown.ca_file, shown.certificate_file, shown.key_file):
             if not path.is_file():

@@ -6,6 +6,8 @@ import json
 import os
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,8 +16,6 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-import vitalring
-from vitalring.edge_agent.announcement import log_keys
 from vitalring.errors import ConfigError
 from vitalring.files import read_file, write_atomic
 from vitalring.gateway import store
@@ -23,20 +23,19 @@ from vitalring.gateway.export import export_log
 from vitalring.models.export import export
 from vitalring.mqtt import BrokerConfig, Link
 from vitalring.protocol import trust
-from vitalring.protocol.checkpoint import parse_and_verify
 from vitalring.protocol.records import StudyPlan
 from vitalring.protocol.weights import pack_weights
 from vitalring.schema import from_plain, to_plain
 from vitalring.tools import report as report_files
-from vitalring.tools import roles
 from vitalring.tools.embedded_broker import EmbeddedBroker
-from vitalring.tools.federation import HOSPITAL, Layout, Made
+from vitalring.tools.federation import Layout, Made
 from vitalring.tools.settings import SimulationSettings, StudySettings
 from vitalring.tools.simulate import alone, fleet, layout, results, watch
 from vitalring.tools.simulate.progress import Display
 
 _POLL_S = 0.2
 _BROKER_TIMEOUT_S = 20.0
+_STOPPING = "stopping; the same command goes on from here"
 
 
 @dataclass(frozen=True)
@@ -123,18 +122,27 @@ class _Run:
         with Display(self._console, rounds) as display:
             if resumed:
                 display.say(f"going on with the run in {self._out}")
-            with (
-                EmbeddedBroker(self._state / "logs" / "broker.log")
-                if not (self._settings.broker)
-                else _Outside(self._settings.broker) as broker
-            ):
-                made = self._prepare(chosen, plan, broker.url)
+            with _broker(self._settings.broker, self._state / "logs" / "broker.log") as url:
+                made = self._prepare(chosen, plan, url)
                 reached, stopped = self._rounds(chosen, made, display)
             compared: list[alone.AloneResult] = []
             if self._settings.alone and not stopped:
                 compared, stopped = self._alone(chosen, made, display)
         seconds = time.monotonic() - began
-        content = self._report(chosen, made, reached, compared, stopped, seconds)
+        checkpoint = self._write_log(made)
+        if reached and not stopped:
+            self._write_model(made)
+        content = results.report_dict(
+            made,
+            chosen,
+            reached,
+            compared,
+            checkpoint,
+            command=self._command,
+            started=self._started,
+            seconds=seconds,
+            stopped=stopped,
+        )
         report_files.write_report(content, self._out)
         if not stopped:
             # The keys of a simulated federation serve no longer; what its parties said stays.
@@ -170,7 +178,7 @@ class _Run:
             write_atomic(ready, made.authority_key.hex().encode())
         else:
             authority = bytes.fromhex(ready.read_text())
-            folders = Layout(self._state / "federation", HOSPITAL)
+            folders = Layout(self._state / "federation")
             read = lambda name: read_file(folders.public / name)  # noqa: E731
             made = Made(folders, authority, trust.open_study_files(read, authority))
         layout.write_configs(self._settings, chosen, made, self._state, broker_url)
@@ -181,7 +189,7 @@ class _Run:
     ) -> tuple[list[watch.RoundResult], bool]:
         """Run the parties until the final model is logged; True where somebody stopped us."""
         home, study = made.layout.hospital_folder, made.study.study
-        reached = watch.finished_rounds(home, made.study.study, 0)
+        reached = watch.finished_rounds(home, study, 0)
         workers = min(self._workers, len(chosen.devices))
         stopped = False
         try:
@@ -189,16 +197,15 @@ class _Run:
                 made.layout, self._state / "logs", chosen.devices, workers
             ) as started:
                 while not (reached and reached[-1].model.final):
-                    # A party that ended with a fault raises here.
                     for party in started:
-                        party.running()
+                        party.check()
                     display.standing(watch.standing(home))
                     for result in watch.finished_rounds(home, study, len(reached)):
                         display.finished(result)
                         reached.append(result)
                     time.sleep(_POLL_S)
         except KeyboardInterrupt:
-            display.say("stopping; the same command goes on from here")
+            display.say(_STOPPING)
             stopped = True
         return reached, stopped
 
@@ -227,96 +234,36 @@ class _Run:
                 compared.append(result)
                 display.alone(len(compared), len(tasks))
         except KeyboardInterrupt:
-            display.say("stopping; the same command goes on from here")
+            display.say(_STOPPING)
             return [], True
         order = {name: index for index, name in enumerate(chosen.devices)}
         return sorted(compared, key=lambda result: order[result.device]), False
 
-    def _report(
-        self,
-        chosen: layout.Fleet,
-        made: Made,
-        reached: list[watch.RoundResult],
-        compared: list[alone.AloneResult],
-        stopped: bool,
-        seconds: float,
-    ) -> dict[str, Any]:
-        """Write the log and the model into the output folder; return the report's content."""
-        study, plan = made.study.study, made.study.study.plan
+    def _write_log(self, made: Made) -> bytes:
+        """Write the log into the output folder; return its checkpoint."""
         db = store.open_store(made.layout.hospital_folder / "gateway")
         try:
             export_log(db, made.study, self._out / "log")
         finally:
             db.close()
-        note = (self._out / "log" / "checkpoint").read_bytes()
-        checkpoint = parse_and_verify(note, log_keys(study.federation))
-        states = [made.layout.folder / "devices" / name / "state" for name in chosen.devices]
-        frame = roles.MAX_PAYLOAD_BYTES
-        rows = [
-            results.round_dict(
-                result,
-                watch.stage_seconds(states, result.report.round),
-                plan.model.classes,
-                frame,
-            )
-            for result in reached
-        ]
-        last = reached[-1].model.evaluation if reached else None
-        weights = np.frombuffer(watch.final_weights(made.layout.hospital_folder), "<f8")
-        if reached and not stopped:
-            self._write_model(study, weights)
-        sent = max((row["bytes_up_per_device"] for row in rows), default=0)
-        return {
-            "version": vitalring.__version__,
-            "command": self._command,
-            "started": self._started.strftime("%Y-%m-%dT%H:%M:%SZ"),
-            "seconds": seconds,
-            "status": "stopped" if stopped else "finished",
-            "dataset": chosen.info.name,
-            "model": plan.model.name,
-            "classes": list(plan.model.classes),
-            "parameters": plan.model.dimension,
-            "devices": len(chosen.devices),
-            "hospitals": len(study.federation.hospitals),
-            "secure_sum": plan.secure_sum,
-            "privacy": results.privacy_dict(study, len(reached)),
-            "rounds": rows,
-            "final": {
-                **results.evaluation_dict(last, plan.model.classes),
-                "confusion": [list(row) for row in last.confusion] if last else None,
-            },
-            "alone": results.alone_dict(compared),
-            "bytes": {
-                "update": sent,
-                "per_parameter": sent / plan.model.dimension,
-                "float32": 4 * plan.model.dimension,
-            },
-            "log": {
-                "checkpoint": note.decode(),
-                "leaves": checkpoint.size,
-                "root": checkpoint.root.hex(),
-                "authority": made.authority_key.hex(),
-            },
-        }
+        return read_file(self._out / "log" / "checkpoint")
 
-    def _write_model(self, study: trust.Study, weights: "np.ndarray[Any, Any]") -> None:
-        packed = pack_weights(weights)
-        write_atomic(self._out / "weights.bin", packed)
-        for name, content in export(study.plan.model.name, weights.astype(np.float32)).items():
+    def _write_model(self, made: Made) -> None:
+        weights = np.frombuffer(watch.final_weights(made.layout.hospital_folder), "<f8")
+        write_atomic(self._out / "weights.bin", pack_weights(weights))
+        model = made.study.study.plan.model.name
+        for name, content in export(model, weights.astype(np.float32)).items():
             write_atomic(self._out / name, content)
 
 
-class _Outside:
-    """A broker that somebody else runs."""
-
-    def __init__(self, url: str) -> None:
-        self.url = url
-
-    def __enter__(self) -> "_Outside":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        return None
+@contextmanager
+def _broker(url: str | None, log_file: Path) -> Iterator[str]:
+    """Lend the address of a broker: the given one, which somebody else runs, or one of our own."""
+    if url:
+        yield url
+        return
+    with EmbeddedBroker(log_file) as broker:
+        yield broker.url
 
 
 def _require_broker(url: str) -> None:

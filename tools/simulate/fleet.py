@@ -62,13 +62,12 @@ class Party:
             process.kill()
             process.wait()
 
-    def running(self) -> bool:
-        """Tell whether it still runs. Raises PartyError if it ended with a fault."""
+    def check(self) -> None:
+        """Raise PartyError if it ended with a fault; an end in order is none."""
         code = None if self._process is None else self._process.poll()
         if code:
             tail = self._log_file.read_text(errors="replace").strip().splitlines()[-3:]
             raise PartyError(f"{self.name} ended with code {code}: {' / '.join(tail)}")
-        return code is None
 
 
 @contextmanager
@@ -84,8 +83,7 @@ def parties(
         for index in range(workers):
             arguments = ["agent", "run"]
             for name in devices[index::workers]:
-                home = layout.folder / "devices" / name
-                arguments += ["--config", str(home / "agent.toml")]
+                arguments += ["--config", str(layout.device_folder(name) / "agent.toml")]
             party = Party(f"agents {index}", arguments, logs / f"agents-{index}.log")
             started.append(stack.enter_context(party))
         yield started

@@ -58,9 +58,7 @@ def write_federation(
     """Make keys and sign the plan below `state`. Raises ConfigError."""
     study = settings.study
     folder = state / "federation"
-    keys = [
-        federation.enrol(folder / "devices" / name / "ring.key", study) for name in fleet.devices
-    ]
+    keys = federation.enrol(folder, study, fleet.devices)
     return federation.init(folder, study, load_artefact(study.model), plan, keys)
 
 
@@ -68,12 +66,8 @@ def write_configs(
     settings: SimulationSettings, fleet: Fleet, made: federation.Made, state: Path, url: str
 ) -> None:
     """Write every role's configuration file."""
-    broker = roles.Broker(url, roles.MAX_PAYLOAD_BYTES, {}, roles.reconnect_s(settings.timeout_s))
-    schedule = {
-        "window_ms": round(settings.window_s * 1000),
-        "timeout_ms": round(settings.timeout_s * 1000),
-        "patience": settings.study.patience,
-    }
+    broker = roles.Broker(url, roles.reconnect_s(settings.timeout_s))
+    schedule = roles.schedule(settings.window_s, settings.timeout_s, settings.study.patience)
     roles.write_gateway(made, broker)
     roles.write_aggregator(made, broker, schedule, fleet.folder)
     for name in fleet.devices:

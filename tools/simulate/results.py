@@ -2,16 +2,25 @@
 
 import statistics
 from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
 import numpy as np
 
+import vitalring
 from vitalring.edge_agent.accountant import epsilon
+from vitalring.edge_agent.announcement import log_keys
 from vitalring.models import metrics
 from vitalring.protocol import chunks, sealing, trust
+from vitalring.protocol.checkpoint import parse_and_verify
 from vitalring.protocol.privacy import study_spend
 from vitalring.protocol.records import Evaluation
+from vitalring.tools.federation import Made
+from vitalring.tools.roles import MAX_PAYLOAD_BYTES
+from vitalring.tools.simulate import watch
 from vitalring.tools.simulate.alone import AloneResult
+from vitalring.tools.simulate.layout import Fleet
 from vitalring.tools.simulate.watch import RoundResult
 
 _MEASURES = ("train", "encode", "encrypt", "sign")
@@ -24,6 +33,67 @@ def uplink_bytes(update_bytes: int, frame_bytes: int) -> int:
     return box + frames * chunks.HEADER_BYTES
 
 
+def report_dict(
+    made: Made,
+    fleet: Fleet,
+    reached: Sequence[RoundResult],
+    compared: Sequence[AloneResult],
+    checkpoint: bytes,
+    *,
+    command: str,
+    started: datetime,
+    seconds: float,
+    stopped: bool,
+) -> dict[str, Any]:
+    """Return the content of `report.json`; `checkpoint` is the log's newest one, signed."""
+    study, plan = made.study.study, made.study.study.plan
+    tree = parse_and_verify(checkpoint, log_keys(study.federation))
+    states = [made.layout.device_folder(name) / "state" for name in fleet.devices]
+    rows = [
+        round_dict(
+            result,
+            watch.stage_seconds(states, result.report.round),
+            plan.model.classes,
+            MAX_PAYLOAD_BYTES,
+        )
+        for result in reached
+    ]
+    last = reached[-1].model.evaluation if reached else None
+    sent = max((row["bytes_up_per_device"] for row in rows), default=0)
+    return {
+        "version": vitalring.__version__,
+        "command": command,
+        "started": started.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "seconds": seconds,
+        "status": "stopped" if stopped else "finished",
+        "dataset": fleet.info.name,
+        "model": plan.model.name,
+        "classes": list(plan.model.classes),
+        "parameters": plan.model.dimension,
+        "devices": len(fleet.devices),
+        "hospitals": len(study.federation.hospitals),
+        "secure_sum": plan.secure_sum,
+        "privacy": privacy_dict(study, len(reached)),
+        "rounds": rows,
+        "final": {
+            **evaluation_dict(last, plan.model.classes),
+            "confusion": [list(row) for row in last.confusion] if last else None,
+        },
+        "alone": alone_dict(compared),
+        "bytes": {
+            "update": sent,
+            "per_parameter": sent / plan.model.dimension,
+            "float32": 4 * plan.model.dimension,
+        },
+        "log": {
+            "checkpoint": checkpoint.decode(),
+            "leaves": tree.size,
+            "root": tree.root.hex(),
+            "authority": made.authority_key.hex(),
+        },
+    }
+
+
 def privacy_dict(study: trust.Study, rounds: int) -> dict[str, Any]:
     """Return the guarantee, and epsilon for the rounds that were really run."""
     plan = study.plan
@@ -31,7 +101,7 @@ def privacy_dict(study: trust.Study, rounds: int) -> dict[str, Any]:
     spend = study_spend(privacy, training, plan.model.dimension)
     spent = 0.0
     if spend is not None and rounds:
-        done = type(spend)(spend.sampling_rate, spend.noise_multiplier, training.steps * rounds)
+        done = replace(spend, steps=training.steps * rounds)
         spent = epsilon((done,), privacy.delta)
     return {
         "unit": privacy.unit,
