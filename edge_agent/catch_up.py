@@ -7,7 +7,7 @@ its state are charged to its budget as if they had just been spent.
 """
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Set
 
 from vitalring.database import transaction
 from vitalring.edge_agent import announcement, state
@@ -19,7 +19,7 @@ from vitalring.protocol.cbor import decode, type_of
 from vitalring.protocol.checkpoint import Checkpoint, parse_and_verify
 from vitalring.protocol.merkle import CompactRange, leaf_hash
 from vitalring.protocol.privacy import round_spend
-from vitalring.protocol.records import AcceptedUpdate, LoggedObject, RoundPlan
+from vitalring.protocol.records import AcceptedUpdate, RoundPlan
 from vitalring.protocol.tiles import TILE_WIDTH, Tile, decode_bundle_start
 from vitalring.protocol.update import round_context
 
@@ -48,12 +48,20 @@ def catch_up(
     if known and checkpoint.size < known.size:
         raise LogError(f"the log shrank from {known.size} to {checkpoint.size} entries")
     # 2. The entries since then, which together with what we read before give its root, and on
-    #    the way the root that we knew: the past was not rewritten.
-    searched = state.read_range(db)
-    entries = _read(searched.size, checkpoint.size, read_bundle)
-    grown = _grow(searched, entries, known, checkpoint)
+    #    the way the root that we knew: the past was not rewritten. A log may be larger than a
+    #    device's memory, so of each update its tag alone is kept.
+    grown = _append(state.read_range(db), [], known)
+    tags: dict[bytes, set[bytes]] = {}
+    for entries in _bundles(grown.size, checkpoint.size, read_bundle):
+        grown = _append(grown, [leaf_hash(entry) for entry in entries], known)
+        for entry in entries:
+            if type_of(entry) == AcceptedUpdate.TYPE:
+                accepted = decode(AcceptedUpdate, entry)
+                tags.setdefault(accepted.plan, set()).add(accepted.signature[:32])
+    if grown.root() != checkpoint.root:
+        raise LogError(f"the log's entries do not give the root of its {checkpoint.size} entries")
     # 3. Own updates among them.
-    found = _own_updates(entries, workshop, secret)
+    found = _own_updates(tags, workshop, secret)
     with transaction(db):
         for plan, plan_digest in found:
             context = round_context(plan)
@@ -71,50 +79,30 @@ def catch_up(
     state.remember_checkpoint(db, checkpoint)
 
 
-def _read(first: int, size: int, read_bundle: ReadBundle) -> list[bytes]:
-    entries: list[bytes] = []
+def _bundles(first: int, size: int, read_bundle: ReadBundle) -> Iterator[list[bytes]]:
+    """Yield the entries from `first` up to, not including, `size`, bundle after bundle."""
     for index in range(first // TILE_WIDTH, -(-size // TILE_WIDTH)):
         tile = Tile(None, index, min(TILE_WIDTH, size - index * TILE_WIDTH))
         bundle = decode_bundle_start(read_bundle(tile), tile.width)
-        entries += bundle[max(0, first - tile.span.start) :]
-    return entries
+        yield bundle[max(0, first - tile.span.start) :]
 
 
-def _grow(
-    searched: CompactRange, entries: list[bytes], known: Checkpoint | None, new: Checkpoint
-) -> CompactRange:
-    leaves = [leaf_hash(entry) for entry in entries]
-    if known is not None and known.size >= searched.size:
-        old = searched.extend(leaves[: known.size - searched.size])
+def _append(grown: CompactRange, leaves: list[bytes], known: Checkpoint | None) -> CompactRange:
+    """Append leaves; where the tree passes the size that we knew, its root must be that one."""
+    if known is not None and 0 <= known.size - grown.size <= len(leaves):
+        old = grown.extend(leaves[: known.size - grown.size])
         if old.root() != known.root:
             raise LogError(f"the first {known.size} entries of the log are not those we knew")
-    grown = searched.extend(leaves)
-    if grown.root() != new.root:
-        raise LogError(f"the log's entries do not give the root of its {new.size} entries")
-    return grown
+    return grown.extend(leaves)
 
 
 def _own_updates(
-    entries: list[bytes], workshop: Workshop, secret: bytes
+    tags: Mapping[bytes, Set[bytes]], workshop: Workshop, secret: bytes
 ) -> list[tuple[RoundPlan, bytes]]:
     """Return the round plans under which this device's tag stands in the log."""
-    tags: dict[bytes, tuple[RoundPlan, bytes]] = {}
-    found: dict[bytes, RoundPlan] = {}
-    for entry in entries:
-        kind = type_of(entry)
-        if kind == LoggedObject.TYPE:
-            logged = decode(LoggedObject, entry)
-            if logged.kind == "round-plan":
-                plan = trust.peek_round_plan(workshop.object(logged.digest), workshop.federation)
-                tags[logged.digest] = (plan, lsag.tag_of(secret, round_context(plan)))
-        elif kind == AcceptedUpdate.TYPE:
-            accepted = decode(AcceptedUpdate, entry)
-            # Updates follow their plan in the log; one whose plan was read in an earlier search
-            # is found through the object itself.
-            if accepted.plan not in tags:
-                plan = trust.peek_round_plan(workshop.object(accepted.plan), workshop.federation)
-                tags[accepted.plan] = (plan, lsag.tag_of(secret, round_context(plan)))
-            plan, tag = tags[accepted.plan]
-            if accepted.signature[:32] == tag:
-                found[accepted.plan] = plan
-    return [(plan, name) for name, plan in found.items()]
+    found = []
+    for name, seen in tags.items():
+        plan = trust.peek_round_plan(workshop.object(name), workshop.federation)
+        if lsag.tag_of(secret, round_context(plan)) in seen:
+            found.append((plan, name))
+    return found

@@ -1,6 +1,7 @@
 """A device finds in the log what its state has lost, and believes no other past than the one."""
 
 import shutil
+import tracemalloc
 
 import pytest
 from device_fixture import announce, announced, catch_up, charges, device, statuses
@@ -10,8 +11,8 @@ from vitalring.edge_agent import state
 from vitalring.edge_agent.budget import CHARGED, UNACCOUNTED
 from vitalring.errors import LogError, RecordError, SignatureError
 from vitalring.gateway import log, rounds
-from vitalring.protocol.cbor import decode
-from vitalring.protocol.records import SealedUpdate
+from vitalring.protocol.cbor import decode, encode
+from vitalring.protocol.records import AcceptedUpdate, SealedUpdate
 from vitalring.protocol.tiles import decode_bundle_start, encode_bundle
 
 
@@ -150,6 +151,29 @@ def test_a_bundle_that_has_grown_since_the_checkpoint_is_read(parties, restored)
     restored.catch_up(note, read)
     assert charges(restored) == [(UNACCOUNTED, 1)]
     assert state.known_checkpoint(restored.db).size == size
+
+
+def test_a_log_larger_than_a_devices_memory_can_be_searched(parties, tmp_path):
+    parties.begin(parties.propose())
+    plan = rounds.latest(parties.db).plan
+    with parties.db:
+        for first in range(0, 2048, 256):
+            log.append(
+                parties.db,
+                [
+                    encode(AcceptedUpdate(plan, 0, bytes(32), n.to_bytes(32) + bytes(16_000)))
+                    for n in range(first, first + 256)
+                ],
+            )
+        log.sign_checkpoint(parties.db, parties.federation.log_key)
+    agent = device(parties, tmp_path / "device", caught_up=False)
+    tracemalloc.start()
+    catch_up(agent, parties)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    agent.db.close()
+    # All entries have 33 megabytes; one bundle has four, and is copied on its way.
+    assert peak < 24_000_000
 
 
 @pytest.mark.parametrize("fault", ["changed", "dropped", "swapped", "short", "empty", "noise"])
