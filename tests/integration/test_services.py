@@ -9,6 +9,7 @@ from contextlib import closing
 
 import pytest
 from services_fixture import (
+    COHORT,
     FEDERATION,
     Hospital,
     vitalring,
@@ -16,7 +17,10 @@ from services_fixture import (
 )
 
 from vitalring.edge_agent import budget
-from vitalring.protocol import topics
+from vitalring.protocol import blobs, topics
+from vitalring.protocol.cbor import decode, type_of
+from vitalring.protocol.records import GlobalModel
+from vitalring.protocol.signing import Signed
 
 pytestmark = pytest.mark.mosquitto
 
@@ -120,6 +124,18 @@ def forms(secret):
     return [core, core.hex().encode(), repr(core).encode()[2:-1]]
 
 
+def test_devices_that_come_late_find_the_model_that_ended_the_study(finished, outcome):
+    topic = topics.plan_topic(FEDERATION, COHORT)
+
+    def last():
+        return blobs.whole(finished.retained()[topic])
+
+    wait_for("the announcement gives way to the model", lambda: type_of(last()) == Signed.TYPE)
+    model = decode(GlobalModel, decode(Signed, last()).payload)
+    assert model.final
+    assert model == outcome.rounds[-1].model
+
+
 def test_the_broker_keeps_the_topics_of_the_specification_and_no_others(finished):
     held = finished.retained()
     kinds = {}
@@ -127,8 +143,8 @@ def test_the_broker_keeps_the_topics_of_the_specification_and_no_others(finished
         kinds.setdefault(topics.parse(topic).kind, []).append(topic)
     assert topics.Kind.UPLINK not in kinds
     # The round is over, its sum has served.
-    assert topics.Kind.PLAN not in kinds
     assert topics.Kind.SUM not in kinds
+    assert len(kinds[topics.Kind.PLAN]) == 1
     assert len(kinds[topics.Kind.RECEIPTS]) == ROUNDS
     assert topics.checkpoint_topic(FEDERATION) in held
     # Records, key, artefact with its description, plans, models, the last plan's weights.
