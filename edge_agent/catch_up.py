@@ -19,7 +19,7 @@ from vitalring.protocol.cbor import decode, type_of
 from vitalring.protocol.checkpoint import Checkpoint, parse_and_verify
 from vitalring.protocol.merkle import CompactRange, leaf_hash
 from vitalring.protocol.privacy import round_spend
-from vitalring.protocol.records import AcceptedUpdate, RoundPlan
+from vitalring.protocol.records import AcceptedUpdate, LoggedObject, RoundPlan
 from vitalring.protocol.tiles import TILE_WIDTH, Tile, decode_bundle_start
 from vitalring.protocol.update import round_context
 
@@ -55,9 +55,7 @@ def catch_up(
     for entries in _bundles(grown.size, checkpoint.size, read_bundle):
         grown = _append(grown, [leaf_hash(entry) for entry in entries], known)
         for entry in entries:
-            if type_of(entry) == AcceptedUpdate.TYPE:
-                accepted = decode(AcceptedUpdate, entry)
-                tags.setdefault(accepted.plan, set()).add(accepted.signature[:32])
+            _note_tags(entry, tags)
     if grown.root() != checkpoint.root:
         raise LogError(f"the log's entries do not give the root of its {checkpoint.size} entries")
     # 3. Own updates among them.
@@ -94,6 +92,19 @@ def _append(grown: CompactRange, leaves: list[bytes], known: Checkpoint | None) 
         if old.root() != known.root:
             raise LogError(f"the first {known.size} entries of the log are not those we knew")
     return grown.extend(leaves)
+
+
+def _note_tags(entry: bytes, tags: dict[bytes, set[bytes]]) -> None:
+    """Add what an entry says: a round plan's digest, or the tag of an update under one."""
+    kind = type_of(entry)
+    if kind == LoggedObject.TYPE:
+        logged = decode(LoggedObject, entry)
+        if logged.kind == "round-plan":
+            tags.setdefault(logged.digest, set())
+    elif kind == AcceptedUpdate.TYPE:
+        accepted = decode(AcceptedUpdate, entry)
+        # Its plan may have been read in an earlier search.
+        tags.setdefault(accepted.plan, set()).add(accepted.signature[:32])
 
 
 def _own_updates(
