@@ -24,7 +24,7 @@ from vitalring.errors import RecordError
 from vitalring.models.dataset import Records
 from vitalring.protocol import limits, lsag, trust
 from vitalring.protocol.cbor import encode
-from vitalring.protocol.privacy import round_spend
+from vitalring.protocol.privacy import fits_a_step, round_spend
 from vitalring.protocol.quantise import encode_update
 from vitalring.protocol.records import RoundPlan, SealedUpdate
 from vitalring.protocol.update import rotation_seed, round_context, update_digest
@@ -111,6 +111,10 @@ class Agent:
             return f"sums of {plan.min_cohort} updates are below this device's floor"
         if len(self._records) < plan.training.records:
             return f"{len(self._records)} records are fewer than the plan asks for"
+        if plan.privacy.unit == "record" and not fits_a_step(
+            len(self._records), plan.training.sampling_rate
+        ):
+            return f"{len(self._records)} records are more than the guarantee is argued for"
         if study.plan.secure_sum == "plain" and not self._floors.allow_plain_sum:
             return "the sum is in clear and this device insists on an encrypted one"
         # 6. A device may sit rounds out, by its own coin, which it tosses once.

@@ -113,6 +113,17 @@ def check_privacy(privacy: Privacy, training: Training) -> None:
         )
 
 
+def fits_a_step(records: int, sampling_rate: float) -> bool:
+    """Tell whether a device of so many records never samples more than MAX_SAMPLED in a step.
+
+    Never, but with probability 2^-60 a step, by Bernstein's inequality. A device that found out
+    while it trains would tell by its silence how many records it has (SPEC 7.4).
+    """
+    expected = records * sampling_rate
+    spread: float = 10.0 * expected**0.5
+    return records <= MAX_SAMPLED or (sampling_rate < 1.0 and expected + spread <= MAX_SAMPLED)
+
+
 def sensitivity_factor(dimension: int) -> float:
     """L2 sensitivity of the sum on the lattice, as a multiple of the clip (SPEC 7.4).
 

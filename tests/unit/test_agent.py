@@ -165,6 +165,7 @@ def test_before_it_has_caught_up_a_device_stays_out(parties, make):
         ({"floors": dataclasses.replace(FLOORS, ring=4)}, "ring of 3 keys is below this device"),
         ({"floors": dataclasses.replace(FLOORS, cohort=5)}, "sums of 4 updates are below this"),
         ({"floors": dataclasses.replace(FLOORS, allow_plain_sum=False)}, "insists on an encrypted"),
+        ({"records": 33_000}, "33000 records are more than the guarantee is argued for"),
         ({"records": 99}, "99 records are fewer than the plan asks for"),
     ],
 )

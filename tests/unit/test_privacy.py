@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+from scipy import stats
 
 from vitalring.errors import ConfigError, RecordError
 from vitalring.protocol import privacy as p
@@ -82,3 +83,15 @@ def test_spends():
     assert all_rounds == replace(one, steps=200)
     assert p.round_spend(p.Privacy(), TRAINING, 6_000) is None
     assert p.study_spend(p.Privacy(), TRAINING, 6_000) is None
+
+
+def test_a_step_samples_no_more_than_it_is_argued_for():
+    # At rate 1 the count decides.
+    assert p.fits_a_step(2048, 1.0)
+    assert not p.fits_a_step(2049, 1.0)
+    # Below it chance does: at the largest count that passes, a step that samples too many is
+    # rarer than 2^-60, and at the next count the bound is not far away.
+    for rate in (1e-3, 0.05, 0.3, 0.7):
+        count = max(n for n in range(1, 2_000_000, 7) if p.fits_a_step(n, rate))
+        assert stats.binom.sf(p.MAX_SAMPLED, count, rate) < 2.0**-60
+        assert count * rate > 1600
