@@ -113,7 +113,7 @@ def _own_updates(
     """Return the round plans under which this device's tag stands in the log."""
     found = []
     for name, seen in tags.items():
-        plan = trust.peek_round_plan(workshop.object(name), workshop.federation)
+        plan = trust.peek_round_plan(workshop.record(name), workshop.federation)
         if lsag.tag_of(secret, round_context(plan)) in seen:
             found.append((plan, name))
     return found

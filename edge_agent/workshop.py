@@ -11,14 +11,15 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from vitalring.errors import ModelError, TransportError
+from vitalring.errors import ModelError, RecordError, TransportError
 from vitalring.files import write_atomic
 from vitalring.models.artefact import artefact_from_bytes
 from vitalring.models.runtime import TrainableModel
-from vitalring.protocol import lsag, trust
+from vitalring.protocol import limits, lsag, trust
 from vitalring.protocol.cbor import digest
 from vitalring.protocol.records import Federation, RoundPlan
 from vitalring.protocol.secure_sum import UpdateEncryptor, update_encryptor
+from vitalring.protocol.signing import Signed
 from vitalring.protocol.weights import unpack_weights
 
 _WEIGHTS_KEPT = 2
@@ -50,9 +51,13 @@ class Workshop:
 
         Raises TransportError where nobody has it.
         """
-        return self._kept(self._cache_dir, name)
+        return self._kept(self._cache_dir, name, limits.MAX_OBJECT_BYTES)
 
-    def _kept(self, folder: Path, name: bytes) -> bytes:
+    def record(self, name: bytes) -> bytes:
+        """Return a signed record as `object` does. It is yet to be verified, so it is small."""
+        return self._kept(self._cache_dir, name, Signed.MAX_BYTES)
+
+    def _kept(self, folder: Path, name: bytes, most: int) -> bytes:
         path = folder / name.hex()
         if path.is_file():
             cached = path.read_bytes()
@@ -62,6 +67,9 @@ class Workshop:
         content = self._fetch(name)
         if digest(content) != name:
             raise TransportError(f"the broker has other bytes under {name.hex()}")
+        # Signed plans name digests, not sizes; nothing fills our disk because it is named.
+        if len(content) > most:
+            raise RecordError(f"{name.hex()} has {len(content)} bytes, at most {most} are allowed")
         write_atomic(path, content)
         return content
 
@@ -69,7 +77,7 @@ class Workshop:
         """Return the study of a round plan, its records verified (SPEC 9.2 to 9.4)."""
         names = (plan.study_plan, plan.roster, plan.sum_key)
         if names not in self._studies:
-            records = [self.object(name) for name in names]
+            records = [self.record(name) for name in names]
             self._studies[names] = trust.open_study(self.federation, *records)
         return self._studies[names]
 
@@ -104,7 +112,7 @@ class Workshop:
         """Return the weights (d,) that a round starts from."""
         if self._weights is None or self._weights[0] != plan.weights:
             folder = self._cache_dir / "weights"
-            content = self._kept(folder, plan.weights)
+            content = self._kept(folder, plan.weights, 4 * dimension)
             self._weights = (plan.weights, unpack_weights(content, dimension))
             _keep_newest(folder, _WEIGHTS_KEPT)
         return self._weights[1]
