@@ -1,9 +1,9 @@
 """What a person wants to know of a device: its rounds, its outbox and its privacy budget."""
 
-import sqlite3
 from contextlib import closing
 from typing import Any
 
+from vitalring.database import open_read_only
 from vitalring.edge_agent import accountant, state
 from vitalring.edge_agent.budget import Budget
 from vitalring.edge_agent.config import AgentConfig
@@ -19,7 +19,7 @@ def status(config: AgentConfig) -> dict[str, Any]:
     path = config.state_dir / "agent.sqlite"
     if not path.exists():
         raise ConfigError(f"{path} does not exist: the agent has not run yet")
-    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=30.0)) as db:
+    with closing(open_read_only(path)) as db:
         rounds = dict(db.execute("SELECT status, COUNT(*) FROM rounds GROUP BY status").fetchall())
         known = state.known_checkpoint(db)
         budget = Budget(db)

@@ -49,6 +49,15 @@ def open_database(path: Path, schema: str, version: int) -> sqlite3.Connection:
     return connection
 
 
+def open_read_only(path: Path) -> sqlite3.Connection:
+    """Open a database beside the process that owns it, without writing. Raises StorageError."""
+    try:
+        # As an address, because a folder's name may hold what has a meaning in one: ? # %
+        return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=30.0)
+    except sqlite3.Error as error:
+        raise _cannot(path, "opened", error) from error
+
+
 @contextmanager
 def transaction(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
     """Commit everything inside, or nothing. Raises StorageError when the disk fails."""

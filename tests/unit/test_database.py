@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from vitalring.database import open_database, transaction
+from vitalring.database import open_database, open_read_only, transaction
 from vitalring.errors import RecordError, StorageError
 
 SCHEMA = "CREATE TABLE things (n INTEGER PRIMARY KEY, content BLOB); CREATE TABLE more (n)"
@@ -88,7 +88,7 @@ def test_a_process_killed_inside_a_transaction_leaves_what_was_committed(path):
     program = f"""
 import os, signal
 from pathlib import Path
-from vitalring.database import open_database, transaction
+from vitalring.database import open_database, open_read_only, transaction
 db = open_database(Path({str(path)!r}), {SCHEMA!r}, 3)
 with transaction(db):
     db.execute("INSERT INTO things VALUES (1, NULL)")
@@ -213,4 +213,17 @@ def test_damaged_names_of_tables_are_a_storage_error(path):
         db = open_database(path, SCHEMA, 3)
     except StorageError:
         return
+    db.close()
+
+
+def test_a_database_is_read_beside_its_owner_whatever_its_folder_is_called(tmp_path):
+    path = tmp_path / "50% #1?" / "test.sqlite"
+    db = open_database(path, SCHEMA, 1)
+    with transaction(db):
+        put(db, 7)
+    beside = open_read_only(path)
+    assert numbers(beside) == [7]
+    with pytest.raises(sqlite3.OperationalError, match="readonly"):
+        put(beside, 8)
+    beside.close()
     db.close()

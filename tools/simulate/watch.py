@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vitalring.database import open_read_only
 from vitalring.protocol import trust
 from vitalring.protocol.cbor import decode
 from vitalring.protocol.records import Bundle, GlobalModel, RoundReport
@@ -96,7 +97,7 @@ def _one(path: Path, query: str, values: tuple[Any, ...] = ()) -> tuple[Any, ...
 def _all(path: Path, query: str, values: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     if not path.exists():
         return []
-    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=30.0)) as db:
+    with closing(open_read_only(path)) as db:
         try:
             return db.execute(query, values).fetchall()
         except sqlite3.OperationalError as error:
