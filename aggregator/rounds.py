@@ -151,10 +151,10 @@ def conclude(db: sqlite3.Connection, aggregator: Aggregator, bundle: Bundle) -> 
         store.save_state(db, current.number, after)
         store.forget_before(db, current.number)
         db.execute(
-            "UPDATE rounds SET model = ?, evaluation = ?, seconds = ? WHERE round = ?",
+            "UPDATE rounds SET model = ?, macro_f1 = ?, seconds = ? WHERE round = ?",
             (
                 signed,
-                repr(evaluation.macro_f1) if evaluation else None,
+                evaluation.macro_f1 if evaluation else None,
                 time.monotonic() - started,
                 current.number,
             ),
@@ -212,8 +212,9 @@ def _is_final(
         return True
     if not schedule.patience or evaluation is None:
         return False
-    rows = db.execute(
-        "SELECT round, CAST(evaluation AS REAL) FROM rounds WHERE evaluation IS NOT NULL"
-    ).fetchall()
-    best_round, best = max(rows, key=lambda row: row[1], default=(number, -1.0))
+    row = db.execute(
+        "SELECT round, macro_f1 FROM rounds WHERE macro_f1 IS NOT NULL "
+        "ORDER BY macro_f1 DESC, round LIMIT 1"
+    ).fetchone()
+    best_round, best = row or (number, -1.0)
     return evaluation.macro_f1 <= best and number - best_round >= schedule.patience

@@ -17,7 +17,7 @@ CREATE TABLE rounds (
     plan BLOB NOT NULL UNIQUE,
     released BLOB,
     model BLOB,
-    evaluation TEXT,
+    macro_f1 REAL,
     seconds REAL
 );
 CREATE TABLE state (round INTEGER PRIMARY KEY, weights BLOB NOT NULL, memory BLOB NOT NULL);
