@@ -60,9 +60,6 @@ REQUIRED: Final[dict[str, frozenset[str]]] = {
 }
 """The keys without which there is no report; every other key may be absent."""
 
-COMPLETE: Final = frozenset({"finished", "converged"})
-"""The states of a run that ended as planned; every other is told at the top of the page."""
-
 _TEMPLATES: Final = Path(__file__).parent / "templates"
 
 
@@ -227,7 +224,7 @@ def _view(report: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "report": report,
         "text": report_text,
-        "complete": report["status"] in COMPLETE,
+        "complete": report["status"] == "finished",
         "headline": _headline(report),
         "gain": _gain(report),
         "guaranteed": report_text.guaranteed(privacy),

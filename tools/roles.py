@@ -118,8 +118,6 @@ def write_agent(made: Made, broker: Broker, device: str, data: str, more: Table)
     user = cohort_user(study.roster.cohort)
     if user in broker.credentials:
         broker = replace(broker, credentials={user: _copy(broker.credentials[user], home)})
-    simple = {name: value for name, value in more.items() if not isinstance(value, Mapping)}
-    tables = {name: value for name, value in more.items() if isinstance(value, Mapping)}
     _write(
         home / "agent.toml",
         {
@@ -130,9 +128,8 @@ def write_agent(made: Made, broker: Broker, device: str, data: str, more: Table)
             "data": data,
             "device": device,
             "state_dir": "state",
-            **simple,
             "broker": _broker_table(broker, user, home),
-            **tables,
+            **more,
         },
     )
 
@@ -149,7 +146,7 @@ def floors_of(made: Made) -> Table:
 
 
 def toml(table: Table) -> bytes:
-    """Write a table with tables of one more level as TOML."""
+    """Write a table as TOML: its values, then the tables in it, whatever their order."""
     lines, tables = [], []
     for name, value in table.items():
         if isinstance(value, Mapping):

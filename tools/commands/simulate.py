@@ -87,7 +87,7 @@ def summary(result: Simulation) -> list[str]:
         )
     privacy = report["privacy"]
     if privacy["unit"] == "none":
-        lines.append("privacy    none: no noise was added, the guarantee is only that of the sum")
+        lines.append("privacy    none: no noise was added")
     else:
         lines.append(
             f"privacy    unit {privacy['unit']}, noise {privacy['noise']}, "
