@@ -185,6 +185,7 @@ def close(
         # The running sum of too few updates is of no use to anybody but a curious one.
         db.execute("UPDATE rounds SET sum = NULL WHERE plan = ?", (current.plan,))
         log.sign_checkpoint(db, key)
+    _forget_what_was_deleted(db)
 
 
 def sum_bundle(db: sqlite3.Connection, closed: Round, federation: Federation) -> bytes:
@@ -225,6 +226,7 @@ def finish(
         # The sum has served; a ciphertext that is gone can never be decrypted by a later key.
         db.execute("DELETE FROM objects WHERE digest = ?", (report.sum,))
         log.sign_checkpoint(db, key)
+    _forget_what_was_deleted(db)
     return model
 
 
@@ -241,6 +243,20 @@ def last_model(db: sqlite3.Connection) -> bytes:
     size = log.size(db)
     entry = decode(LoggedObject, log.entries(db, size - 1, size)[0])
     return store.get_object(db, entry.digest) or b""
+
+
+def _forget_what_was_deleted(db: sqlite3.Connection) -> None:
+    """Empty SQLite's write-ahead log, which would hold each state of a round in turn (SPEC 10.4).
+
+    That is the order in which updates came, and running sums that differ by one update. While
+    an export reads, the log stays as it is until the round's next step: nobody waits for it.
+    """
+    waits_ms = db.execute("PRAGMA busy_timeout").fetchone()[0]
+    db.execute("PRAGMA busy_timeout = 0")
+    try:
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    finally:
+        db.execute(f"PRAGMA busy_timeout = {waits_ms}")
 
 
 def _keep_weights(db: sqlite3.Connection, bundle: Bundle, name: bytes, study: trust.Study) -> None:

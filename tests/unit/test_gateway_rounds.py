@@ -1,6 +1,7 @@
 """The life of a round: each step once, in order, and all of it or nothing."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from federation_fixture import Parties, small_federation
@@ -412,3 +413,29 @@ def test_a_spoiled_sum_ends_its_round_and_not_the_study(parties, federation):
     assert model.contributions == 0
     parties.run_round(range(5))
     assert rounds.latest(parties.db).number == 2
+
+
+def test_a_closed_round_leaves_no_trace_of_the_order_in_which_updates_came(parties):
+    parties.begin(parties.propose())
+    folder = store_folder(parties.db)
+    sums = []
+    for device in (4, 1, 3, 0, 2):
+        parties.submit([device])
+        sums.append(rounds.latest(parties.db).sum)
+    digests = [d for (d,) in parties.db.execute("SELECT digest FROM admitted").fetchall()]
+    journal = folder / "gateway.sqlite-wal"
+    assert all(name in journal.read_bytes() for name in digests)
+    parties.now_ms += 20_000
+    parties.close()
+    assert journal.read_bytes() == b""
+    kept = (folder / "gateway.sqlite").read_bytes()
+    # What is left is in the order of the log; of the sums the last alone, for the aggregator.
+    assert sorted(digests, key=kept.find) in (sorted(digests), sorted(digests, reverse=True))
+    assert [total in kept for total in sums] == [False] * 4 + [True]
+    parties.finish(parties.conclude())
+    assert journal.read_bytes() == b""
+    assert sums[-1] not in (folder / "gateway.sqlite").read_bytes()
+
+
+def store_folder(db):
+    return Path(db.execute("PRAGMA database_list").fetchone()[2]).parent
