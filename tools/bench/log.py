@@ -13,7 +13,7 @@ from vitalring.gateway import log, store
 from vitalring.protocol.cbor import encode
 from vitalring.protocol.lsag import signature_bytes
 from vitalring.protocol.records import AcceptedUpdate
-from vitalring.tools.bench.machine import machine
+from vitalring.tools.bench.machine import in_words, machine
 from vitalring.tools.bench.spread import Spread, shown, spread
 from vitalring.tools.bench.table import Table
 
@@ -57,10 +57,8 @@ def log_tables(result: dict[str, Any]) -> list[Table]:
 
 def log_facts(result: dict[str, Any]) -> list[str]:
     """Return what a reader must know to compare the figures with others."""
-    facts = result["machine"]
     return [
-        f"{facts['date']}, {facts['processor']} ({facts['architecture']}), {facts['system']}, "
-        f"Python {facts['python']}; load average at the end {facts['load']}.",
+        in_words(result["machine"]),
         f"Entries are those of counted updates in a ring of {RING}, {result['entry_bytes']:,} "
         "bytes. A batch is one transaction with a signed checkpoint, on disk when it ends "
         "(SQLite, synchronous=FULL).",

@@ -2,6 +2,7 @@
 
 import os
 import platform
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -25,6 +26,14 @@ def machine() -> dict[str, str]:
         "vitalring": vitalring.__version__,
         **_versions(),
     }
+
+
+def in_words(facts: Mapping[str, str]) -> str:
+    """Return in one sentence what a reader must know of the machine."""
+    return (
+        f"{facts['date']}, {facts['processor']} ({facts['architecture']}), {facts['cores']} cores, "
+        f"{facts['system']}, Python {facts['python']}; load average at the end {facts['load']}."
+    )
 
 
 def _processor() -> str:

@@ -19,7 +19,7 @@ from vitalring.errors import ConfigError, RecordError
 from vitalring.protocol.cbor import decode, type_of
 from vitalring.protocol.records import RoundReport
 from vitalring.protocol.signing import Signed
-from vitalring.tools.bench.machine import machine
+from vitalring.tools.bench.machine import in_words, machine
 from vitalring.tools.bench.spread import Spread, milliseconds, shown, spread
 from vitalring.tools.bench.table import Table
 from vitalring.tools.simulate.api import simulate
@@ -88,10 +88,8 @@ def rounds_tables(result: dict[str, Any]) -> list[Table]:
 
 def rounds_facts(result: dict[str, Any]) -> list[str]:
     """Return what a reader must know to compare the figures with others."""
-    facts = result["machine"]
     return [
-        f"{facts['date']}, {facts['processor']} ({facts['architecture']}), {facts['cores']} cores, "
-        f"{facts['system']}, Python {facts['python']}; load average at the end {facts['load']}.",
+        in_words(result["machine"]),
         f"{result['rounds']} rounds, {result['parameters']:,} parameters, rings of "
         f"{result['ring']}, embedded broker, log. A device trains one step on {_RECORDS} records "
         "without privacy: not nothing, and its time is in the figure.",
