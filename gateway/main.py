@@ -48,9 +48,12 @@ def _session_id(path: Path) -> str:
 
 
 def status(config: GatewayConfig) -> dict[str, Any]:
-    """Return what a person wants to know of a gateway, for `vitalring gateway status`."""
+    """Return what a person wants to know of a gateway, for `vitalring gateway status`.
+
+    Raises ConfigError where it has not run yet.
+    """
     files = load_study(config)
-    db = store.open_store(config.state_dir)
+    db = store.read_store(config.state_dir)
     try:
         current = rounds.latest(db)
         note = log.latest_checkpoint(db)

@@ -7,8 +7,10 @@ table carries a time or a running number of an update (SPEC 10.4).
 import sqlite3
 from pathlib import Path
 
-from vitalring.database import open_database
+from vitalring.database import open_database, open_read_only
+from vitalring.errors import ConfigError
 
+FILE = "gateway.sqlite"
 LAYOUT = 1
 SCHEMA = """
 CREATE TABLE entries (position INTEGER PRIMARY KEY, entry BLOB NOT NULL);
@@ -40,7 +42,19 @@ CREATE TABLE admitted (
 
 def open_store(state_dir: Path) -> sqlite3.Connection:
     """Open the gateway's database in `state_dir`. Raises StorageError."""
-    return open_database(state_dir / "gateway.sqlite", SCHEMA, LAYOUT)
+    return open_database(state_dir / FILE, SCHEMA, LAYOUT)
+
+
+def read_store(state_dir: Path) -> sqlite3.Connection:
+    """Open the database without writing, beside a running gateway.
+
+    Raises ConfigError where there is none: whoever only asks must not make one, which the
+    gateway's own user could then not open.
+    """
+    path = state_dir / FILE
+    if not path.exists():
+        raise ConfigError(f"{path} does not exist: the gateway has not run yet")
+    return open_read_only(path)
 
 
 def put_object(store: sqlite3.Connection, digest: bytes, content: bytes) -> None:
