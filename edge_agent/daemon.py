@@ -31,6 +31,7 @@ _DISK_FAULTS = (StorageError, sqlite3.Error)
 _FETCH_TIMEOUT_S = 30.0
 _IDLE_S = 1.0
 _RETRY_JITTER = 0.5
+_MAX_WAITING = 1_000
 _PASSING_FAULT_MS = 5_000
 _FIRST_RETRY_S = 1.0
 _RECEIPTS_ARRIVE_MS = 10_000
@@ -113,6 +114,8 @@ class Downlink:
                         return event.payload
                 if event is not None:
                     self._waiting.append(event)
+                if len(self._waiting) > _MAX_WAITING:
+                    raise TransportError(f"{len(self._waiting)} messages came before {topic}")
         finally:
             self._link.unsubscribe(topic)
         raise TransportError(f"the broker has nothing on {topic}")
@@ -205,9 +208,9 @@ class Daemon:
             # The broker or the disk may be back before the round is over.
             self._retries[agent] = self._now_ms() + _PASSING_FAULT_MS
             raise
-        if outcome == "ready":
-            self._schedule(agent)
-        else:
+        # Also an update of before, whose place among what is due a fault may have cost it.
+        self._schedule(agent)
+        if outcome != "ready":
             _log.info("stays out of a round: %s", outcome)
 
     def _retry(self, stop: threading.Event) -> None:
@@ -266,7 +269,7 @@ class Daemon:
                 topic,
                 frames,
                 _FETCH_TIMEOUT_S,
-                expiry_s=max(1, (pending.deadline_ms - self._now_ms()) // 1000),
+                expiry_s=coarse_expiry_s(pending.deadline_ms - self._now_ms()),
                 dialects=to.dialects,
             )
             self._failures.pop((agent, pending.plan), None)
@@ -298,3 +301,12 @@ def subscriptions(federation: Federation, cohort: str) -> list[str]:
         topics.plan_topic(federation.name, cohort),
         topics.receipts_filter(federation.name, cohort),
     ]
+
+
+def coarse_expiry_s(left_ms: int) -> int:
+    """Return a message expiry in seconds that covers `left_ms`: a power of two (SPEC 3.12).
+
+    To the second it would carry how far the device's clock is off, the same in
+    every round, and link them.
+    """
+    return 1 << min(31, max(0, left_ms // 1000).bit_length())

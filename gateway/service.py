@@ -184,14 +184,13 @@ class Gateway:
             admitted = admission.check(
                 self._db, self._open, box, self._keys.sealing, self._now_ms()
             )
+            if admitted is not None and self._open is not None:
+                spent_us = (time.perf_counter_ns() - started) // 1000
+                admission.fold(self._db, self._open, admitted, spent_us)
         except RefusedError as refusal:
             # Counted in memory and written at the close: hostile bytes must not cost disk writes.
             self._refusals[refusal.reason] += 1
             _log.debug("refused: %s", refusal)
-            return
-        if admitted is not None and self._open is not None:
-            spent_us = (time.perf_counter_ns() - started) // 1000
-            admission.fold(self._db, self._open, admitted, spent_us)
 
     def _begin(self, proposal: Bundle) -> None:
         if rounds.begin(self._db, self._keys.log, self._study, proposal, self._now_ms()) is None:

@@ -65,11 +65,12 @@ class Battlefield:
         self.gateway = gateway_of(
             self.federation, self.parties.db, self.link, lambda: self.parties.now_ms, LIMITS
         )
-        # Round 1 is over; its updates are the late ones.
+        # Round 1 is over: updates of it come late, unless they are copies of counted ones.
         self.inner(topics.propose_topic("fed"), encode(self.parties.propose()))
         self.first = rounds.latest(self.parties.db)
-        self.late = [self.federation.update(self.first.signed_plan, d) for d in range(4)]
-        for update in self.late:
+        self.receipted = [self.federation.update(self.first.signed_plan, d) for d in range(4)]
+        self.late = [self.federation.update(self.first.signed_plan, d) for d in (4, 5)]
+        for update in self.receipted:
             self.send(self.frames(self.federation.box(update)))
         self.parties.now_ms += 20_000
         self.gateway.tick()
@@ -192,7 +193,7 @@ class Battlefield:
         self.refused(Reason.MALFORMED, b"\xff" + self.rng.randbytes(size))
 
     def replayed(self):
-        update = self.rng.choice(self.counted)
+        update = self.rng.choice(self.counted + self.receipted)
         self.send(self.frames(self.federation.box(update)))
 
     def late_update(self):
