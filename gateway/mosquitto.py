@@ -90,7 +90,8 @@ def access_list(federation: str, cohorts: Sequence[str]) -> str:
     root = f"{ROOT}/{check_name(federation, 'federation')}"
     lines = [
         f"user {GATEWAY}",
-        f"topic read {root}/up/#",
+        # To write there is only for clearing what somebody left retained.
+        f"topic readwrite {root}/up/#",
         f"topic readwrite {root}/plan/+",
         f"topic readwrite {root}/receipts/#",
         f"topic readwrite {root}/object/+",

@@ -138,6 +138,9 @@ class Gateway:
         topic = topics.parse(message.topic)
         match topic.kind:
             case topics.Kind.UPLINK:
+                if message.retained:
+                    # No device asks for that; it would stay in the broker's memory for ever.
+                    self._link.publish(message.topic, b"", retain=True)
                 self._admit(message.payload)
             case topics.Kind.PROPOSE | topics.Kind.MODEL if self._awaited is not None:
                 # They are retained: should we end before their turn, the broker has them still.

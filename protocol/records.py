@@ -57,7 +57,7 @@ class Model:
     artefact: Digest
     info: Digest
     dimension: Annotated[int, Range(1, limits.MAX_DIMENSION)]
-    classes: Annotated[tuple[str, ...], Size(2, 1024)]
+    classes: Annotated[tuple[str, ...], Size(2, 100)]
     initial_seed: Digest
 
 

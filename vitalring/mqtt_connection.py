@@ -15,6 +15,7 @@ import select
 import socket
 import ssl
 import string
+import struct
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -359,7 +360,7 @@ class Connection:
             properties.MessageExpiryInterval = max(1, expiry_s)
         try:
             info = self._client.publish(topic, payload, 1, retain, properties)
-        except ValueError as error:
+        except (ValueError, struct.error) as error:
             raise TransportError(f"topic {topic[:120]!r} cannot be published: {error}") from error
         self.wake()
         return info.mid
@@ -367,7 +368,9 @@ class Connection:
     def subscribe(self, filters: Sequence[str]) -> int:
         """Ask for QoS 1 subscriptions; return the packet id that `subscribed` will name."""
         if self._version == MQTT_5:
-            result = self._client.subscribe([(name, SubscribeOptions(qos=1)) for name in filters])
+            # The flag as it was published tells a receiver what the broker now holds for others.
+            options = SubscribeOptions(qos=1, retainAsPublished=True)
+            result = self._client.subscribe([(name, options) for name in filters])
         else:
             result = self._client.subscribe([(name, 1) for name in filters])
         self.wake()

@@ -57,6 +57,19 @@ def test_an_update_travels_from_device_to_gateway(mosquitto):
         assert next_message(gateway).payload == b"second"
 
 
+def test_a_gateway_sees_and_clears_what_a_device_leaves_retained(mosquitto):
+    with Link(mosquitto.gateway, [UPLINKS]) as gateway, Link(mosquitto.device) as device:
+        gateway.wait_connected(WAIT_S)
+        device.publish(UPLINK, b"to stay for ever", retain=True, timeout_s=WAIT_S)
+        message = next_message(gateway)
+        assert message.retained
+        gateway.publish(message.topic, b"", retain=True, timeout_s=WAIT_S)
+    with Link(mosquitto.gateway, [UPLINKS]) as later:
+        later.wait_connected(WAIT_S)
+        submit(mosquitto.device, UPLINK, [b"the next"], WAIT_S)
+        assert next_message(later).payload == b"the next"
+
+
 def test_retained_state_reaches_who_subscribes_later(mosquitto):
     later = topics.object_topic(FEDERATION, bytes(32))
     with Link(mosquitto.gateway) as gateway, Link(mosquitto.device, [PLAN]) as device:
