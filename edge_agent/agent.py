@@ -105,26 +105,15 @@ class Agent:
             return f"already {earlier[0]}"
         # 5. The device's own floors.
         ring, members = self._own_ring(study)
-        if len(members.keys) < max(self._floors.ring, study.plan.min_ring):
-            return f"the ring of {len(members.keys)} keys is below this device's floor"
-        if plan.min_cohort < self._floors.cohort:
-            return f"sums of {plan.min_cohort} updates are below this device's floor"
-        if len(self._records) < plan.training.records:
-            return f"{len(self._records)} records are fewer than the plan asks for"
-        if plan.privacy.unit == "record" and not fits_a_step(
-            len(self._records), plan.training.sampling_rate
-        ):
-            return f"{len(self._records)} records are more than the guarantee is argued for"
-        if study.plan.secure_sum == "plain" and not self._floors.allow_plain_sum:
-            return "the sum is in clear and this device insists on an encrypted one"
+        if reason := self._below_floors(study, plan, members):
+            return reason
         # 6. A device may sit rounds out, by its own coin, which it tosses once.
         if earlier is None and secrets.randbelow(1 << 53) >= self._participation * (1 << 53):
             with transaction(self.db):
                 state.mark(self.db, "sat_out", context, announced.plan_digest, plan.round)
             return "sits this round out"
         # 7. The guarantee is what the plan claims, and the budget bears it.
-        if reason := self._pay(study, plan, context, announced.plan_digest):
-            return reason
+        self._pay(study, plan, context, announced.plan_digest)
         # A clock that lags behind the aggregator's must not eat up the time there is.
         opened_ms = min(plan.opens_ms, now_ms)
         self._make_update(study, plan, announced.plan_digest, context, ring, members, opened_ms)
@@ -165,19 +154,33 @@ class Agent:
             state.settle(self.db, pending.plan, counted=False)
         return late
 
+    def _below_floors(self, study: trust.Study, plan: RoundPlan, members: lsag.Ring) -> str | None:
+        """Say which of the device's floors a plan does not reach (SPEC 9.11)."""
+        floors, records = self._floors, len(self._records)
+        if len(members.keys) < max(floors.ring, study.plan.min_ring):
+            return f"the ring of {len(members.keys)} keys is below this device's floor"
+        if plan.min_cohort < floors.cohort:
+            return f"sums of {plan.min_cohort} updates are below this device's floor"
+        if records < plan.training.records:
+            return f"{records} records are fewer than the plan asks for"
+        sampled = plan.training.sampling_rate
+        if plan.privacy.unit == "record" and not fits_a_step(records, sampled):
+            return f"{records} records are more than the guarantee is argued for"
+        if study.plan.secure_sum == "plain" and not floors.allow_plain_sum:
+            return "the sum is in clear and this device insists on an encrypted one"
+        if plan.privacy.unit == "none" and not floors.allow_no_privacy:
+            return "the plan has no privacy and this device insists on it"
+        return None
+
     def _own_ring(self, study: trust.Study) -> tuple[int, lsag.Ring]:
         for index, ring in enumerate(self._workshop.rings(study)):
             if self._identity.public in ring.keys:
                 return index, ring
         raise RecordError(f"this device's key is not in the roster of {study.roster.cohort}")
 
-    def _pay(
-        self, study: trust.Study, plan: RoundPlan, context: bytes, plan_digest: bytes
-    ) -> str | None:
-        """Charge the round before anything is made of the records; a reason where that fails."""
+    def _pay(self, study: trust.Study, plan: RoundPlan, context: bytes, plan_digest: bytes) -> None:
+        """Charge the round before anything is made of the records. Raises PrivacyError."""
         spend = round_spend(plan.privacy, plan.training, study.plan.model.dimension)
-        if spend is None and not self._floors.allow_no_privacy:
-            return "the plan has no privacy and this device insists on it"
         # Once a start: the floors may have been lowered since the study was first seen.
         if spend is not None and study.plan_digest not in self._authorised:
             check_claim(plan.privacy, plan.training, study.plan.model.dimension, self._accountant)
@@ -196,7 +199,6 @@ class Agent:
             if spend is not None:
                 self._budget.reserve(study.plan_digest, plan_digest, plan.study, plan.round, spend)
             state.mark(self.db, "charged", context, plan_digest, plan.round)
-        return None
 
     def _make_update(
         self,
