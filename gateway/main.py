@@ -12,6 +12,7 @@ from vitalring.gateway.config import GatewayConfig, load_keys, load_study
 from vitalring.gateway.export import export_log
 from vitalring.gateway.service import Gateway, subscriptions
 from vitalring.mqtt import Link, PersistentSession, new_client_id
+from vitalring.protocol import trust
 
 
 def run_gateway(config: GatewayConfig, stop: threading.Event) -> None:
@@ -57,6 +58,8 @@ def status(config: GatewayConfig) -> dict[str, Any]:
     try:
         current = rounds.latest(db)
         note = log.latest_checkpoint(db)
+        signed = rounds.last_report(db)
+        report = trust.open_report(signed, files.study.federation) if signed else None
         return {
             "federation": files.study.federation.name,
             "study": files.study.plan.study,
@@ -71,6 +74,7 @@ def status(config: GatewayConfig) -> dict[str, Any]:
                 "admitted": current.admitted,
                 "expected": len(files.study.roster.keys),
             },
+            "refused_in_last_report": None if report is None else report.refused,
         }
     finally:
         db.close()
@@ -84,7 +88,7 @@ def status_text(config: GatewayConfig) -> str:
 def export(config: GatewayConfig, folder: Path) -> None:
     """Write the log into `folder`, for anybody to verify."""
     files = load_study(config)
-    db = store.open_store(config.state_dir)
+    db = store.read_store(config.state_dir)
     try:
         export_log(db, files, folder)
     finally:

@@ -238,6 +238,14 @@ def recent_receipts(db: sqlite3.Connection, most: int) -> list[tuple[int, bytes]
     ).fetchall()
 
 
+def last_report(db: sqlite3.Connection) -> bytes | None:
+    """Return the signed report of the newest closed round, or None before the first."""
+    row = db.execute(
+        "SELECT report FROM rounds WHERE report IS NOT NULL ORDER BY round DESC LIMIT 1"
+    ).fetchone()
+    return row[0] if row else None
+
+
 def last_model(db: sqlite3.Connection) -> bytes:
     """Return the signed model while its round is the newest: the log's last entry names it."""
     size = log.size(db)

@@ -32,8 +32,6 @@ MAX_DIMENSION: Final = 4_000_000
 MAX_ROUNDS: Final = 100_000
 """Rounds of one study."""
 
-MAX_LOG_ENTRIES: Final = 1 << 40
-
 DECRYPTION_FLOOR: Final = 2
 """No plan may ask for sums of fewer updates: a sum of one is an update."""
 

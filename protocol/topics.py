@@ -115,11 +115,6 @@ def receipts_filter(federation: str, cohort: str | None = None) -> str:
     return f"{_root(federation)}/receipts/{_or_any(cohort)}/+"
 
 
-def entries_filter(federation: str) -> str:
-    """Return a subscription to every bundle of log entries."""
-    return f"{_root(federation)}/log/entries/+"
-
-
 def parse(topic: str) -> Topic:
     """Read a topic name; the inverse of the builders (SPEC 3.3).
 

@@ -73,6 +73,7 @@ def test_status_tells_where_the_study_stands(finished):
     }
     assert status["log_entries"] == 4 + ROUNDS * (DEVICES + 3)
     assert status["checkpoint"].splitlines()[1] == str(status["log_entries"])
+    assert status["refused_in_last_report"] == {}
 
 
 def test_the_log_holds_what_every_device_was_told(outcome):

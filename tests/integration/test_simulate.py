@@ -212,3 +212,18 @@ def test_bad_configuration_names_file_and_field(tmp_path, text, words):
     assert "study.toml" in done.stderr
     assert words in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_device_too_large_for_the_guarantee_is_said_before_the_run(tmp_path):
+    data = tmp_path / "data"
+    (data / "devices").mkdir(parents=True)
+    lines = (SHIPPED_DATA / "dataset.toml").read_text().splitlines()
+    kept = [line for line in lines if not line.startswith("test_devices")]
+    (data / "dataset.toml").write_text("\n".join([*kept, 'test_devices = ["t"]']))
+    with np.load(SHIPPED_DATA / "devices" / "r101.npz") as shipped:
+        x, y = shipped["x"], shipped["y"]
+    for name, times in {"t": 1, "a": 1, "b": 1, "c": 1, "large": 8}.items():
+        many = {"x": np.concatenate([x] * times), "y": np.concatenate([y] * times)}
+        np.savez(data / "devices" / f"{name}.npz", **many)
+    with pytest.raises(ConfigError, match=r"2400 records; at a sampling rate of 1, .* batch below"):
+        run(tmp_path / "out", data=data, devices=0)

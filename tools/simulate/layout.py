@@ -6,6 +6,7 @@ from pathlib import Path
 from vitalring.errors import ConfigError
 from vitalring.models.artefact import load_artefact
 from vitalring.models.dataset import DatasetInfo, devices, load_dataset, load_device, split
+from vitalring.protocol.privacy import MAX_SAMPLED, fits_a_step
 from vitalring.protocol.records import StudyPlan
 from vitalring.tools import federation, roles
 from vitalring.tools.settings import SimulationSettings
@@ -22,6 +23,7 @@ class Fleet:
     devices: tuple[str, ...]
     records: int
     """Fewest records on a device, which a simulation may know."""
+    most_records: int
 
 
 def choose_fleet(settings: SimulationSettings) -> Fleet:
@@ -37,19 +39,27 @@ def choose_fleet(settings: SimulationSettings) -> Fleet:
         )
     chosen = train[:wanted]
     counts = [len(split(load_device(folder, name, info), info)[0]) for name in chosen]
-    return Fleet(folder, info, chosen, min(counts))
+    return Fleet(folder, info, chosen, min(counts), max(counts))
 
 
 def make_plan(settings: SimulationSettings, fleet: Fleet) -> StudyPlan:
     """Return the study's plan. Raises ConfigError, before anything is written."""
     study = settings.study
-    return federation.plan_of(
+    plan = federation.plan_of(
         study,
         load_artefact(study.model),
         fleet.info.classes,
         len(fleet.devices),
         study.records or fleet.records,
     )
+    rate = plan.training.sampling_rate
+    if study.unit == "record" and not fits_a_step(fleet.most_records, rate):
+        raise ConfigError(
+            f"the largest device has {fleet.most_records} records; at a sampling rate of {rate:g}, "
+            f"a step may draw more than the {MAX_SAMPLED} that the guarantee is argued for, and "
+            f"the device would stay out: use a batch below {study.batch}"
+        )
+    return plan
 
 
 def write_federation(
