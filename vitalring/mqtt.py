@@ -18,10 +18,10 @@ from typing import Self
 
 import paho.mqtt.client as paho
 
+from vitalring.broker_config import BrokerConfig
 from vitalring.errors import ConfigError, TransportError
 from vitalring.mqtt_connection import (
     CONNECT_TIMEOUT_S,
-    BrokerConfig,
     Connection,
     Dialects,
     PersistentSession,
