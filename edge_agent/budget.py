@@ -195,20 +195,6 @@ class Budget:
         """Return what is spent and what open studies may still spend."""
         return _committed(self.entries())
 
-    def would_exceed(
-        self, spend: Spend, *, limit: float, delta: float, accountant: Accountant
-    ) -> bool:
-        """Say whether `spend` on top of all commitments passes the limit."""
-        return not accountant((*self.committed(), spend), delta) <= limit
-
-    def remaining(self, *, limit: float, delta: float, accountant: Accountant) -> float:
-        """Epsilon between the commitments and the limit, 0 at least.
-
-        A figure for people: composition is not additive, so what a study may
-        spend is for `authorise` to say.
-        """
-        return max(0.0, limit - accountant(self.committed(), delta))
-
     def _append(self, entry: Entry) -> None:
         if not self._connection.in_transaction:
             raise PrivacyError("the budget is written inside a transaction only")
