@@ -108,8 +108,9 @@ def test_every_record_has_its_own_coin():
 
 def test_empty_batches_get_their_noise():
     model = Logistic()
-    rare = replace(TRAINING, sampling_rate=1e-6, steps=5)
-    result = run(model, training=rare)
+    # Two coins of a millionth each: a record is drawn in one run of half a million.
+    rare = replace(TRAINING, sampling_rate=1e-6, steps=1, records=1)
+    result = run(model, training=rare, data=records(count=2))
     assert model.sizes == []
     assert result.examples_seen == 0
     assert np.all(result.weights != 0.0)
