@@ -8,6 +8,7 @@ anything else keeps its traceback, because it is a fault of ours.
 import argparse
 import importlib
 import logging
+import os
 import sys
 from collections.abc import Sequence
 
@@ -49,6 +50,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except VitalRingError as error:
         print(f"vitalring: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        # Whoever read our output has enough; Python must not complain of it at the end either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except KeyboardInterrupt:
         print("vitalring: stopped", file=sys.stderr)
         return 130
