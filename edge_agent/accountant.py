@@ -16,7 +16,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
-from typing import Final
+from typing import Any, Final
 
 from vitalring.errors import ConfigError, PrivacyError
 from vitalring.protocol.privacy import (
@@ -206,15 +206,15 @@ def _loss_distribution_bound(spends: Sequence[Spend], delta: float) -> float:
     return _composed(accountant, spends, delta)
 
 
-def _composed(accountant: object, spends: Sequence[Spend], delta: float) -> float:
+def _composed(accountant: Any, spends: Sequence[Spend], delta: float) -> float:  # noqa: ANN401
     from dp_accounting import dp_event  # noqa: PLC0415
 
     for spend in spends:
         event = dp_event.GaussianDpEvent(spend.noise_multiplier)
         if spend.sampling_rate < 1.0:
             event = dp_event.PoissonSampledDpEvent(spend.sampling_rate, event)
-        accountant.compose(event, spend.steps)  # type: ignore[attr-defined]
-    return float(accountant.get_epsilon(delta))  # type: ignore[attr-defined]
+        accountant.compose(event, spend.steps)
+    return float(accountant.get_epsilon(delta))
 
 
 def main() -> int:

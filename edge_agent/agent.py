@@ -7,7 +7,6 @@ twice; what is made stays in the outbox until its receipt is here.
 
 import secrets
 import sqlite3
-import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,6 +27,7 @@ from vitalring.protocol.privacy import fits_a_step, round_spend
 from vitalring.protocol.quantise import encode_update
 from vitalring.protocol.records import RoundPlan, SealedUpdate
 from vitalring.protocol.update import rotation_seed, round_context, update_digest
+from vitalring.stopwatch import Stages
 
 
 @dataclass(frozen=True)
@@ -210,7 +210,7 @@ class Agent:
         members: lsag.Ring,
         opened_ms: int,
     ) -> None:
-        clock = _Stages()
+        clock = Stages()
         start = self._workshop.weights(plan, study.plan.model.dimension)
         # train, clipped and with noise
         result = train(
@@ -252,16 +252,3 @@ class Agent:
             attempts=0,
         )
         state.put_outbox(self.db, context, pending, {**clock.seconds, "update_bytes": len(update)})
-
-
-class _Stages:
-    """Seconds of each stage of the path, for the device's own screen."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._last = time.perf_counter()
-
-    def done(self, stage: str) -> None:
-        now = time.perf_counter()
-        self.seconds[stage] = now - self._last
-        self._last = now

@@ -42,6 +42,7 @@ class SecureGenerator(np.random.Generator):
                 "make a new one with fresh_generator()"
             )
 
+    # Narrower than numpy declares it, because it never returns.
     def __reduce__(self) -> tuple[object, ...]:  # type: ignore[override]
         raise PrivacyError("a random generator is used once, in one process; it cannot be copied")
 

@@ -87,6 +87,7 @@ class EmbeddedBroker:
             process.wait()
 
 
+# amqtt carries no types, so neither have its subclasses a typed base.
 class _Prefixed(ReaderAdapter):  # type: ignore[misc]
     """A reader that first gives back bytes already taken."""
 

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,9 +19,9 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A database of the 43 records with 700 beats each, two of every seven S and V, some F."""
     rng = np.random.default_rng(7)
     lines = (ROOT / "tools" / "make_mitbih_subset.py").read_text()
-    scope: dict[str, object] = {"__name__": "subset"}
+    scope: dict[str, Any] = {"__name__": "subset"}
     exec(compile(lines, "subset", "exec"), scope)
-    records = np.repeat(np.array([*scope["DS1"], *scope["DS2"]]), 700)  # type: ignore[misc]
+    records = np.repeat(np.array([*scope["DS1"], *scope["DS2"]]), 700)
     n = len(records)
     rr = rng.integers(200, 400, n)
     path = tmp_path_factory.mktemp("source") / "beats.npz"

@@ -10,7 +10,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from vitalring.tools.bench.child import Stages, answer, peak_bytes
+from vitalring.stopwatch import Stages
+from vitalring.tools.bench.child import answer, peak_bytes
 
 _BEGAN = time.perf_counter()
 

@@ -26,7 +26,8 @@ from vitalring.protocol.records import Bundle, EncryptedSum, SealedUpdate
 from vitalring.protocol.sealing import unseal
 from vitalring.protocol.secure_sum import sum_scheme
 from vitalring.protocol.update import rotation_seed, update_digest
-from vitalring.tools.bench.child import Stages, answer
+from vitalring.stopwatch import Stages
+from vitalring.tools.bench.child import answer
 
 
 def measure(request: dict[str, Any]) -> dict[str, Any]:
