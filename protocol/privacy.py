@@ -51,7 +51,9 @@ class Training:
 
     A record enters a step with probability `sampling_rate`. A noisy sum is
     divided by `batch`, which does not depend on the device's own count of
-    records. A device with fewer than `records` does not take part.
+    records. A device with fewer than `records` does not take part. `proximal`
+    is FedProx's mu (Li et al. 2020). `balance` oversample repeats records of
+    rare classes until all classes are equal.
     """
 
     sampling_rate: Annotated[float, Range(1e-6, 1.0)]
@@ -60,6 +62,8 @@ class Training:
     learning_rate: Annotated[float, Range(1e-6, 100.0)]
     batch: Annotated[int, Range(1, 1_000_000)]
     records: Annotated[int, Range(1, 100_000_000)]
+    proximal: Annotated[float, Range(0.0, 100.0)] = 0.0
+    balance: Annotated[str, OneOf(("none", "oversample"))] = "none"
 
 
 @dataclass(frozen=True)
@@ -90,6 +94,11 @@ def check_privacy(privacy: Privacy, training: Training) -> None:
         raise ConfigError("privacy.unit device is not available in this version: use record")
     if privacy.noise == "distributed":
         raise ConfigError("privacy.noise distributed is not available in this version: use local")
+    if privacy.unit == "record" and training.balance != "none":
+        raise ConfigError(
+            "training.balance is oversample with privacy.unit record: a repeated record would "
+            "count more than once against the clip; use balance none"
+        )
     # 2. No privacy is written in one way only; a clip may still steady the training.
     if privacy.unit == "none":
         if privacy != Privacy(clip=privacy.clip):

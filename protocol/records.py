@@ -50,7 +50,11 @@ class Federation:
 class Model:
     """The network that a study trains: its artefact and the start of its weights.
 
-    `artefact` is the digest of the TFLite model, `info` that of the text that describes it.
+    `artefact` is the digest of the TFLite model, `info` that of the text that describes it,
+    `companions` those of the files that the text names: a model for inference, weights to
+    start from. `features` is the digest of the agreed feature schema, or no bytes where records
+    are windows. In a study of statistics `info` describes the question, and `artefact` is the
+    digest of no bytes (SPEC 4.10).
     """
 
     name: Annotated[str, Pattern("[a-z0-9_]{1,64}")]
@@ -59,20 +63,31 @@ class Model:
     dimension: Annotated[int, Range(1, limits.MAX_DIMENSION)]
     classes: Annotated[tuple[str, ...], Size(2, 100)]
     initial_seed: Digest
+    companions: Annotated[tuple[Digest, ...], Size(0, 4)] = ()
+    features: Annotated[bytes, Size(0, 32)] = b""
 
 
 @dataclass(frozen=True)
 class ServerOptimiser:
-    """How the server turns an average update into new weights."""
+    """How the server turns an average update into new weights.
 
-    name: Annotated[str, OneOf(("fedavg", "momentum"))]
+    `momentum` is beta_1 of adam and yogi, `second_momentum` their beta_2 and `adaptivity` their
+    tau (Reddi et al. 2021); each counts only for the optimisers that have it.
+    """
+
+    name: Annotated[str, OneOf(("fedavg", "momentum", "adam", "yogi"))]
     learning_rate: Annotated[float, Range(1e-6, 100.0)]
     momentum: Annotated[float, Range(0.0, 0.999)]
+    second_momentum: Annotated[float, Range(0.0, 0.9999)] = 0.99
+    adaptivity: Annotated[float, Range(1e-9, 1.0)] = 1e-3
 
 
 @dataclass(frozen=True)
 class StudyPlan:
-    """What a study trains, with which privacy, for how long. Signed by the authority."""
+    """What a study trains, with which privacy, for how long. Signed by the authority.
+
+    A study of the task `statistics` has one round, which agrees on a feature schema.
+    """
 
     TYPE: ClassVar[str] = "vitalring/study-plan/1"
     MAX_BYTES: ClassVar[int] = limits.MAX_RECORD_BYTES
@@ -88,6 +103,7 @@ class StudyPlan:
     min_cohort: Annotated[int, Range(limits.DECRYPTION_FLOOR, limits.MAX_DEVICES)]
     min_ring: Annotated[int, Range(2, limits.MAX_RING)]
     quorum: Annotated[int, Range(1, 64)]
+    task: Annotated[str, OneOf(("train", "statistics"))] = "train"
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from vitalring.errors import RecordError
-from vitalring.protocol import lsag
+from vitalring.protocol import limbs, lsag
 from vitalring.protocol.cbor import R, digest
 from vitalring.protocol.privacy import check_privacy
 from vitalring.protocol.quantise import check_codec
@@ -61,6 +61,7 @@ def open_study_plan(data: bytes, federation: Federation) -> StudyPlan:
         )
     check_privacy(plan.privacy, plan.training)
     check_codec(plan.codec)
+    _check_task(plan)
     if plan.min_cohort > plan.codec.n_max:
         raise RecordError(
             f"study {plan.study} wants at least {plan.min_cohort} devices, "
@@ -114,6 +115,12 @@ STUDY_FILES = ("federation.cbor", "study.cbor", "roster.cbor", "sum-key.cbor")
 KEY_FILE = "sum-key.bin"
 ARTEFACT_FILE = "artefact.tflite"
 INFO_FILE = "artefact.json"
+FEATURES_FILE = "features.json"
+
+
+def companion_file(name: bytes) -> str:
+    """Return the name of the file of a companion with this digest."""
+    return f"{name.hex()}.bin"
 
 
 @dataclass(frozen=True)
@@ -133,7 +140,11 @@ def open_study_files(read: Callable[[str], bytes], authority_key: bytes) -> Stud
     data = [read(name) for name in STUDY_FILES]
     federation = open_federation(data[0], authority_key)
     study = open_study(federation, data[1], data[2], data[3])
-    named = {ARTEFACT_FILE: study.plan.model.artefact, INFO_FILE: study.plan.model.info}
+    model = study.plan.model
+    named = {ARTEFACT_FILE: model.artefact, INFO_FILE: model.info}
+    named |= {companion_file(name): name for name in model.companions}
+    if model.features:
+        named[FEATURES_FILE] = model.features
     if study.plan.secure_sum != "plain":
         named[KEY_FILE] = study.sum_key.key
     objects = {name: read(name) for name in named}
@@ -237,6 +248,21 @@ def check_model_follows(model: GlobalModel, plan: RoundPlan, report: RoundReport
         )
     if not model.applied and model.weights != plan.weights:
         raise RecordError(f"the weights changed in round {model.round}, which applied no sum")
+
+
+def _check_task(plan: StudyPlan) -> None:
+    """SPEC 4.10: a study of statistics sums exact numbers once and trains nothing."""
+    if len(plan.model.features) not in (0, 32):
+        raise RecordError(f"study {plan.study} names features by {len(plan.model.features)} bytes")
+    if plan.task == "train":
+        return
+    codec = plan.codec
+    kept = (codec.bits, codec.keep, codec.noise_width) == (limbs.LIMB_BITS, 1.0, 0)
+    if not kept or plan.training.rounds != 1 or plan.privacy.unit != "none":
+        raise RecordError(
+            f"study {plan.study} asks for statistics: that takes one round, privacy unit none and "
+            f"a codec of {limbs.LIMB_BITS} bits that keeps every field"
+        )
 
 
 def _signed_by_all(cls: type[R], data: bytes, federation: Federation) -> R:
