@@ -23,7 +23,7 @@ def run_aggregator(config: AggregatorConfig, stop: threading.Event) -> None:
     study = files.study
     model = study.plan.model
     artefact = artefact_from_bytes(
-        files.objects[trust.INFO_FILE], files.objects[trust.ARTEFACT_FILE], model.info
+        files.objects[trust.INFO_FILE], files.objects[trust.ARTEFACT_FILE], digest=model.info
     )
     aggregator = rounds.Aggregator(
         study=study,
@@ -36,9 +36,7 @@ def run_aggregator(config: AggregatorConfig, stop: threading.Event) -> None:
     )
     db = store.open_store(config.state_dir)
     try:
-        rounds.start(
-            db, aggregator, initial_weights(artefact.info, model.initial_seed).astype(float)
-        )
+        rounds.start(db, aggregator, initial_weights(artefact, model.initial_seed).astype(float))
         with Link(config.broker, subscriptions(study)) as link:
             AggregatorService(
                 db,

@@ -99,7 +99,7 @@ class Workshop:
         name = study.plan.model.artefact
         if name not in self._models:
             info = self.object(study.plan.model.info)
-            artefact = artefact_from_bytes(info, self.object(name), study.plan.model.info)
+            artefact = artefact_from_bytes(info, self.object(name), digest=study.plan.model.info)
             if artefact.info.dimension != study.plan.model.dimension:
                 raise ModelError(
                     f"artefact {name.hex()} has {artefact.info.dimension} parameters, "

@@ -7,11 +7,13 @@ Initial weights are part of the contract: every party must compute the same ones
 the rule is integers and exactly rounded operations: block i of the JSON's `blocks`, [size, limit],
 takes size 32-bit little-endian numbers u from SHAKE-256(label || i || seed), and each weight is
 float32(((u >> 8) + ½ - 2²³) · 2⁻²³ · limit), computed in float64. A limit of 0 gives zeros.
+An imported network may name weights to start from instead; then the seed plays no part.
 """
 
 import hashlib
 import json
 import math
+import re
 from dataclasses import asdict, dataclass, field, fields
 from importlib import resources
 from typing import Any
@@ -30,7 +32,10 @@ class ArtefactInfo:
     """What a built network says about itself; the JSON file has these keys and no other.
 
     `input_shape` leaves the batch out; arrays go in `physical_batch` rows at a time. `blocks` are
-    (size, limit) runs of the flat weight vector, `dimension` long in all.
+    (size, limit) runs of the flat weight vector, `dimension` long in all; the last `head` weights
+    are those of the last dense layer. The rest are SHA-256 in hex: of the training model, of the
+    float32 weights that it starts from, and of the export table. The last two may be "": then
+    weights start as `blocks` say, and the network cannot be exported.
     """
 
     name: str
@@ -39,7 +44,10 @@ class ArtefactInfo:
     physical_batch: int
     dimension: int
     blocks: tuple[tuple[int, float], ...]
+    head: int
     sha256: str
+    initial: str
+    export: str
 
     def __post_init__(self) -> None:
         checks = (
@@ -52,7 +60,10 @@ class ArtefactInfo:
             ("physical_batch", _positive(self.physical_batch)),
             ("dimension", _positive(self.dimension) and self.dimension <= MAX_DIMENSION),
             ("blocks", self._blocks_fit()),
-            ("sha256", isinstance(self.sha256, str) and len(self.sha256) == 64),
+            ("head", _positive(self.head) and self.head <= self.dimension),
+            ("sha256", _digest(self.sha256)),
+            ("initial", self.initial == "" or _digest(self.initial)),
+            ("export", self.export == "" or _digest(self.export)),
         )
         for key, good in checks:
             if not good:
@@ -94,10 +105,16 @@ class ArtefactInfo:
 
 @dataclass(frozen=True)
 class Artefact:
-    """A built network whose model bytes are the ones that its info pins."""
+    """A built network whose model bytes are the ones that its info pins.
+
+    `companions` are files that go with it, each found by its SHA-256: weights to start from, the
+    export table, and the int8 template which that table pins. Who does not need one need not
+    have it.
+    """
 
     info: ArtefactInfo
     model: bytes = field(repr=False)
+    companions: tuple[bytes, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
         found = hashlib.sha256(self.model).hexdigest()
@@ -112,14 +129,30 @@ class Artefact:
         """SHA-256 (32 bytes) of the info's JSON, which pins the model."""
         return hashlib.sha256(self.info.to_json()).digest()
 
+    def companion(self, sha256_hex: str) -> bytes:
+        """Return the companion with this SHA-256.
 
-def artefact_from_bytes(info: bytes, model: bytes, digest: bytes | None = None) -> Artefact:
+        Raises:
+            ModelError: there is none.
+        """
+        for companion in self.companions:
+            if hashlib.sha256(companion).hexdigest() == sha256_hex:
+                return companion
+        raise ModelError(
+            f"artefact {self.info.name!r} has no companion file with SHA-256 {sha256_hex!r}; take "
+            "all files of the artefact from where it was built"
+        )
+
+
+def artefact_from_bytes(
+    info: bytes, model: bytes, companions: tuple[bytes, ...] = (), digest: bytes | None = None
+) -> Artefact:
     """Return an artefact that came from outside; `digest` is the one that a plan names.
 
     Raises:
         ModelError: the info is malformed, or a digest does not match.
     """
-    artefact = Artefact(ArtefactInfo.from_json(info), model)
+    artefact = Artefact(ArtefactInfo.from_json(info), model, companions)
     if digest is not None and artefact.digest != digest:
         raise ModelError(
             f"artefact {artefact.info.name!r} has digest {artefact.digest.hex()}, but the plan "
@@ -136,7 +169,10 @@ def load_artefact(name: str) -> Artefact:
     """
     if name not in shipped_names():
         raise ModelError(f"no network is called {name!r}; there are {', '.join(shipped_names())}")
-    return artefact_from_bytes(read_shipped(f"{name}.json"), read_shipped(f"{name}.tflite"))
+    companions = (read_shipped(f"{name}-export.json"), read_shipped(f"{name}-int8.tflite"))
+    return artefact_from_bytes(
+        read_shipped(f"{name}.json"), read_shipped(f"{name}.tflite"), companions
+    )
 
 
 def shipped_names() -> tuple[str, ...]:
@@ -160,20 +196,42 @@ def read_shipped(file: str) -> bytes:
     return (room / file).read_bytes()
 
 
-def initial_weights(info: ArtefactInfo, seed: bytes) -> npt.NDArray[np.float32]:
-    """Return the weights (dimension,) that a study with this seed begins from."""
+def initial_weights(artefact: Artefact, seed: bytes) -> npt.NDArray[np.float32]:
+    """Return the weights (dimension,) that a study with this seed begins from.
+
+    Raises:
+        ModelError: the artefact names weights to start from, which are missing or malformed.
+    """
+    info = artefact.info
+    if info.initial:
+        given = artefact.companion(info.initial)
+        if len(given) != 4 * info.dimension:
+            raise ModelError(
+                f"artefact {info.name!r}: its initial weights have {len(given)} bytes, not "
+                f"{4 * info.dimension}; build the artefact again"
+            )
+        weights = np.frombuffer(given, "<f4").astype(np.float32)
+        if not np.isfinite(weights).all():
+            raise ModelError(
+                f"artefact {info.name!r}: its initial weights are not finite; build it again"
+            )
+        return weights
     parts = []
     for place, (size, limit) in enumerate(info.blocks):
         stream = hashlib.shake_256(_LABEL + place.to_bytes(4, "little") + seed).digest(4 * size)
         whole = np.frombuffer(stream, "<u4") >> 8
         unit = (whole.astype(np.float64) + 0.5 - 2**23) * 2.0**-23
         parts.append((unit * limit).astype(np.float32))
-    weights = np.concatenate(parts)
-    return weights + np.float32(0)  # -0 becomes 0
+    drawn: npt.NDArray[np.float32] = np.concatenate(parts)
+    return drawn + np.float32(0)  # -0 becomes 0
 
 
 def _positive(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _digest(value: object) -> bool:
+    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
 
 
 def _tuple_of(value: object, kind: type) -> bool:

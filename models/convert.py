@@ -46,8 +46,13 @@ def to_tflite(
     return model
 
 
-def build_artefact(network: Network) -> Artefact:
-    """Return the training artefact of a network: its signatures, and what it says of itself."""
+def build_artefact(
+    network: Network, companions: tuple[bytes, ...] = (), *, initial: str = "", export: str = ""
+) -> Artefact:
+    """Return the training artefact of a network: its signatures, and what it says of itself.
+
+    `initial` and `export` are SHA-256, in hex, of companions of these kinds, or "".
+    """
     model = to_tflite(signatures(network))
     info = ArtefactInfo(
         name=network.name,
@@ -56,9 +61,12 @@ def build_artefact(network: Network) -> Artefact:
         physical_batch=network.physical_batch,
         dimension=network.layer.dimension,
         blocks=tuple((block.size, block.limit) for block in network.layer.blocks),
+        head=network.head,
         sha256=sha256(model).hexdigest(),
+        initial=initial,
+        export=export,
     )
-    return Artefact(info, model)
+    return Artefact(info, model, companions)
 
 
 def write_artefact(artefact: Artefact, folder: Path) -> None:

@@ -28,6 +28,13 @@ class Network:
     physical_batch: int
     quantised: bool = True
 
+    @property
+    def head(self) -> int:
+        """How many weights, from the last kernel on, make the last dense layer."""
+        blocks = self.layer.blocks
+        last = max(place for place, block in enumerate(blocks) if block.limit > 0)
+        return sum(block.size for block in blocks[last:])
+
 
 def log_softmax(logits: Tensor) -> Tensor:
     """Return log-probabilities (B, classes), stable for large logits."""

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from vitalring.errors import LogError, VitalRingError
-from vitalring.models.artefact import ArtefactInfo, artefact_from_bytes, initial_weights
+from vitalring.models.artefact import Artefact, artefact_from_bytes, initial_weights
 from vitalring.protocol import lsag, trust
 from vitalring.protocol.cbor import digest
 from vitalring.protocol.records import (
@@ -60,7 +60,7 @@ def open_logged_study(
     with blame(key.object_path):
         sum_key = trust.open_sum_key(data[2], federation, study_plan)
     # 3. The objects that they name are here; step 2 of `verify_log` hashed them.
-    info = _artefact(files, study_plan)
+    artefact = _artefact(files, study_plan)
     if study_plan.secure_sum != "plain":
         files.blob(sum_key.key, "it is the public key of the encrypted sum")
     study = trust.Study(
@@ -72,22 +72,22 @@ def open_logged_study(
         sum_key,
         digest(data[2]),
     )
-    start = initial_weights(info, study_plan.model.initial_seed)
+    start = initial_weights(artefact, study_plan.model.initial_seed)
     return study, rings, digest(pack_weights(start))
 
 
-def _artefact(files: LogFolder, plan: StudyPlan) -> ArtefactInfo:
+def _artefact(files: LogFolder, plan: StudyPlan) -> Artefact:
     """Return what the study's network says about itself."""
     why = "the study plan names it as its model"
     model, info = (files.blob(name, why) for name in (plan.model.artefact, plan.model.info))
     with blame(f"objects/{plan.model.info.hex()}"):
-        artefact = artefact_from_bytes(info, model, plan.model.info)
+        artefact = artefact_from_bytes(info, model, digest=plan.model.info)
         if (artefact.info.dimension, artefact.info.classes) != (
             plan.model.dimension,
             plan.model.classes,
         ):
             raise LogError("it describes another network than the study plan")
-    return artefact.info
+    return artefact
 
 
 def check_round(

@@ -15,7 +15,7 @@ from vitalring.aggregator import rounds as aggregator_rounds
 from vitalring.aggregator import store as aggregator_store
 from vitalring.aggregator.key import SecretKey, generate
 from vitalring.gateway import admission, log, rounds, store
-from vitalring.models.artefact import ArtefactInfo, initial_weights
+from vitalring.models.artefact import ArtefactInfo, artefact_from_bytes, initial_weights
 from vitalring.protocol import lsag, sealing, trust
 from vitalring.protocol.bfv import choose_params
 from vitalring.protocol.cbor import decode, digest, encode
@@ -61,7 +61,10 @@ def artefact_of(dimension):
         physical_batch=4,
         dimension=dimension,
         blocks=((dimension, 0.5),),
+        head=1,
         sha256=hashlib.sha256(model).hexdigest(),
+        initial="",
+        export="",
     )
     return info, model
 
@@ -100,8 +103,11 @@ class SmallFederation:
     def start(self):
         """Weights (d,) that round 1 begins from."""
         model = self.study.plan.model
-        info = ArtefactInfo.from_json(self.files.objects[trust.INFO_FILE])
-        return initial_weights(info, model.initial_seed).astype(np.float64)
+        objects = self.files.objects
+        artefact = artefact_from_bytes(
+            objects[trust.INFO_FILE], objects[trust.ARTEFACT_FILE], digest=model.info
+        )
+        return initial_weights(artefact, model.initial_seed).astype(np.float64)
 
     def fields(self, plan_digest, samples=5, rng_seed=0):
         """Fields of a made-up update."""

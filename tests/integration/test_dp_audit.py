@@ -206,7 +206,7 @@ def test_the_shipped_network_computes_as_the_sensitivity_assumes(clip):
     count = model.physical_batch
     x = generator.normal(size=(count, *artefact.info.input_shape)).astype(np.float32)
     y = generator.integers(0, len(artefact.info.classes), count)
-    start = initial_weights(artefact.info, bytes(32))
+    start = initial_weights(artefact, bytes(32))
     for spread in (0.0, 0.3):
         weights = (start + spread * generator.normal(size=start.size)).astype(np.float32)
         singles = [model.gradient_sum(weights, x[[i]], y[[i]], clip)[0] for i in range(count)]

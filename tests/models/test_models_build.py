@@ -41,7 +41,7 @@ def windows(rows: int, seed: int = 1) -> np.ndarray:
 def trained_weights(seed: int = 4) -> np.ndarray:
     """Weights unlike the placeholder's: other sizes in each channel, biases other than 0."""
     rng = np.random.default_rng(seed)
-    w = initial_weights(load_artefact("ecg_cnn").info, bytes([seed]))
+    w = initial_weights(load_artefact("ecg_cnn"), bytes([seed]))
     return (w * rng.uniform(0.5, 1.5, w.shape) + rng.normal(0, 0.02, w.shape)).astype(np.float32)
 
 
@@ -57,7 +57,7 @@ def test_building_again_gives_the_shipped_artefact(name: str, tmp_path: Path) ->
         assert again.model == shipped.model
     x, y = windows(64), np.eye(3, dtype=np.float32)[np.arange(64) % 3]
     inputs = {
-        "w": initial_weights(shipped.info, b"seed"),
+        "w": initial_weights(shipped, b"seed"),
         "x": x,
         "y": y,
         "mask": np.ones(64, np.float32),

@@ -39,11 +39,11 @@ def test_unknown_names_are_refused() -> None:
 
 def test_bytes_from_outside_are_checked() -> None:
     text, model = SHIPPED.info.to_json(), SHIPPED.model
-    assert artefact_from_bytes(text, model, SHIPPED.digest) == SHIPPED
+    assert artefact_from_bytes(text, model, SHIPPED.companions, SHIPPED.digest) == SHIPPED
     with pytest.raises(ModelError, match="SHA-256 is"):
         artefact_from_bytes(text, model[:-1] + bytes([model[-1] ^ 1]))
     with pytest.raises(ModelError, match="the plan names"):
-        artefact_from_bytes(text, model, bytes(32))
+        artefact_from_bytes(text, model, digest=bytes(32))
     with pytest.raises(ModelError, match="one encoding"):
         artefact_from_bytes(text + b"\n", model)
     with pytest.raises(ModelError, match="does not have the keys"):
@@ -66,6 +66,11 @@ def test_bytes_from_outside_are_checked() -> None:
         ("blocks", [[4096, float("inf")]]),
         ("blocks", [4096]),
         ("sha256", 3),
+        ("sha256", "G" * 64),
+        ("head", 0),
+        ("head", 4097),
+        ("initial", "00"),
+        ("export", None),
     ],
 )
 def test_impossible_info_is_refused(key: str, value: object) -> None:
@@ -103,17 +108,17 @@ def test_a_changed_byte_is_refused_or_another_record(position: int, flip: int) -
 
 
 def test_initial_weights_are_the_same_everywhere() -> None:
-    first = initial_weights(SHIPPED.info, b"seed")
+    first = initial_weights(SHIPPED, b"seed")
     assert first.dtype == np.float32
     assert first.shape == (4096,)
-    np.testing.assert_array_equal(first, initial_weights(SHIPPED.info, b"seed"))
-    assert (first != initial_weights(SHIPPED.info, b"seed2"))[:240].all()
+    np.testing.assert_array_equal(first, initial_weights(SHIPPED, b"seed"))
+    assert (first != initial_weights(SHIPPED, b"seed2"))[:240].all()
     digest = hashlib.sha256(first.astype("<f4").tobytes()).hexdigest()
     assert digest == "d2dbf69247495cadc00a29e7425a7eba2f717fd4a7ad2382dc77e55e2d076db3"
 
 
 def test_initial_weights_fill_their_limits() -> None:
-    weights = initial_weights(SHIPPED.info, b"x")
+    weights = initial_weights(SHIPPED, b"x")
     start = 0
     for size, limit in SHIPPED.info.blocks:
         own = weights[start : start + size]
@@ -128,3 +133,33 @@ def test_initial_weights_fill_their_limits() -> None:
 def test_an_artefact_cannot_be_made_from_other_bytes() -> None:
     with pytest.raises(ModelError):
         Artefact(replace(SHIPPED.info, sha256="0" * 64), SHIPPED.model)
+
+
+def test_companions_are_found_by_their_digest() -> None:
+    table = SHIPPED.companion(SHIPPED.info.export)
+    int8 = json.loads(table)["int8"]["sha256"]
+    assert hashlib.sha256(SHIPPED.companion(int8)).hexdigest() == int8
+    with pytest.raises(ModelError, match="no companion file with SHA-256 '00'"):
+        SHIPPED.companion("00")
+
+
+def test_given_weights_are_the_initial_ones_whatever_the_seed() -> None:
+    given = np.linspace(-1, 1, 4096).astype("<f4")
+    info = replace(SHIPPED.info, initial=hashlib.sha256(given.tobytes()).hexdigest())
+    artefact = Artefact(info, SHIPPED.model, (given.tobytes(),))
+    np.testing.assert_array_equal(initial_weights(artefact, b"seed"), given)
+    with pytest.raises(ModelError, match="no companion file"):
+        initial_weights(replace(artefact, companions=()), b"seed")
+
+
+@pytest.mark.parametrize(
+    ("given", "match"),
+    [
+        (np.zeros(4095, "<f4"), "have 16380 bytes, not 16384"),
+        (np.full(4096, np.nan, "<f4"), "are not finite"),
+    ],
+)
+def test_given_weights_that_cannot_be_are_refused(given: np.ndarray, match: str) -> None:
+    info = replace(SHIPPED.info, initial=hashlib.sha256(given.tobytes()).hexdigest())
+    with pytest.raises(ModelError, match=match):
+        initial_weights(Artefact(info, SHIPPED.model, (given.tobytes(),)), b"seed")

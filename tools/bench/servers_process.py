@@ -118,7 +118,7 @@ def _conclude(
     evaluate = evaluator(artefact, config.held_out)
     optimiser = optimisers.build(study.plan.server)
     count = len(total.contributions)
-    before = optimiser.init(initial_weights(artefact.info, model.initial_seed).astype(np.float64))
+    before = optimiser.init(initial_weights(artefact, model.initial_seed).astype(np.float64))
     watch = Stages()
     fields = scheme.open_sum(scheme.decode_sum(total.ciphertexts), count, decrypt)
     watch.done("decrypt, unpack")

@@ -75,8 +75,8 @@ def write_training(settings: SimulationSettings, work: Work, file: Path) -> dict
     """
     fleet = layout.choose_fleet(settings)
     records, _ = split(load_device(fleet.folder, work.device, fleet.info), fleet.info)
-    info = load_artefact(work.plan.model.name).info
-    weights = initial_weights(info, work.plan.model.initial_seed)
+    artefact = load_artefact(work.plan.model.name)
+    weights = initial_weights(artefact, work.plan.model.initial_seed)
     np.savez(file, x=records.x, y=records.y, weights=weights)
     return {
         "arrays": str(file),
@@ -122,7 +122,7 @@ def _proposal(hospital: Path, files: trust.StudyFiles) -> Bundle:
         # Nobody waits in a measurement, and no machine is too slow for it.
         schedule=aggregator_rounds.Schedule(window_ms=0, timeout_ms=limits.MAX_CLOCK_SKEW_MS * 288),
     )
-    start = initial_weights(load_artefact(plan.model.name).info, plan.model.initial_seed)
+    start = initial_weights(load_artefact(plan.model.name), plan.model.initial_seed)
     db = aggregator_store.open_store(config.state_dir)
     try:
         aggregator_rounds.start(db, aggregator, start.astype(np.float64))

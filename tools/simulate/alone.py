@@ -65,7 +65,7 @@ def _train(task: Task) -> AloneResult:
     model = TrainableModel(artefact)
     optimiser = optimisers.build(task.server)
     generator = np.random.default_rng(task.seed)
-    state = optimiser.init(initial_weights(artefact.info, task.initial_seed).astype(np.float64))
+    state = optimiser.init(initial_weights(artefact, task.initial_seed).astype(np.float64))
     for _ in range(task.training.rounds):
         start = state.weights.astype(np.float32)
         result = train(
