@@ -1,6 +1,6 @@
 """One device: from an announcement to an update in the outbox, and its receipt.
 
-The path of an update runs through `_make_update`. Nothing is made before the
+The path of an update runs through `_train` and `_keep_update`. Nothing is made before the
 plan is verified, within the device's own floors and paid for; nothing is made
 twice; what is made stays in the outbox until its receipt is here.
 """
@@ -8,8 +8,10 @@ twice; what is made stays in the outbox until its receipt is here.
 import secrets
 import sqlite3
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from vitalring.database import transaction
 from vitalring.edge_agent import announcement, catch_up, state
@@ -23,6 +25,7 @@ from vitalring.errors import RecordError
 from vitalring.models.dataset import Records
 from vitalring.protocol import limits, lsag, trust
 from vitalring.protocol.cbor import encode
+from vitalring.protocol.limbs import answer_fields
 from vitalring.protocol.privacy import fits_a_step, round_spend
 from vitalring.protocol.quantise import encode_update
 from vitalring.protocol.records import RoundPlan, SealedUpdate
@@ -41,6 +44,35 @@ class Identity:
         return "Identity(...)"
 
 
+Fields = npt.NDArray[np.uint64]
+
+
+class RecordSource(Protocol):
+    """Where a device's records come from: a file, a table or its sensors."""
+
+    def records(self, study: trust.Study) -> Records:
+        """Return the records to train a round of this study on, as they are now.
+
+        Raises DataError where there is nothing that fits the study.
+        """
+
+    def answer(self, study: trust.Study) -> Fields:
+        """Return this site's numbers in limbs (d,) for a study of statistics. Raises DataError."""
+
+
+@dataclass(frozen=True)
+class _Round:
+    """A round that this device may take part in; `ring` is the index of its own, `members`."""
+
+    study: trust.Study
+    plan: RoundPlan
+    digest: bytes
+    context: bytes
+    ring: int
+    members: lsag.Ring
+    opened_ms: int
+
+
 class Agent:
     """A device with its state folder, key and records."""
 
@@ -49,7 +81,7 @@ class Agent:
         db: sqlite3.Connection,
         budget: Budget,
         identity: Identity,
-        records: Records,
+        source: RecordSource,
         floors: Floors,
         participation: float,
         workshop: Workshop,
@@ -58,7 +90,7 @@ class Agent:
         self.db = db
         self._budget = budget
         self._identity = identity
-        self._records = records
+        self._source = source
         self._floors = floors
         self._participation = participation
         self._workshop = workshop
@@ -105,7 +137,8 @@ class Agent:
             return f"already {earlier[0]}"
         # 5. The device's own floors.
         ring, members = self._own_ring(study)
-        if reason := self._below_floors(study, plan, members):
+        records = self._source.records(study) if study.plan.task == "train" else None
+        if reason := self._below_floors(study, plan, members, records):
             return reason
         # 6. A device may sit rounds out, by its own coin, which it tosses once.
         if earlier is None and secrets.randbelow(1 << 53) >= self._participation * (1 << 53):
@@ -116,7 +149,13 @@ class Agent:
         self._pay(study, plan, context, announced.plan_digest)
         # A clock that lags behind the aggregator's must not eat up the time there is.
         opened_ms = min(plan.opens_ms, now_ms)
-        self._make_update(study, plan, announced.plan_digest, context, ring, members, opened_ms)
+        to = _Round(study, plan, announced.plan_digest, context, ring, members, opened_ms)
+        clock = Stages()
+        if records is None:
+            fields = answer_fields(self._source.answer(study))
+        else:
+            fields = self._train(to, records, clock)
+        self._keep_update(to, fields, clock)
         return "ready"
 
     def receipts(self, data: bytes) -> bool:
@@ -154,18 +193,17 @@ class Agent:
             state.settle(self.db, pending.plan, counted=False)
         return late
 
-    def _below_floors(self, study: trust.Study, plan: RoundPlan, members: lsag.Ring) -> str | None:
+    def _below_floors(
+        self, study: trust.Study, plan: RoundPlan, members: lsag.Ring, records: Records | None
+    ) -> str | None:
         """Say which of the device's floors a plan does not reach (SPEC 9.11)."""
-        floors, records = self._floors, len(self._records)
+        floors = self._floors
         if len(members.keys) < max(floors.ring, study.plan.min_ring):
             return f"the ring of {len(members.keys)} keys is below this device's floor"
         if plan.min_cohort < floors.cohort:
             return f"sums of {plan.min_cohort} updates are below this device's floor"
-        if records < plan.training.records:
-            return f"{records} records are fewer than the plan asks for"
-        sampled = plan.training.sampling_rate
-        if plan.privacy.unit == "record" and not fits_a_step(records, sampled):
-            return f"{records} records are more than the guarantee is argued for"
+        if records is not None and (reason := _unfit_count(len(records), plan)):
+            return reason
         if study.plan.secure_sum == "plain" and not floors.allow_plain_sum:
             return "the sum is in clear and this device insists on an encrypted one"
         if plan.privacy.unit == "none" and not floors.allow_no_privacy:
@@ -200,55 +238,61 @@ class Agent:
                 self._budget.reserve(study.plan_digest, plan_digest, plan.study, plan.round, spend)
             state.mark(self.db, "charged", context, plan_digest, plan.round)
 
-    def _make_update(
-        self,
-        study: trust.Study,
-        plan: RoundPlan,
-        plan_digest: bytes,
-        context: bytes,
-        ring: int,
-        members: lsag.Ring,
-        opened_ms: int,
-    ) -> None:
-        clock = Stages()
-        start = self._workshop.weights(plan, study.plan.model.dimension)
+    def _train(self, to: _Round, records: Records, clock: Stages) -> Fields:
+        plan = to.plan
+        start = self._workshop.weights(plan, to.study.plan.model.dimension)
         # train, clipped and with noise
         result = train(
-            self._workshop.model(study),
+            self._workshop.model(to.study),
             start,
-            self._records.x,
-            self._records.y,
+            records.x,
+            records.y,
             plan.training,
             plan.privacy,
             fresh_generator(),
         )
         clock.done("train")
-        # clip, rotate, round, pack
+        # clip, rotate, round
         fields = encode_update(
             result.weights.astype(np.float64) - start,
             # With a guarantee for records the true count must not leave, not even as a weight.
-            plan.training.records if plan.privacy.unit == "record" else len(self._records),
+            plan.training.records if plan.privacy.unit == "record" else len(records),
             plan.codec,
-            rotation_seed(plan_digest),
+            rotation_seed(to.digest),
             rng=fresh_generator(),
         ).fields
         clock.done("encode")
-        # encrypt
-        ciphertexts = self._workshop.encryptor(study).encrypt(fields)
+        return fields
+
+    def _keep_update(self, to: _Round, fields: Fields, clock: Stages) -> None:
+        # pack, encrypt
+        ciphertexts = self._workshop.encryptor(to.study).encrypt(fields)
         clock.done("encrypt")
         # ring-sign
-        digest = update_digest(plan_digest, ring, ciphertexts)
-        signature = lsag.sign(members, self._identity.secret, context, digest)
+        digest = update_digest(to.digest, to.ring, ciphertexts)
+        signature = lsag.sign(to.members, self._identity.secret, to.context, digest)
         clock.done("sign")
         # keep
-        update = encode(SealedUpdate(plan_digest, ring, ciphertexts, signature))
+        update = encode(SealedUpdate(to.digest, to.ring, ciphertexts, signature))
         pending = state.Pending(
-            plan=plan_digest,
-            round=plan.round,
+            plan=to.digest,
+            round=to.plan.round,
             digest=digest,
             update=update,
-            submit_at_ms=opened_ms + secrets.randbelow(plan.window_ms + 1),
-            deadline_ms=plan.deadline_ms,
+            submit_at_ms=to.opened_ms + secrets.randbelow(to.plan.window_ms + 1),
+            deadline_ms=to.plan.deadline_ms,
             attempts=0,
         )
-        state.put_outbox(self.db, context, pending, {**clock.seconds, "update_bytes": len(update)})
+        state.put_outbox(
+            self.db, to.context, pending, {**clock.seconds, "update_bytes": len(update)}
+        )
+
+
+def _unfit_count(records: int, plan: RoundPlan) -> str | None:
+    """Say why so many records do not fit the plan (SPEC 7.2, 7.4)."""
+    if records < plan.training.records:
+        return f"{records} records are fewer than the plan asks for"
+    sampled = plan.training.sampling_rate
+    if plan.privacy.unit == "record" and not fits_a_step(records, sampled):
+        return f"{records} records are more than the guarantee is argued for"
+    return None

@@ -10,10 +10,10 @@ from vitalring.edge_agent.agent import Agent, Identity
 from vitalring.edge_agent.budget import Budget
 from vitalring.edge_agent.config import AgentConfig
 from vitalring.edge_agent.daemon import Daemon, Downlink, Submission, subscriptions
+from vitalring.edge_agent.records import DataSetRecords
 from vitalring.edge_agent.workshop import Workshop
 from vitalring.errors import ConfigError
 from vitalring.files import read_file, read_secret
-from vitalring.models.dataset import load_dataset, load_device, split
 from vitalring.mqtt import Dialects, Link
 from vitalring.protocol import lsag, trust
 from vitalring.protocol.privacy import Spend
@@ -49,14 +49,12 @@ def run_agents(configs: Sequence[AgentConfig], stop: threading.Event) -> None:
 
 
 def _agent(config: AgentConfig, workshop: Workshop) -> Agent:
-    info = load_dataset(config.data)
-    records, _ = split(load_device(config.data, config.device, info), info)
     db = state.open_state(config.state_dir)
     return Agent(
         db,
         Budget(db),
         _identity(config),
-        records,
+        DataSetRecords(config.data, config.device),
         config.floors,
         config.participation,
         workshop,

@@ -41,3 +41,15 @@ def from_limbs(sums: npt.NDArray[np.uint64], widths: Sequence[int], count: int) 
         totals.append(sum(limb << (LIMB_BITS * place) for place, limb in enumerate(limbs)))
         start += width
     return totals
+
+
+def answer_fields(limbs: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """Return the fields (1 + d,) of one device's update: a 1 that counts it, then its limbs."""
+    return np.concatenate([np.ones(1, np.uint64), limbs])
+
+
+def answer_limbs(fields: npt.NDArray[np.uint64], count: int) -> npt.NDArray[np.uint64]:
+    """Return the sums of limbs (d,) of a sum of `count` updates. Raises EncodingRangeError."""
+    if not fields.size or int(fields[0]) != count:
+        raise EncodingRangeError(f"a sum of {count} answers counts {fields[:1].tolist()} of them")
+    return fields[1:]

@@ -52,6 +52,16 @@ def workshop_of(parties, folder):
     return LineWorkshop(parties.federation.study.federation, folder / "cache", fetch)
 
 
+class FixedRecords:
+    """A source of rows that a test made."""
+
+    def __init__(self, rows):
+        self.rows = rows
+
+    def records(self, _study):
+        return self.rows
+
+
 def device(
     parties,
     folder,
@@ -78,7 +88,7 @@ def device(
         db,
         Budget(db),
         Identity(pair.public, pair.secret),
-        rows,
+        FixedRecords(rows),
         floors,
         participation,
         workshop_of(parties, folder),

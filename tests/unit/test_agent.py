@@ -346,7 +346,7 @@ def test_a_plan_that_is_not_proved_to_be_in_the_log_is_refused(parties, make):
 
 def test_not_a_number_among_the_records_ends_the_round_and_nothing_leaves(parties, make):
     agent = make()
-    agent._records.x[7, 3] = float("nan")
+    agent._source.rows.x[7, 3] = float("nan")
     with pytest.raises(DataError, match="x of record 7 is not finite"):
         agent.consider(announced(parties), parties.now_ms)
     assert state.outbox(agent.db) == []
