@@ -1,5 +1,7 @@
 """Server optimisers against their papers' formulas, and as functions without side effects."""
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -46,6 +48,58 @@ def test_momentum_without_memory_is_fedavg(start, updates, rate):
     np.testing.assert_array_equal(one.weights, other.weights)
 
 
+adaptive = st.tuples(rates, st.floats(0, 0.999), st.floats(0, 0.9999), st.floats(1e-6, 1.0))
+
+
+def by_hand(name, start, updates, rate, beta_1, beta_2, tau):
+    """Algorithm 2 of Reddi et al. 2021, one coordinate at a time, in plain floats."""
+    reached = []
+    for coordinate in range(start.size):
+        x, m, v = float(start[coordinate]), 0.0, tau**2
+        for update in updates:
+            delta = float(update[coordinate])
+            m = beta_1 * m + (1 - beta_1) * delta
+            if name == "adam":
+                v = beta_2 * v + (1 - beta_2) * delta**2
+            elif v > delta**2:
+                v = v - (1 - beta_2) * delta**2
+            elif v < delta**2:
+                v = v + (1 - beta_2) * delta**2
+            x += rate * m / (math.sqrt(v) + tau)
+        reached.append(x)
+    return reached
+
+
+@pytest.mark.parametrize("name", ["adam", "yogi"])
+@given(vectors, st.lists(vectors, max_size=5), adaptive)
+def test_adaptive_optimisers_are_those_of_the_paper(name, start, updates, numbers):
+    end = run(ServerOptimiser(name, *numbers), start, updates)[-1]
+    wanted = by_hand(name, start, updates, *numbers)
+    np.testing.assert_allclose(end.weights, wanted, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["adam", "yogi"])
+@given(vectors, st.lists(vectors, max_size=5), adaptive)
+def test_squares_never_fall_below_zero(name, start, updates, numbers):
+    for state in run(ServerOptimiser(name, *numbers), start, updates):
+        assert (state.memory[1] >= 0).all()
+
+
+def test_no_bias_correction_and_a_first_step_of_known_size():
+    settings = ServerOptimiser("adam", 0.1, 0.9, 0.99, 1e-3)
+    first = run(settings, np.zeros(1), [np.ones(1)])[-1]
+    # m = 0.1, v = 0.99e-6 + 0.01; with bias correction the step would be 0.1.
+    assert first.weights[0] == pytest.approx(0.1 * 0.1 / (math.sqrt(0.01 + 0.99e-6) + 1e-3))
+
+
+def test_after_a_large_update_yogi_keeps_small_steps_longer_than_adam():
+    updates = [np.full(1, 10.0), *[np.full(1, 1e-3)] * 300]
+    scale = {}
+    for name in ("adam", "yogi"):
+        scale[name] = run(ServerOptimiser(name, 0.1, 0.9), np.zeros(1), updates)[-1].memory[1]
+    assert scale["yogi"] > 10 * scale["adam"]
+
+
 @pytest.mark.parametrize("name", sorted(OPTIMISERS))
 def test_a_step_changes_nothing_that_it_was_given(name):
     start, update = np.ones(4), np.full(4, 0.5)
@@ -66,5 +120,5 @@ def test_plans_may_name_exactly_the_optimisers_that_there_are():
 
 
 def test_an_unknown_name_is_refused():
-    with pytest.raises(ConfigError, match=r"server.name is 'adam'; known here: fedavg, momentum"):
-        build(ServerOptimiser("adam", 1.0, 0.0))
+    with pytest.raises(ConfigError, match=r"'adagrad'; known here: adam, fedavg, momentum, yogi"):
+        build(ServerOptimiser("adagrad", 1.0, 0.0))
