@@ -9,6 +9,10 @@ Abadi et al., "Deep Learning with Differential Privacy", 2016. Rules kept here:
   for nothing; a sum that is too long stops the training.
 - Only the noisy sum touches the weights, so the weights are what may leave.
   Loss, counts and norms in the result are not private and stay on the device.
+- FedProx (Li et al., "Federated Optimization in Heterogeneous Networks", 2020)
+  pulls the weights back to where the round began. The pull is computed after
+  the noise, from weights that are private already, the round's public start and
+  public numbers: it reads no record, and SPEC 7.5 holds as it stands.
 """
 
 import math
@@ -102,7 +106,8 @@ def train(
     if private:
         _check_generator(generator)
     _check_records(x, y, training)
-    weights = np.array(weights, np.float32)
+    start = weights
+    weights = np.array(start, np.float32)
     if weights.ndim != 1:
         raise ModelError(f"weights have shape {weights.shape}, must be one row of parameters")
     sensitivity_factor(weights.size)  # refuses dimensions that the claim does not cover
@@ -122,6 +127,8 @@ def train(
             clip = privacy.clip or NO_CLIP
             total = _clipped_sum(model, weights, x, y, chosen, clip=clip, tally=tally)
             update = total / max(1, chosen.size)
+        if training.proximal:
+            update = update + training.proximal * (weights - start)
         weights -= (training.learning_rate * update).astype(np.float32)
     # 3. What comes out is a number throughout.
     if not np.isfinite(weights).all():

@@ -218,6 +218,40 @@ def test_records_are_checked():
         run(Logistic(), data=(x, y))
 
 
+def test_the_proximal_term_is_that_of_fedprox():
+    """Li et al. 2020, algorithm 2: h(w) = F(w) + mu/2 |w - w_start|^2, by gradient descent."""
+    x, y = records(20)
+    start, mu, rate = np.full(4, 0.3, np.float32), 0.7, 0.5
+    everything = Training(1.0, 4, 1, rate, 20, 20, proximal=mu)
+    found = train(Logistic(20), start, x, y, everything, NONE, np.random.default_rng(0)).weights
+    wanted = start.astype(np.float64)
+    for _ in range(4):
+        chance = 1.0 / (1.0 + np.exp(-(x @ wanted)))
+        gradient = ((chance - y)[:, None] * x).mean(0)
+        wanted = wanted - rate * (gradient + mu * (wanted - start))
+    np.testing.assert_allclose(found, wanted, rtol=1e-5)
+    assert not np.allclose(
+        found,
+        train(
+            Logistic(20),
+            start,
+            x,
+            y,
+            replace(everything, proximal=0.0),
+            NONE,
+            np.random.default_rng(0),
+        ).weights,
+        rtol=1e-3,
+    )
+
+
+@pytest.mark.parametrize("privacy", [NONE, PRIVATE])
+def test_the_proximal_term_holds_training_near_its_start(privacy):
+    far = run(Logistic(), privacy=privacy)
+    near = run(Logistic(), training=replace(TRAINING, proximal=1.5), privacy=privacy)
+    assert np.linalg.norm(near.weights) < 0.5 * np.linalg.norm(far.weights)
+
+
 def test_plans_that_cannot_be_guaranteed_are_refused():
     for change in ({"unit": "device"}, {"noise": "distributed"}, {"noise_multiplier": 0.0}):
         model = Logistic()
