@@ -16,7 +16,7 @@ class DataSetRecords:
     def __init__(self, folder: Path, device: str) -> None:
         self._folder = folder
         info = load_dataset(folder)
-        self._records, _ = split(load_device(folder, device, info), info)
+        self._records = split(load_device(folder, device, info), info).train
 
     def records(self, study: Study) -> Records:  # noqa: ARG002
         """Return this device's training rows."""

@@ -41,10 +41,8 @@ def test_reads_what_was_written(tmp_path: Path) -> None:
     np.testing.assert_array_equal(records.y, [0, 1, 2, 0])
     with pytest.raises(ValueError, match="read-only"):
         records.x[0] = 0
-    train, held_out = split(records, info)
-    assert (len(train), len(held_out)) == (4, 0)
-    train, held_out = split(load_device(folder, "b", info), info)
-    assert (len(train), len(held_out)) == (0, 4)
+    assert [len(part) for part in split(records, info)] == [4, 0, 0]
+    assert [len(part) for part in split(load_device(folder, "b", info), info)] == [0, 0, 4]
 
 
 def test_scale_turns_integers_into_units(tmp_path: Path) -> None:
@@ -65,16 +63,17 @@ def test_fraction_holds_out_the_last_rows(tmp_path: Path, fraction: float, held_
     folder = write(tmp_path, toml)
     info = load_dataset(folder)
     assert devices(folder, info) == (("a", "b"), ("a", "b"))
-    train, test = split(load_device(folder, "a", info), info)
-    assert len(test) == held_out
-    np.testing.assert_array_equal(np.concatenate([train.y, test.y]), [0, 1, 2, 0])
+    parts = split(load_device(folder, "a", info), info)
+    assert [len(part) for part in parts] == [4 - held_out, 0, held_out]
+    np.testing.assert_array_equal(np.concatenate([part.y for part in parts]), [0, 1, 2, 0])
 
 
 @pytest.mark.parametrize(
     ("old", "new", "names"),
     [
-        ('kind = "windows"', 'kind = "tabular"', "comes later"),
+        ('kind = "windows"', 'kind = "tabular"', "it belongs to windows data"),
         ('kind = "windows"', "", "kind is None"),
+        ('kind = "windows"', 'kind = "images"', "kind is 'images'"),
         ("sampling_hz", "sampling_rate", "unknown key 'sampling_rate'"),
         ("sampling_hz = 360", 'sampling_hz = 360\nlabel = "y"', "belongs to tabular"),
         ("sampling_hz = 360", "sampling_hz = 0", "sampling_hz is 0"),
@@ -122,7 +121,7 @@ def test_missing_folder_and_missing_devices_are_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "match"), [("c.csv", "CSV files come later"), ("c.txt", "not a device's file")]
+    ("name", "match"), [("c.csv", "windows do not come as csv"), ("c.txt", "not a device's file")]
 )
 def test_stray_files_are_named(tmp_path: Path, name: str, match: str) -> None:
     folder = write(tmp_path)
@@ -143,7 +142,8 @@ def nan_in_row_2() -> np.ndarray:
     [
         ({"x": nan_in_row_2()}, "array 'x', row 2: holds NaN"),
         ({"x": np.full((4, 6, 2), 1e39)}, "array 'x', row 0: .* beyond float32"),
-        ({"x": np.zeros((4, 6))}, r"array 'x' has shape \(4, 6\)"),
+        ({"x": np.zeros(4)}, r"array 'x' has shape \(4,\)"),
+        ({"x": np.zeros((4, 6, 2, 1))}, r"array 'x' has shape \(4, 6, 2, 1\)"),
         ({"x": np.zeros((4, 0, 2))}, r"array 'x' has shape \(4, 0, 2\)"),
         ({"x": np.zeros((5, 6, 2))}, "'x' has 5 rows but array 'y' has 4"),
         ({"x": np.zeros((4, 6, 2), dtype="S3")}, r"array 'x' has type \|S3"),

@@ -39,7 +39,7 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
         read_file(config.federation), bytes.fromhex(config.authority_key)
     )
     info = load_dataset(config.data)
-    records, _ = split(load_device(config.data, config.device, info), info)
+    records = split(load_device(config.data, config.device, info), info).train
     note = (folder / "checkpoint").read_bytes()
     entries = (folder / "entries").read_bytes()
     announced = (folder / "announcement").read_bytes()

@@ -61,7 +61,7 @@ def prepare(settings: SimulationSettings, state: Path) -> Work:
     hospital = made.layout.hospital_folder
     _open_first_round(hospital, state)
     sizes = {
-        name: len(split(load_device(fleet.folder, name, fleet.info), fleet.info)[0])
+        name: len(split(load_device(fleet.folder, name, fleet.info), fleet.info).train)
         for name in fleet.devices
     }
     largest = max(sizes, key=lambda name: (sizes[name], name))
@@ -74,7 +74,7 @@ def write_training(settings: SimulationSettings, work: Work, file: Path) -> dict
     For training without the parties around it, in whatever framework.
     """
     fleet = layout.choose_fleet(settings)
-    records, _ = split(load_device(fleet.folder, work.device, fleet.info), fleet.info)
+    records = split(load_device(fleet.folder, work.device, fleet.info), fleet.info).train
     artefact = load_artefact(work.plan.model.name)
     weights = initial_weights(artefact, work.plan.model.initial_seed)
     np.savez(file, x=records.x, y=records.y, weights=weights)

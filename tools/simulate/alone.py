@@ -60,7 +60,7 @@ def _quietly(log_file: Path) -> None:
 
 def _train(task: Task) -> AloneResult:
     info = load_dataset(task.folder)
-    records, _ = split(load_device(task.folder, task.device, info), info)
+    records = split(load_device(task.folder, task.device, info), info).train
     artefact = load_artefact(task.model)
     model = TrainableModel(artefact)
     optimiser = optimisers.build(task.server)
