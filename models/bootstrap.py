@@ -10,9 +10,8 @@ clusters are drawn with replacement, none of their rows within (Davison and Hink
   models on the same rows are compared draw by draw.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -148,9 +147,10 @@ class _Figures:
         )
 
 
-def numbered(names: Sequence[object]) -> npt.NDArray[np.int64]:
-    """Return a number from 0 on for each row's cluster name, the same for the same name."""
-    return np.unique(np.asarray(names), return_inverse=True)[1].reshape(-1).astype(np.int64)
+def numbered(names: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+    """Return a number from 0 on for each row's cluster name (n,), the same for the same name."""
+    places: npt.NDArray[np.int64] = np.unique(names, return_inverse=True)[1].reshape(-1)
+    return places
 
 
 def _check(

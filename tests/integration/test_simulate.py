@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 import vitalring
-from vitalring.aggregator.evaluate import held_out_records
+from vitalring.aggregator.evaluate import final_rows
 from vitalring.errors import ConfigError, DataError, ModelError
 from vitalring.models import metrics
 from vitalring.models.runtime import interpreter
@@ -66,15 +66,15 @@ def test_log_of_a_run_verifies_from_outside(private_run):
 
 
 def test_model_file_predicts_as_the_report_says(private_run):
-    x, y = held_out_records(SHIPPED_DATA)
+    rows = final_rows(SHIPPED_DATA)
     model = interpreter((private_run.folder / "model.tflite").read_bytes())
     source, sink = model.get_input_details()[0], model.get_output_details()[0]
     predicted = []
-    for window in x:
+    for window in rows.x:
         model.set_tensor(source["index"], window[None])
         model.invoke()
         predicted.append(int(model.get_tensor(sink["index"]).argmax()))
-    confusion = metrics.confusion_matrix(y, np.array(predicted), 3)
+    confusion = metrics.confusion_matrix(rows.y, np.array(predicted), 3)
     assert metrics.accuracy(confusion) == pytest.approx(
         private_run.report["final"]["accuracy"], abs=0.002
     )

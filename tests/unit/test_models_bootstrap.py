@@ -158,4 +158,4 @@ def test_clusters_that_do_not_fit_are_refused(rows: int, cluster: list[int]) -> 
 
 
 def test_clusters_are_numbered_by_name() -> None:
-    assert numbered(["b", "a", "b", "c"]).tolist() == [1, 0, 1, 2]
+    assert numbered(np.array(["b", "a", "b", "c"])).tolist() == [1, 0, 1, 2]
