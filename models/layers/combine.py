@@ -47,6 +47,8 @@ def chain(*layers: Layer) -> Layer:
     def backward(delta: Tensor, tape: Tape) -> Backward:
         norms, tapes = [], []
         for layer, kept in zip(reversed(layers), reversed(tape), strict=True):
+            if delta is None and layer.blocks:
+                raise ModelError("a layer above one with weights is frozen; freeze both")
             below = Backward(None, None, None) if delta is None else layer.backward(delta, kept)
             delta = below.delta
             norms += [] if below.squared_norm is None else [below.squared_norm]

@@ -1,6 +1,7 @@
 """Hand-written passes against automatic differentiation."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ tf = pytest.importorskip("tensorflow")
 
 from vitalring.errors import ModelError  # noqa: E402
 from vitalring.models import layers  # noqa: E402
+from vitalring.models.convert import to_tflite  # noqa: E402
 from vitalring.models.network import (  # noqa: E402
     Network,
     clipped_gradient_sum,
@@ -52,7 +54,78 @@ def gaps(*, quantised: bool) -> Network:
     return Network("gaps", ("a", "b"), layer, 8, quantised)
 
 
-NETWORKS = {"ecg_cnn": ecg_cnn, "small": small, "gaps": gaps}
+def classifier(name: str, *parts: layers.Layer, classes: int = 3) -> Callable[..., Network]:
+    """Layers, then a dense head."""
+    trunk = layers.chain(*parts)
+    head = layers.dense(trunk.out_shape, classes, relu=False)
+    names = tuple("abcdefgh"[:classes])
+    return lambda *, quantised: Network(name, names, layers.chain(trunk, head), 8, quantised)
+
+
+def weights_of(layer: layers.Layer, seed: int = 11) -> np.ndarray:
+    return np.random.default_rng(seed).normal(0, 0.4, layer.dimension).astype(np.float32)
+
+
+def same_and_plain(stride: int) -> Callable[..., Network]:
+    first = layers.conv1d((11, 2), 4, width=4, stride=stride, padding="same", relu=False)
+    second = layers.conv1d(first.out_shape, 3, width=3, padding=(2, 1), bias=False)
+    return classifier(
+        "same", first, layers.relu(first.out_shape), second, layers.flatten(second.out_shape)
+    )
+
+
+def separable(stride: int, padding: layers.Padding) -> Callable[..., Network]:
+    first = layers.depthwise_conv1d((13, 4), width=3, stride=stride, padding=padding)
+    second = layers.depthwise_conv1d(first.out_shape, width=2, relu=False, bias=False)
+    across = layers.conv1d(second.out_shape, 5, width=1)
+    return classifier("separable", first, second, across, layers.global_max_pool(across.out_shape))
+
+
+def pools(padding: layers.Padding) -> Callable[..., Network]:
+    below = layers.conv1d((19, 2), 3, width=2, relu=False)
+    first = layers.max_pool(below.out_shape, width=3, stride=2, padding=padding)
+    second = layers.average_pool(first.out_shape, width=3, padding=padding)
+    return classifier("pools", below, first, second, layers.flatten(second.out_shape))
+
+
+def normalised() -> Callable[..., Network]:
+    first = layers.conv1d((9, 2), 6, width=3, relu=False)
+    norm = layers.group_norm(first.out_shape, 3)
+    mean, variance = (
+        np.linspace(-1, 1, 6, dtype=np.float32),
+        np.linspace(0.2, 2, 6, dtype=np.float32),
+    )
+    affine = layers.channel_affine(norm.out_shape, mean, variance, epsilon=1e-3)
+    pool = layers.global_average_pool(affine.out_shape)
+    again = layers.channel_affine(pool.out_shape, mean, variance, epsilon=1e-3)
+    hidden = layers.dense(again.out_shape, 5, relu=True)
+    return classifier("normalised", first, norm, affine, pool, again, hidden)
+
+
+def with_frozen_trunk() -> Callable[..., Network]:
+    first = layers.conv1d((16, 2), 4, width=3, stride=2)
+    trunk = layers.frozen(first, weights_of(first))
+    both = layers.beside_constants(
+        layers.chain(trunk, layers.global_average_pool(trunk.out_shape)), 1
+    )
+    quantise = layers.quantise(both.in_shape, 4.0, signed=True)
+    return classifier("frozen", quantise, both, layers.dense(both.out_shape, 5, relu=True))
+
+
+NETWORKS = {
+    "ecg_cnn": ecg_cnn,
+    "small": small,
+    "gaps": gaps,
+    "same padding": same_and_plain(1),
+    "same padding, stride 3": same_and_plain(3),
+    "separable": separable(1, "valid"),
+    "separable, stride 2": separable(2, "same"),
+    "separable, stride 3": separable(3, (0, 3)),
+    "pools": pools("valid"),
+    "pools, same padding": pools("same"),
+    "normalised": normalised(),
+    "frozen trunk": with_frozen_trunk(),
+}
 
 
 def inputs(network: Network, seed: int = 0) -> tuple[Any, Any, Any]:
@@ -80,12 +153,6 @@ def differentiable_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the tape see rounding as the identity; what it sees elsewhere stays TensorFlow's own."""
     rounding = tf.round
     monkeypatch.setattr(tf, "round", lambda a: straight_through(a, rounding(a)))
-    reduce_max = tf.reduce_max
-
-    def constant_scale(a: Any, *args: Any, **kwargs: Any) -> Any:
-        return tf.stop_gradient(reduce_max(a, *args, **kwargs))
-
-    monkeypatch.setattr(tf, "reduce_max", constant_scale)
 
 
 def gradients_by_tape(network: Network, w: Any, x: Any, y: Any) -> np.ndarray:
@@ -112,6 +179,30 @@ def test_each_example_has_the_gradient_of_the_tape(
         np.testing.assert_allclose(
             loss, losses_by_tape(network, w, x[row : row + 1], y[row : row + 1])[0], rtol=1e-5
         )
+
+
+@pytest.mark.parametrize("build", NETWORKS.values(), ids=NETWORKS)
+@pytest.mark.parametrize("quantised", [False, True], ids=["float", "int8"])
+def test_a_tflite_runtime_computes_the_same(build: Callable[..., Network], quantised: bool) -> None:
+    network = replace(build(quantised=quantised), physical_batch=ROWS)
+    w, x, y = inputs(network, 2)
+    mask, clip = tf.constant([1.0, 0, 1, 1, 0, 1]), tf.constant(1.5)
+    loaded = tf.lite.Interpreter(model_content=to_tflite(signatures(network)), num_threads=1)
+    grads, infer = (loaded.get_signature_runner(name) for name in ("grads", "infer"))
+    wanted = clipped_gradient_sum(network, w, x, y, mask, clip)
+    found = grads(w=w, x=x, y=y, mask=mask, clip=clip)
+    for key, value in zip(("grad_sum", "loss_sum", "norms"), wanted, strict=True):
+        np.testing.assert_allclose(found[key], value, rtol=1e-3, atol=1e-4)
+    probs = infer(w=w, x=x)["probs"]
+    np.testing.assert_allclose(probs, probabilities(network, w, x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("build", NETWORKS.values(), ids=NETWORKS)
+def test_the_inference_form_computes_the_same(build: Callable[..., Network]) -> None:
+    network = build(quantised=False)
+    w, x, _ = inputs(network, 9)
+    logits, _ = network.layer.forward(x, w, False)
+    np.testing.assert_allclose(network.layer.deploy(x, w, False), logits, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("build", NETWORKS.values(), ids=NETWORKS)
@@ -173,13 +264,79 @@ def test_quantised_values_are_levels_of_int8() -> None:
         np.testing.assert_array_equal(same, a)
 
 
-@pytest.mark.parametrize("quantised", [False, True], ids=["float", "int8"])
-def test_the_inference_form_computes_the_same(quantised: bool) -> None:
+def test_marked_ranges_change_little() -> None:
     network = ecg_cnn(quantised=False)
     w, x, _ = inputs(network, 9)
     logits, _ = network.layer.forward(x, w, False)
-    deployed = network.layer.deploy(x, w, quantised)
-    np.testing.assert_allclose(deployed, logits, atol=0.3 if quantised else 1e-4)
+    np.testing.assert_allclose(network.layer.deploy(x, w, True), logits, atol=0.3)
+
+
+@pytest.mark.parametrize(("width", "stride", "time"), [(3, 1, 8), (3, 2, 9), (4, 3, 11), (2, 4, 7)])
+def test_same_padding_is_that_of_tensorflow(width: int, stride: int, time: int) -> None:
+    x = tf.constant(np.random.default_rng(time).normal(size=(2, time, 2)), tf.float32)
+    sides = {"width": width, "stride": stride, "padding": "same"}
+    conv = layers.conv1d((time, 2), 3, **sides, relu=False, bias=False)
+    w = weights_of(conv)
+    out, _ = conv.forward(x, tf.constant(w), False)
+    np.testing.assert_allclose(
+        out, tf.nn.conv1d(x, w.reshape(width, 2, 3), stride, "SAME"), atol=1e-5
+    )
+    for layer, reference in (
+        (layers.max_pool, tf.nn.max_pool1d),
+        (layers.average_pool, tf.nn.avg_pool1d),
+    ):
+        out, _ = layer((time, 2), **sides).forward(x, tf.zeros(0), False)
+        np.testing.assert_allclose(out, reference(x, width, stride, "SAME"), atol=1e-6)
+
+
+def test_group_norm_is_that_of_the_paper() -> None:
+    x = np.random.default_rng(0).normal(3, 2, (4, 7, 6)).astype(np.float32)
+    w = weights_of(layers.group_norm((7, 6), 2))
+    out, _ = layers.group_norm((7, 6), 2).forward(tf.constant(x), tf.constant(w), False)
+    groups = x.reshape(4, 7, 2, 3)
+    mean, spread = groups.mean((1, 3), keepdims=True), groups.var((1, 3), keepdims=True)
+    unit = ((groups - mean) / np.sqrt(spread + 1e-5)).reshape(x.shape)
+    np.testing.assert_allclose(out, unit * (1 + w[:6]) + w[6:], atol=1e-4)
+
+
+def test_frozen_weights_are_not_among_the_trained() -> None:
+    network = with_frozen_trunk()(quantised=True)
+    first = layers.conv1d((16, 2), 4, width=3, stride=2)
+    assert network.layer.dimension == (4 + 1) * 5 + 5 + 5 * 3 + 3
+    assert network.head == 5 * 3 + 3
+    with pytest.raises(ModelError, match=r"shape \(3,\); the layer has \(28,\)"):
+        layers.frozen(first, np.zeros(3, np.float32))
+
+
+def test_trained_layers_below_frozen_ones_are_refused() -> None:
+    first = layers.dense((4,), 5, relu=True)
+    trunk = layers.frozen(layers.dense((5,), 3, relu=True), np.zeros(18, np.float32))
+    layer = layers.chain(first, trunk, layers.dense((3,), 2, relu=False))
+    with pytest.raises(ModelError, match="a layer above one with weights is frozen"):
+        signatures(Network("below", ("a", "b"), layer, 8))
+
+
+@pytest.mark.parametrize(
+    ("make", "match"),
+    [
+        (lambda: layers.conv1d((4, 1), 2, width=5), "4 samples is shorter than a slice of 5"),
+        (lambda: layers.conv1d((4, 1), 2, width=0), "width is 0"),
+        (lambda: layers.max_pool((4, 1), width=2, stride=-1), "stride -1"),
+        (lambda: layers.conv1d((4, 1), 2, width=2, padding=(-1, 0)), "no sample can be taken away"),
+        (lambda: layers.group_norm((4, 5), 2), "5 channels do not make 2 equal groups"),
+        (
+            lambda: layers.channel_affine((4, 2), np.zeros(3), np.ones(2), epsilon=0.0),
+            r"2 channels need \(2,\) each",
+        ),
+        (
+            lambda: layers.channel_affine((4, 2), np.zeros(2), np.zeros(2), epsilon=0.0),
+            "a variance is not above 0",
+        ),
+    ],
+)
+def test_impossible_layers_are_named(make: Callable[[], layers.Layer], match: str) -> None:
+    with pytest.raises(ModelError, match=match):
+        make()
 
 
 def test_probabilities_sum_to_one() -> None:
