@@ -5,21 +5,35 @@ ready for a network. Every complaint is a `DataError` that names the file, the a
 the cure.
 """
 
+from vitalring.models.dataset.balance import oversample
 from vitalring.models.dataset.features import FeatureSchema
 from vitalring.models.dataset.folder import devices
 from vitalring.models.dataset.info import DatasetInfo, load_dataset
-from vitalring.models.dataset.load import input_shape, load_device
+from vitalring.models.dataset.load import (
+    encode,
+    holds_tables,
+    input_shape,
+    load_device,
+    load_table,
+)
 from vitalring.models.dataset.records import Records
 from vitalring.models.dataset.split import Parts, split
+from vitalring.models.dataset.table import Column, Table
 
 __all__ = [
+    "Column",
     "DatasetInfo",
     "FeatureSchema",
     "Parts",
     "Records",
+    "Table",
     "devices",
+    "encode",
+    "holds_tables",
     "input_shape",
     "load_dataset",
     "load_device",
+    "load_table",
+    "oversample",
     "split",
 ]

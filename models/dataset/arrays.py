@@ -54,9 +54,10 @@ def read_records(
     path: Path, device_id: str, info: DatasetInfo, complain: Complain
 ) -> Records | None:
     """Read x and y of a device; both are read-only."""
-    if info.group is not None:
-        complain(f"{path}: has no column {info.group!r} to group by; use csv, or remove group")
-        return None
+    for key, value in (("group", info.group), ("features", info.features)):
+        if value is not None:
+            complain(f"{path}: arrays have no columns, so {key} cannot be; use csv, or remove it")
+            return None
     arrays = _read_npz(path, complain)
     if arrays is None:
         return None

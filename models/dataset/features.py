@@ -13,7 +13,7 @@ import hashlib
 import itertools
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -21,7 +21,9 @@ import numpy as np
 import numpy.typing as npt
 
 from vitalring.errors import DataError
-from vitalring.models.dataset.complaints import shown
+from vitalring.models.dataset.complaints import Complain, refuse, shown
+from vitalring.models.dataset.records import read_only
+from vitalring.models.dataset.table import MISSING, Table, number_of
 from vitalring.schema import from_plain, to_plain
 
 CLIP = 4.0
@@ -170,6 +172,45 @@ class FeatureSchema:
         """SHA-256 (32 bytes) of the JSON."""
         return hashlib.sha256(self.to_json()).digest()
 
+    def encode(self, table: Table) -> npt.NDArray[np.float32]:
+        """Return a table's rows as inputs (n, inputs), read-only.
+
+        Raises:
+            DataError: the table has other columns, or a text where the schema has a number.
+        """
+        self.fits(table, refuse)
+        x = np.zeros((len(table), self.inputs), np.float32)
+        start = 0
+        for feature in self.features:
+            column = table.cells[feature.column]
+            if isinstance(feature, Number):
+                x[:, start] = _standardised(feature, column.texts)[column.codes]
+            else:
+                x[np.arange(len(table)), start + _places(feature, column.texts)[column.codes]] = 1
+            start += _width(feature)
+        return read_only(x)
+
+    def fits(self, table: Table, complain: Complain) -> None:
+        """Complain about everything for which `encode` would refuse a table."""
+        columns_fit(self.columns, table, complain)
+        for feature in self.features:
+            if not isinstance(feature, Number) or feature.column not in table.cells:
+                continue
+            column = table.cells[feature.column]
+            wrong = [
+                (code, rows)
+                for code, rows in enumerate(column.counts().tolist())
+                if rows and column.texts[code] != MISSING and number_of(column.texts[code]) is None
+            ]
+            if wrong:
+                code = wrong[0][0]
+                complain(
+                    f"{table.file}: line {table.lines[column.first(code)]}: column "
+                    f"{shown(feature.column)} holds {shown(column.texts[code])}, but it is a "
+                    f"number in this study ({sum(rows for _, rows in wrong)} such cells); correct "
+                    "them, or add what marks an unknown cell to missing in dataset.toml"
+                )
+
     def to_json(self) -> bytes:
         """Return the one text that stands for this schema."""
         rows = [{"kind": feature.kind, **to_plain(feature)} for feature in self.features]
@@ -205,20 +246,43 @@ def bucket_of(column: str, text: str, buckets: int) -> int:
     return int.from_bytes(hashlib.sha256(message).digest()[:8], "little") % buckets
 
 
-def places(feature: Category | Buckets, texts: Sequence[str]) -> npt.NDArray[np.int64]:
-    """Return the input within a category, 0 to its last (any other), of each text."""
-    if isinstance(feature, Category):
-        known: dict[Any, int] = {text: place for place, text in enumerate(feature.categories)}
-        return np.array([known.get(text, len(known)) for text in texts], np.int64)
-    known = {bucket: place for place, bucket in enumerate(feature.kept)}
-    found = (bucket_of(feature.column, text, feature.buckets) for text in texts)
-    return np.array([known.get(bucket, len(known)) for bucket in found], np.int64)
+def columns_fit(columns: tuple[str, ...], table: Table, complain: Complain) -> None:
+    """Complain about columns that a table lacks or has beyond those of the study."""
+    for name in sorted(set(columns) - set(table.columns)):
+        complain(
+            f"{table.file}: line 1: column {shown(name)} is missing, but this study has it; add "
+            "it, its cells empty where nothing is known"
+        )
+    for name in sorted(set(table.columns) - set(columns)):
+        complain(
+            f"{table.file}: line 1: column {shown(name)} is none of this study's; remove it, or "
+            "add it to ignore in dataset.toml"
+        )
 
 
-def mode_place(feature: Category | Buckets) -> int:
-    """Return the input within a category that a missing cell counts as."""
-    values: tuple[Any, ...] = feature.categories if isinstance(feature, Category) else feature.kept
-    return len(values) if feature.mode is None else values.index(feature.mode)
+def _standardised(feature: Number, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+    """Return the input of each text; a missing cell's is the mean's, 0."""
+    if feature.std == 0:
+        return np.zeros(len(texts), np.float32)
+    values = [number_of(text) for text in texts]
+    x = np.array([feature.mean if value is None else value for value in values], np.float64)
+    return np.clip((x - feature.mean) / feature.std, -CLIP, CLIP).astype(np.float32)
+
+
+def _places(feature: Category | Buckets, texts: Sequence[str]) -> npt.NDArray[np.int64]:
+    """Return the input of each text among a category's, the last one for any other value."""
+    values: Sequence[Any] = feature.kept if isinstance(feature, Buckets) else feature.categories
+    keys: Iterable[Any] = texts
+    if isinstance(feature, Buckets):
+        keys = (bucket_of(feature.column, text, feature.buckets) for text in texts)
+    known = {value: place for place, value in enumerate(values)}
+    other = len(known)
+    mode = other if feature.mode is None else known[feature.mode]
+    found = [known.get(key, other) for key in keys]
+    return np.array(
+        [mode if text == MISSING else place for text, place in zip(texts, found, strict=True)],
+        np.int64,
+    )
 
 
 def _width(feature: Feature) -> int:

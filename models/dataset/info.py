@@ -28,7 +28,7 @@ _COMMON = {
 }
 _OWN = {
     "windows": {"sampling_hz"},
-    "tabular": {"label", "missing", "ignore", "group", "features"},
+    "tabular": {"label", "missing", "ignore", "group", "categories", "features"},
 }
 
 
@@ -39,8 +39,8 @@ class DatasetInfo:
     `scale` has one factor for each channel of x, or is None when x is used as it is.
     `sampling_hz` is 0 where x is no signal. For tables: `label` names the label's column,
     `missing` the texts of an unknown cell (an empty one always is), `ignore` columns that are no
-    features, `group` the column whose equal rows stay together in a split, and `features` what
-    was declared, or None where the sites agree.
+    features, `group` the column whose equal rows stay together in a split, `categories` columns whose
+    numbers are codes, and `features` what was declared, or None where the sites agree.
     """
 
     name: str
@@ -56,6 +56,7 @@ class DatasetInfo:
     missing: tuple[str, ...] = ()
     ignore: tuple[str, ...] = ()
     group: str | None = None
+    categories: tuple[str, ...] = ()
     features: FeatureSchema | None = None
 
 
@@ -117,6 +118,9 @@ class _Reader:
             missing=self._texts("missing", 'write the texts of unknown cells: missing = ["?"]'),
             ignore=self._texts("ignore", 'write columns that are no features: ignore = ["id"]'),
             group=self._column("group"),
+            categories=self._texts(
+                "categories", 'write columns whose numbers are codes: categories = ["unit_id"]'
+            ),
             features=self._features(),
         )
         self._held_out(info)
@@ -283,6 +287,10 @@ class _Reader:
                 self._say(f"{role} {shown(column)} is among the features; take it out there")
         if info.label is not None and info.label == info.group:
             self._say(f"label and group are both {shown(info.label)}; they are different columns")
+        if info.features and info.categories:
+            self._say("features declares every column, so categories has no use; remove it")
+        for column in sorted(set(info.categories) & set(info.ignore)):
+            self._say(f"column {shown(column)} is in ignore and in categories; keep it in one")
         for column in sorted(set(features) & set(info.ignore)):
             self._say(f"column {shown(column)} is in ignore and in features; keep it in one")
 

@@ -14,22 +14,22 @@ Rows = slice | npt.NDArray[np.int64]
 class Records:
     """One device's rows: x float32 (n, time, channels) or (n, inputs), y int64 (n), n ≥ 0.
 
-    `groups` (n) has one number for each group, such as a patient, whose rows stay together in a
+    `group` (n) has one number for each group, such as a patient, whose rows stay together in a
     split; it is None where the data set names no such column.
     """
 
     device: str
     x: npt.NDArray[np.float32] = field(repr=False)
     y: npt.NDArray[np.int64] = field(repr=False)
-    groups: npt.NDArray[np.uint64] | None = field(default=None, repr=False)
+    group: npt.NDArray[np.uint64] | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         return len(self.y)
 
     def take(self, rows: Rows) -> "Records":
         """Return these rows, read-only; a slice copies nothing."""
-        groups = None if self.groups is None else read_only(self.groups[rows])
-        return Records(self.device, read_only(self.x[rows]), read_only(self.y[rows]), groups)
+        group = None if self.group is None else read_only(self.group[rows])
+        return Records(self.device, read_only(self.x[rows]), read_only(self.y[rows]), group)
 
 
 def read_only(array: A) -> A:

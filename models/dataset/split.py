@@ -31,7 +31,7 @@ class Splittable(Protocol):
     def device(self) -> str: ...  # noqa: D102
 
     @property
-    def groups(self) -> npt.NDArray[np.uint64] | None: ...  # noqa: D102
+    def group(self) -> npt.NDArray[np.uint64] | None: ...  # noqa: D102
 
     def __len__(self) -> int: ...
 
@@ -80,10 +80,10 @@ def _rows(records: Splittable, info: DatasetInfo) -> tuple[Rows, Rows, Rows]:
         return slice(0, first), slice(first, second), slice(second, n)
     if not test and not validation:
         return slice(0, n), slice(0, 0), slice(0, 0)
-    lots = _row_lots(records.device, n) if records.groups is None else records.groups
+    lots = _row_lots(records.device, n) if records.group is None else records.group
     share = lots.astype(np.float64) / 2.0**64
     trains = share >= test + validation
-    if records.groups is None and n and not trains.any():
+    if records.group is None and n and not trains.any():
         trains[int(lots.argmax())] = True
     rows = (trains, ~trains & (share >= test), ~trains & (share < test))
     first_, second_, third = (np.flatnonzero(chosen) for chosen in rows)
