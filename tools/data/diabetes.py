@@ -18,8 +18,15 @@ from vitalring.tools.data.source import Source
 
 MISSING = "?"
 ENCOUNTER, PATIENT, LABEL = "encounter_id", "patient_nbr", "readmitted"
-CODES = ("admission_type_id", "discharge_disposition_id", "admission_source_id")
-"""Columns whose numbers are names: they are written as text, so that nobody averages them."""
+CODES = (
+    "admission_type_id",
+    "discharge_disposition_id",
+    "admission_source_id",
+    "diag_1",
+    "diag_2",
+    "diag_3",
+)
+"""Columns whose numbers are names: nobody may average them."""
 LABELS: Mapping[str, Mapping[str, str]] = {
     "any": {"NO": "no", ">30": "yes", "<30": "yes"},
     "within30": {"NO": "no", ">30": "no", "<30": "yes"},
@@ -107,6 +114,7 @@ def _table(columns: list[str], classes: tuple[str, ...]) -> dict[str, object]:
         "validation_fraction": 0.1,
         "test_fraction": 0.1,
     }
+    table["categories"] = [column for column in CODES if column in columns]
     if ENCOUNTER in columns:
         table["ignore"] = [ENCOUNTER]
     return table
@@ -125,7 +133,7 @@ def _steps(options: DiabetesOptions) -> tuple[str, ...]:
     return (
         f"label {LABEL}: {labels}",
         f"sites by {options.site_column}",
-        "numbers that are names are written as text (6 as 'code 6'): " + ", ".join(CODES),
+        "columns whose numbers are names are declared categories: " + ", ".join(CODES),
         "columns left out: " + (", ".join(options.drop) or "none"),
         f"rows of one {PATIENT} are on one side of the 80/10/10 split",
     )
@@ -135,11 +143,10 @@ def _sites(counts: Counter[str], options: DiabetesOptions) -> dict[str, str]:
     """Return each value's site."""
     named = options.site_column == "admission_source_id"
     wanted = options.sites if options.sites is not None else tuple(SITES) if named else None
-    codes = options.site_column in CODES
-    plain = {_code(value): site for value, site in SITES.items()} if named else {}
+    plain = SITES if named else {}
     chosen = set(counts)
     if wanted is not None:
-        chosen = {_code(value) if codes else value for value in wanted}
+        chosen = set(wanted)
         for value in sorted(chosen - set(counts)):
             raise ConfigError(
                 f"--sites {value}: {options.site_column} has no such value; it has "
@@ -168,7 +175,7 @@ def _sites(counts: Counter[str], options: DiabetesOptions) -> dict[str, str]:
 def _rows(
     source: Source, name: str, options: DiabetesOptions
 ) -> Iterator[tuple[list[str], list[str]]]:
-    """Yield the header with each row, checked, its label and codes rewritten."""
+    """Yield the header with each row, checked, its label rewritten."""
     labels = LABELS[options.label]
     with source.text(name) as file:
         reader = csv.reader(file, strict=True)
@@ -176,7 +183,6 @@ def _rows(
             header = next(reader, [])
             _check_header(source.label(name), header, options)
             label = header.index(LABEL)
-            codes = [header.index(column) for column in CODES if column in header]
             for number, row in enumerate(reader, start=2):
                 if not row:
                     continue
@@ -187,8 +193,6 @@ def _rows(
                         "published file"
                     )
                 row[label] = labels[row[label]]
-                for i in codes:
-                    row[i] = _code(row[i])
                 yield header, row
         except csv.Error as error:
             raise DataError(
@@ -208,7 +212,3 @@ def _check_header(label: str, header: list[str], options: DiabetesOptions) -> No
             raise ConfigError(f"{option} {column}: {label} has no such column")
     if len(set(header)) != len(header):
         raise DataError(f"{label}: has a column twice")
-
-
-def _code(cell: str) -> str:
-    return cell if cell == MISSING else f"code {cell}"

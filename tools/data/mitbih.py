@@ -223,7 +223,7 @@ def toml_table(options: MitbihOptions) -> dict[str, object]:
         "classes": CLASSES[: options.classes],
         "sampling_hz": SAMPLING_HZ,
         "scale": SCALE,
-        "test_devices": [device_name(record) for record in held_out],
+        "test_devices": [device_name(record) for record in sorted(held_out)],
     }
 
 

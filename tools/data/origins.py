@@ -19,9 +19,10 @@ class Origin:
         return f"{self.name} is published at {self.page} (DOI {self.doi})"
 
 
-_NO_COMMERCE = (
-    "the README asks for the citation below and prohibits any commercial use; the page of the "
-    "archive states its own terms: read both before you publish or ship anything made from it"
+_UCI = (
+    "the archive's page states Creative Commons Attribution 4.0 International (CC BY 4.0); the "
+    "authors' README asks for the citation below and prohibits any commercial use: keep to the "
+    "stricter of the two"
 )
 
 MITBIH = Origin(
@@ -40,7 +41,7 @@ UCI_HAR = Origin(
     "Human Activity Recognition Using Smartphones (UCI HAR) 1.0",
     "https://archive.ics.uci.edu/dataset/240",
     "10.24432/C54S4K",
-    _NO_COMMERCE,
+    _UCI,
     (
         "D. Anguita, A. Ghio, L. Oneto, X. Parra, J. L. Reyes-Ortiz. A Public Domain Dataset for "
         "Human Activity Recognition Using Smartphones. ESANN 2013.",
@@ -50,8 +51,9 @@ HAPT = Origin(
     "Smartphone-Based Recognition of Human Activities and Postural Transitions (HAPT) 2.1",
     "https://archive.ics.uci.edu/dataset/341",
     "10.24432/C54G7M",
-    "the README states no licence; the same authors' UCI HAR asks for citation and prohibits "
-    "commercial use; the page of the archive states its own terms: read both",
+    "the archive's page states Creative Commons Attribution 4.0 International (CC BY 4.0); the "
+    "README states no terms, and the same authors' UCI HAR prohibits any commercial use: keep to "
+    "the stricter",
     (
         "J. L. Reyes-Ortiz, L. Oneto, A. Samà, X. Parra, D. Anguita. Transition-Aware Human "
         "Activity Recognition Using Smartphones. Neurocomputing 171:754-767, 2016.",
