@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from vitalring.edge_agent.randomness import SecureGenerator, integer_gaussian
 from vitalring.errors import DataError, ModelError, PrivacyError
+from vitalring.models.dataset import oversample
 from vitalring.protocol.privacy import (
     CLIP_SLACK,
     LATTICE_BITS,
@@ -111,10 +112,11 @@ def train(
     if weights.ndim != 1:
         raise ModelError(f"weights have shape {weights.shape}, must be one row of parameters")
     sensitivity_factor(weights.size)  # refuses dimensions that the claim does not cover
+    rows = _rows(y, training, generator)
     # 2. The steps.
     tally = _Tally()
     for _ in range(training.steps):
-        chosen = _sample(len(x), training.sampling_rate, generator)
+        chosen = rows[_sample(rows.size, training.sampling_rate, generator)]
         if private:
             if chosen.size > MAX_SAMPLED:
                 raise PrivacyError(
@@ -155,6 +157,19 @@ def privatise(
         snapped + integer_gaussian(generator, scale, snapped.size)
     ) * step
     return released
+
+
+def _rows(
+    y: Array, training: Training, generator: np.random.Generator
+) -> NDArray[np.intp] | NDArray[np.int64]:
+    """Return the indices of the records that coins are tossed for.
+
+    Oversampling names records of rare classes more than once. With a guarantee for records that
+    would break the sensitivity, so `check_privacy` has refused it by now.
+    """
+    if training.balance == "oversample":
+        return oversample(y, int(y.max()) + 1, generator)
+    return np.arange(len(y))
 
 
 def _sample(count: int, rate: float, generator: np.random.Generator) -> NDArray[np.intp]:

@@ -252,6 +252,34 @@ def test_the_proximal_term_holds_training_near_its_start(privacy):
     assert np.linalg.norm(near.weights) < 0.5 * np.linalg.norm(far.weights)
 
 
+class Counting(Logistic):
+    """Counts how often each label is trained on."""
+
+    def gradient_sum(self, weights, x, y, clip):
+        self.labels = [*getattr(self, "labels", []), *y.tolist()]
+        return super().gradient_sum(weights, x, y, clip)
+
+
+def test_oversampling_trains_on_every_class_as_often():
+    x, y = records(100)
+    y = (np.arange(100) < 10).astype(np.int64)  # ten records of class 1
+    everything = Training(1.0, 1, 1, 0.1, 100, 100, balance="oversample")
+    plain, balanced = Counting(), Counting()
+    start = np.zeros(4, np.float32)
+    train(balanced, start, x, y, everything, NONE, np.random.default_rng(0))
+    assert sorted(balanced.labels) == [0] * 90 + [1] * 90
+    unbalanced = replace(everything, balance="none")
+    train(plain, start, x, y, unbalanced, NONE, np.random.default_rng(0))
+    assert sorted(plain.labels) == [0] * 90 + [1] * 10
+
+
+def test_oversampling_with_a_guarantee_for_records_is_refused():
+    model = Logistic()
+    with pytest.raises(ConfigError, match="balance is oversample with"):
+        run(model, training=replace(TRAINING, balance="oversample"))
+    assert model.sizes == []
+
+
 def test_plans_that_cannot_be_guaranteed_are_refused():
     for change in ({"unit": "device"}, {"noise": "distributed"}, {"noise_multiplier": 0.0}):
         model = Logistic()
