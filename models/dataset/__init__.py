@@ -6,6 +6,7 @@ the cure.
 """
 
 from vitalring.models.dataset.balance import oversample
+from vitalring.models.dataset.check import Checked, DeviceSummary, check_dataset
 from vitalring.models.dataset.features import FeatureSchema
 from vitalring.models.dataset.folder import devices
 from vitalring.models.dataset.info import DatasetInfo, load_dataset
@@ -21,12 +22,15 @@ from vitalring.models.dataset.split import Parts, split
 from vitalring.models.dataset.table import Column, Table
 
 __all__ = [
+    "Checked",
     "Column",
     "DatasetInfo",
+    "DeviceSummary",
     "FeatureSchema",
     "Parts",
     "Records",
     "Table",
+    "check_dataset",
     "devices",
     "encode",
     "holds_tables",

@@ -192,7 +192,7 @@ class FeatureSchema:
 
     def fits(self, table: Table, complain: Complain) -> None:
         """Complain about everything for which `encode` would refuse a table."""
-        columns_fit(self.columns, table, complain)
+        columns_fit(self.columns, table.file, table.columns, complain)
         for feature in self.features:
             if not isinstance(feature, Number) or feature.column not in table.cells:
                 continue
@@ -246,17 +246,19 @@ def bucket_of(column: str, text: str, buckets: int) -> int:
     return int.from_bytes(hashlib.sha256(message).digest()[:8], "little") % buckets
 
 
-def columns_fit(columns: tuple[str, ...], table: Table, complain: Complain) -> None:
-    """Complain about columns that a table lacks or has beyond those of the study."""
-    for name in sorted(set(columns) - set(table.columns)):
+def columns_fit(
+    columns: tuple[str, ...], file: str, found: tuple[str, ...], complain: Complain
+) -> None:
+    """Complain about columns that a file lacks or has beyond those of the study."""
+    for name in sorted(set(columns) - set(found)):
         complain(
-            f"{table.file}: line 1: column {shown(name)} is missing, but this study has it; add "
-            "it, its cells empty where nothing is known"
+            f"{file}: line 1: column {shown(name)} is missing, but this study has it; add it, its "
+            "cells empty where nothing is known"
         )
-    for name in sorted(set(table.columns) - set(columns)):
+    for name in sorted(set(found) - set(columns)):
         complain(
-            f"{table.file}: line 1: column {shown(name)} is none of this study's; remove it, or "
-            "add it to ignore in dataset.toml"
+            f"{file}: line 1: column {shown(name)} is none of this study's; remove it, or add it "
+            "to ignore in dataset.toml"
         )
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from vitalring.errors import DataError
-from vitalring.models.dataset.complaints import Complain, refuse, strictly
+from vitalring.models.dataset.complaints import Complain, refuse
 from vitalring.models.dataset.info import DEVICE_ID, DatasetInfo
 
 MAX_DEVICES = 1_000_000
@@ -19,7 +19,7 @@ def devices(folder: Path, info: DatasetInfo) -> tuple[tuple[str, ...], tuple[str
     Raises:
         DataError: there is no device, a file is not a device's, or a held-out device has no file.
     """
-    found = strictly(list_devices(folder, info, refuse))
+    found = list_devices(folder, info, refuse)
     held_out = set(info.test_devices or ()) | set(info.validation_devices)
     train = tuple(name for name in found if name not in held_out)
     if info.test_devices is None:
@@ -27,7 +27,7 @@ def devices(folder: Path, info: DatasetInfo) -> tuple[tuple[str, ...], tuple[str
     return train, tuple(sorted(info.test_devices))
 
 
-def list_devices(folder: Path, info: DatasetInfo, complain: Complain) -> tuple[str, ...] | None:
+def list_devices(folder: Path, info: DatasetInfo, complain: Complain) -> tuple[str, ...]:
     """Return the ids of all devices of a folder, sorted, whatever their part."""
     room = folder / "devices"
     suffixes = SUFFIXES[info.kind]
@@ -39,7 +39,7 @@ def list_devices(folder: Path, info: DatasetInfo, complain: Complain) -> tuple[s
             f"{room}: cannot be listed ({error.strerror}); put one {wanted} file for each device "
             "there"
         )
-        return None
+        return ()
     complaints = 0
     found: dict[str, Path] = {}
     for entry in entries:
@@ -55,8 +55,9 @@ def list_devices(folder: Path, info: DatasetInfo, complain: Complain) -> tuple[s
         complain(f"{room}: holds no device; put one {wanted} file for each device there")
     if len(found) > MAX_DEVICES:
         complain(f"{room}: holds {len(found)} devices, more than {MAX_DEVICES}; make groups")
-        return None
-    return tuple(sorted(found)) if _held_out(folder, info, found, complain) and found else None
+        return ()
+    _check_held_out(folder, info, found, complain)
+    return tuple(sorted(found))
 
 
 def device_file(folder: Path, device_id: str, info: DatasetInfo) -> Path:
@@ -89,10 +90,11 @@ def _stray(entry: Path, found: dict[str, Path], info: DatasetInfo) -> str | None
     return None
 
 
-def _held_out(folder: Path, info: DatasetInfo, found: dict[str, Path], complain: Complain) -> bool:
+def _check_held_out(
+    folder: Path, info: DatasetInfo, found: dict[str, Path], complain: Complain
+) -> None:
     """Check that held-out devices are there, and others too."""
     path = folder / "dataset.toml"
-    sound = True
     for key, names in (
         ("test_devices", info.test_devices or ()),
         ("validation_devices", info.validation_devices),
@@ -102,10 +104,7 @@ def _held_out(folder: Path, info: DatasetInfo, found: dict[str, Path], complain:
                 f"{path}: {key} names {name!r}, but {device_file(folder, name, info)} does not "
                 "exist; add the file or take the name out"
             )
-            sound = False
     if found and not set(found) - set(info.test_devices or ()) - set(info.validation_devices):
         complain(
             f"{path}: test_devices and validation_devices name every device; leave some to train"
         )
-        sound = False
-    return sound

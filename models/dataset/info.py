@@ -39,8 +39,8 @@ class DatasetInfo:
     `scale` has one factor for each channel of x, or is None when x is used as it is.
     `sampling_hz` is 0 where x is no signal. For tables: `label` names the label's column,
     `missing` the texts of an unknown cell (an empty one always is), `ignore` columns that are no
-    features, `group` the column whose equal rows stay together in a split, `categories` columns whose
-    numbers are codes, and `features` what was declared, or None where the sites agree.
+    features, `group` the column whose equal rows stay together in a split, `categories` columns
+    whose numbers are codes, and `features` what was declared, or None where the sites agree.
     """
 
     name: str

@@ -19,7 +19,7 @@ def holds_tables(folder: Path, info: DatasetInfo) -> bool:
     Raises:
         DataError: there is no device, or a file is not a device's.
     """
-    first = strictly(list_devices(folder, info, refuse))[0]
+    first = list_devices(folder, info, refuse)[0]
     return device_file(folder, first, info).suffix == ".csv"
 
 
@@ -70,7 +70,7 @@ def input_shape(
         DataError: there is no device, the first one's file is not intact, or it is a table
             without features.
     """
-    first = strictly(list_devices(folder, info, refuse))[0]
+    first = list_devices(folder, info, refuse)[0]
     path = device_file(folder, first, info)
     if path.suffix == ".csv":
         return (_schema(path, info, features).inputs,)

@@ -10,9 +10,9 @@ For each column, over the site's rows:
   where the site saw a text, because the column is then no number;
 - how many cells fall into each bucket of SHA-256(column, text).
 
-A column is a category if any site saw a text in it (or counts its numbers as codes), else a number, standardised by the mean and
-the standard deviation (of the population) over all sites. Buckets with fewer than `min_count`
-rows over all sites have no input of their own.
+A column is a category if any site saw a text in it, or counts its numbers as codes; else a number,
+standardised by the mean and the standard deviation (of the population) over all sites. Buckets
+with fewer than `min_count` rows over all sites have no input of their own.
 
 All is exact: integers add up in any order, and what is derived of them takes single, correctly
 rounded operations, so that every party computes the same bytes.
@@ -137,7 +137,7 @@ def count(question: Question, table: Table) -> list[int]:
     Raises:
         DataError: the table has other columns, or a number beyond what the question can count.
     """
-    columns_fit(question.columns, table, refuse)
+    columns_fit(question.columns, table.file, table.columns, refuse)
     return [number for column in question.columns for number in _count(question, table, column)]
 
 
