@@ -111,11 +111,11 @@ def keep_back(records: Records) -> KeptBack:
     While records are only added at the end and dropped at the front, one that has trained is
     never kept back later: what judges today has judged, or was not there, in every round before.
     """
-    if records.groups is None:
+    if records.group is None:
         names, which = np.unique(records.y, return_inverse=True)
         divided = [_divide(np.flatnonzero(which == label)) for label in range(names.size)]
     else:
-        _, first, which = np.unique(records.groups, return_index=True, return_inverse=True)
+        _, first, which = np.unique(records.group, return_index=True, return_inverse=True)
         divided = [
             tuple(np.flatnonzero(np.isin(which, part)) for part in _divide(np.argsort(first)))
         ]
