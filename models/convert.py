@@ -15,6 +15,9 @@ from vitalring.errors import ModelError
 from vitalring.models.artefact import Artefact, ArtefactInfo
 from vitalring.models.layers import Tensor
 from vitalring.models.network import Network, signatures
+from vitalring.models.sizing import AXES, CLASSES, Sizing
+
+_PROBES = ((1009, 1013, 1019), (1021, 1031, 1033))  # no layer has such a length of its own
 
 
 def to_tflite(
@@ -46,12 +49,10 @@ def to_tflite(
     return model
 
 
-def build_artefact(
-    network: Network, companions: tuple[bytes, ...] = (), *, initial: str = "", export: str = ""
-) -> Artefact:
+def build_artefact(network: Network, initial: bytes = b"", export: bytes = b"") -> Artefact:
     """Return the training artefact of a network: its signatures, and what it says of itself.
 
-    `initial` and `export` are SHA-256, in hex, of companions of these kinds, or "".
+    `initial` (little-endian float32) and `export` (an export table) become companions, if given.
     """
     model = to_tflite(signatures(network))
     info = ArtefactInfo(
@@ -63,17 +64,54 @@ def build_artefact(
         blocks=tuple((block.size, block.limit) for block in network.layer.blocks),
         head=network.head,
         sha256=sha256(model).hexdigest(),
-        initial=initial,
-        export=export,
+        initial=sha256(initial).hexdigest() if initial else "",
+        export=sha256(export).hexdigest() if export else "",
     )
-    return Artefact(info, model, companions)
+    return Artefact(info, model, tuple(each for each in (initial, export) if each))
 
 
-def write_artefact(artefact: Artefact, folder: Path) -> None:
-    """Write `<name>.tflite` and `<name>.json`."""
+def sizing_of(network: Network) -> Sizing:
+    """Return how the weights of a sizeable network follow from its lengths.
+
+    Found by building it at two sizes: a length that differs must be one of those given.
+
+    Raises:
+        ModelError: the network is not sizeable, or a block has a length of another kind.
+    """
+    if network.sized is None:
+        raise ModelError(f"{network.name} has one size; it needs no sizing")
+    axes = AXES[len(network.layer.in_shape)]
+    sizes = [dict(zip((*axes, CLASSES), primes, strict=False)) for primes in _PROBES]
+    probes = [
+        network.sized(tuple(size[axis] for axis in axes), size[CLASSES]).blocks for size in sizes
+    ]
+    names = {tuple(size[name] for size in sizes): name for name in sizes[0]}
+    blocks = []
+    for one, other in zip(*probes, strict=True):
+        lengths = []
+        for pair in zip(one.shape, other.shape, strict=True):
+            if pair[0] != pair[1] and pair not in names:
+                raise ModelError(
+                    f"{network.name}: a length of a block is {pair[0]} at {sizes[0]} and "
+                    f"{pair[1]} at {sizes[1]}; only these lengths themselves may vary"
+                )
+            lengths.append(names.get(pair, str(pair[0])))
+        blocks.append(tuple(lengths))
+    return Sizing(axes, tuple(blocks))
+
+
+def write_artefact(artefact: Artefact, folder: Path, sizing: Sizing | None = None) -> None:
+    """Write `<name>.tflite`, `<name>.json`, and its companions and sizing if it has them."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{artefact.info.name}.tflite").write_bytes(artefact.model)
-    (folder / f"{artefact.info.name}.json").write_bytes(artefact.info.to_json())
+    info, files = artefact.info, {".tflite": artefact.model, ".json": artefact.info.to_json()}
+    if info.initial:
+        files["-initial.bin"] = artefact.companion(info.initial)
+    if info.export:
+        files["-export.json"] = artefact.companion(info.export)
+    if sizing:
+        files["-sizing.json"] = sizing.to_json()
+    for ending, content in files.items():
+        (folder / f"{info.name}{ending}").write_bytes(content)
 
 
 def _refusal(text: str) -> str:

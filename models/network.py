@@ -3,16 +3,20 @@
 Signatures are stateless: weights go in as a flat float32 vector and nothing is kept between
 calls. So no call can leave weights of another round behind.
 
+A sizeable network has a function for its layer in place of fixed lengths. Its signatures are
+traced once with unknown lengths: those of the input are read from x, and the number of classes
+from the length of w, which grows by the same number of weights for each class.
+
 DP-SGD's clip (Abadi et al. 2016): gradient_sum = Σ_b mask_b · min(1, clip/‖g_b‖) · g_b. Masked
 rows are replaced by zeros before the forward pass, for NaN · 0 is NaN.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import tensorflow as tf
 
-from vitalring.models.layers import Layer, Tensor
+from vitalring.models.layers import Layer, Shape, Size, Tensor
 
 
 @dataclass(frozen=True)
@@ -20,6 +24,7 @@ class Network:
     """An architecture: `layer` gives logits (B, classes).
 
     Arrays go in `physical_batch` rows at a time. `quantised`: the forward pass is that of int8.
+    `sized(in_shape, classes)` gives the layer for other lengths, if the network is sizeable.
     """
 
     name: str
@@ -27,6 +32,7 @@ class Network:
     layer: Layer
     physical_batch: int
     quantised: bool = True
+    sized: Callable[[Shape, Size], Layer] | None = None
 
     @property
     def head(self) -> int:
@@ -75,23 +81,34 @@ def signatures(network: Network) -> dict[str, Tensor]:
     """
 
     def grads(w: Tensor, x: Tensor, y: Tensor, mask: Tensor, clip: Tensor) -> dict[str, Tensor]:
-        grad_sum, loss_sum, norms = clipped_gradient_sum(network, w, x, y, mask, clip)
+        fitted = _fitted(network, w, x)
+        grad_sum, loss_sum, norms = clipped_gradient_sum(fitted, w, x, y, mask, clip)
         return {"grad_sum": grad_sum, "loss_sum": loss_sum, "norms": norms}
 
     def infer(w: Tensor, x: Tensor) -> dict[str, Tensor]:
-        return {"probs": probabilities(network, w, x)}
+        return {"probs": probabilities(_fitted(network, w, x), w, x)}
 
-    batch = network.physical_batch
-    w = _spec("w", network.layer.dimension)
-    x = _spec("x", batch, *network.layer.in_shape)
-    y = _spec("y", batch, len(network.classes))
+    batch, fixed = network.physical_batch, network.sized is None
+    shape = network.layer.in_shape
+    w = _spec("w", network.layer.dimension if fixed else None)
+    x = _spec("x", batch, *(shape if fixed else [None] * len(shape)))
+    y = _spec("y", batch, len(network.classes) if fixed else None)
     return {
         "grads": _concrete(grads, w, x, y, _spec("mask", batch), _spec("clip")),
         "infer": _concrete(infer, w, x),
     }
 
 
-def _spec(name: str, *shape: int) -> Tensor:
+def _fitted(network: Network, w: Tensor, x: Tensor) -> Network:
+    """Return the network at the lengths that w and x have while a model runs."""
+    if network.sized is None:
+        return network
+    shape = tuple(tf.shape(x)[axis + 1] for axis in range(len(network.layer.in_shape)))
+    none, one = (network.sized(shape, classes).dimension for classes in (0, 1))
+    return replace(network, layer=network.sized(shape, (tf.size(w) - none) // (one - none)))
+
+
+def _spec(name: str, *shape: int | None) -> Tensor:
     return tf.TensorSpec(shape, tf.float32, name=name)
 
 

@@ -17,6 +17,8 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from vitalring.models.sizing import first_limit
+
 Tensor = Any  # tensorflow ships no types
 Tape = Any  # what one pass keeps for the next; its layer alone reads it
 Size = Any  # int, or a scalar integer tensor
@@ -26,7 +28,7 @@ Shape = tuple[Size, ...]
 class Block(NamedTuple):
     """A run of weights: a kernel (..., outputs), or one number for each output.
 
-    Kernels are at first uniform in [-limit, limit) (He et al. 2015), other numbers 0.
+    Kernels are at first uniform in [-limit, limit), other numbers 0.
     """
 
     shape: Shape
@@ -38,10 +40,8 @@ class Block(NamedTuple):
 
     @property
     def limit(self) -> float:
-        """Bound of the first weights: √(6/inputs) for a kernel, else 0."""
-        if len(self.shape) == 1:
-            return 0.0
-        return float((6.0 / math.prod(self.shape[:-1])) ** 0.5)
+        """Bound of the first weights."""
+        return first_limit(self.shape)
 
 
 class Backward(NamedTuple):

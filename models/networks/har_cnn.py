@@ -1,0 +1,33 @@
+"""Activities of daily living from a smartphone at the waist: 128 samples at 50 Hz, 6 channels.
+
+Acceleration with gravity in g and angular rate in rad/s, three axes each.
+"""
+
+from vitalring.models.layers import chain, conv1d, dense, flatten, quantise
+from vitalring.models.network import Network
+
+SAMPLES = 128
+CHANNELS = 6
+ACTIVITIES = ("walking", "walking_upstairs", "walking_downstairs", "sitting", "standing", "laying")
+INPUT_RANGE = 4.0
+RANGE = 8.0  # of activations after a relu
+
+
+def har_cnn(*, quantised: bool = True) -> Network:
+    """Return the network; `quantised=False` is for tests against plain float32."""
+    first = conv1d((SAMPLES, CHANNELS), 16, width=8, stride=4)
+    second = conv1d(first.out_shape, 32, width=5, stride=2)
+    row = flatten(second.out_shape)
+    hidden = dense(row.out_shape, 16, relu=True)
+    layer = chain(
+        quantise(first.in_shape, INPUT_RANGE, signed=True),
+        first,
+        quantise(first.out_shape, RANGE, signed=False),
+        second,
+        quantise(second.out_shape, RANGE, signed=False),
+        row,
+        hidden,
+        quantise(hidden.out_shape, RANGE, signed=False),
+        dense(hidden.out_shape, len(ACTIVITIES), relu=False),
+    )
+    return Network("har_cnn", ACTIVITIES, layer, physical_batch=64, quantised=quantised)
