@@ -20,7 +20,7 @@ from typing import Annotated, Any
 import numpy as np
 import numpy.typing as npt
 
-from vitalring.errors import ModelError
+from vitalring.errors import ModelError, StorageError
 from vitalring.files import write_atomic
 from vitalring.protocol import trust
 from vitalring.protocol.cbor import decode, digest
@@ -148,11 +148,8 @@ def of_final(study: trust.Study, signed: bytes, model: GlobalModel, last: RoundP
     )
 
 
-def is_due(state_dir: Path, origin: Origin, personal: bytes = b"") -> bool:
-    """Tell whether the model in use is older than `origin`, is damaged, or has another head.
-
-    `personal` is the digest of the whole weights with the device's own head.
-    """
+def is_due(state_dir: Path, origin: Origin) -> bool:
+    """Tell whether the model in use is older than `origin`, or there is none that can be read."""
     try:
         loaded = load(state_dir)
     except ModelError:
@@ -160,10 +157,7 @@ def is_due(state_dir: Path, origin: Origin, personal: bytes = b"") -> bool:
     if loaded is None:
         return True
     now = loaded.about
-    age, new_age = (now.opens_ms, now.final), (origin.opens_ms, origin.final)
-    if age != new_age:
-        return new_age > age
-    return (now.weights, now.personal) != (origin.weights.hex(), personal.hex())
+    return (origin.opens_ms, origin.final) > (now.opens_ms, now.final)
 
 
 def renew(
@@ -179,8 +173,8 @@ def renew(
     """Put a model in use: `weights` (d,) of all devices, and the int8 model made of them.
 
     With `personal`, the digest of weights with a head of the device's own, the int8 model is made
-    of those. Raises ModelError where the weights are not the ones that were signed, StorageError
-    where the disk fails; the older model then stays in use.
+    of those; they are not kept here. Raises ModelError where the weights are not the ones that
+    were signed, StorageError where the disk fails; the older model then stays in use.
     """
     plan = origin.study.plan
     raw = pack_weights(weights)
@@ -205,6 +199,7 @@ def renew(
         features=hashlib.sha256(features).hexdigest() if features else "",
     )
     folder = state_dir / FOLDER
+    _make_private(folder)
     kept = _file_names(about)
     write_atomic(folder / kept["int8"], int8)
     write_atomic(folder / kept["weights"], raw)
@@ -275,9 +270,16 @@ def in_words(about: ModelInUse) -> str:
         else "not proved to be in the log"
     )
     kind = "final model" if about.final else "round plan"
-    return (
-        f"{kind} signed by {about.signatures} aggregators of a quorum of {about.quorum}, {logged}"
-    )
+    return f"{kind} signed by {about.signatures} aggregators, quorum {about.quorum}; {logged}"
+
+
+def _make_private(folder: Path) -> None:
+    """Let nobody but the owner read a model with a head that was fitted to one person."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        folder.chmod(0o700)
+    except OSError as error:
+        raise StorageError(f"{folder} cannot be made: {error}") from error
 
 
 def _file_names(about: ModelInUse) -> dict[str, str]:

@@ -25,7 +25,11 @@ _ROOM_TIMEOUT_S = 1.0
 
 
 class Window(Protocol):
-    """A window of a sensor: x float32 (time, channels), beginning `start_ms` after 1970 UTC."""
+    """A window of a sensor, numbered on this device: x float32 (time, channels)."""
+
+    @property
+    def number(self) -> int:
+        """The window's number, which no other window of the device has."""
 
     @property
     def start_ms(self) -> int:
@@ -155,11 +159,12 @@ class Predictor:
 
     def _predict(self, window: Window) -> tuple[str, str]:
         """Return what to count a window as, and its line."""
+        place = {"window": window.number, "start_ms": window.start_ms}
         current = self._current.get()
         if current is None:
             if self._counts.without_model == 0:
                 _log.warning("windows are not predicted: there is no verified model yet")
-            return "without_model", refusal(window.start_ms, "no verified model yet")
+            return "without_model", refusal(place, "no verified model yet")
         about, model = current
         if about != self._announced:
             _log.info("predicts with study %s, round %d", about.study, about.round)
@@ -170,8 +175,8 @@ class Predictor:
         except (DataError, ModelError) as error:
             if self._counts.refused == 0:
                 _log.warning("a window is not predicted: %s", error)
-            return "refused", refusal(window.start_ms, str(error))
-        return "predicted", result(window.start_ms, prediction, about)
+            return "refused", refusal(place, str(error))
+        return "predicted", result(place, prediction, about)
 
     def _write(self, counted: str, line: str) -> None:
         try:

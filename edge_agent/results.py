@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Protocol, TextIO
+from typing import Annotated, Protocol
 
 from vitalring.edge_agent.inference import Prediction
 from vitalring.edge_agent.model_in_use import ModelInUse
@@ -93,17 +93,16 @@ def open_sink(config: ResultsConfig) -> Sink:
     return BrokerSink(config.broker, config.topic, config.status_topic)
 
 
-def result(
-    start_ms: int, prediction: Prediction, about: ModelInUse, more: Mapping[str, Any] | None = None
-) -> str:
+def result(place: Mapping[str, int], prediction: Prediction, about: ModelInUse) -> str:
     """Return one window's result as JSON in one line.
 
-    `start_ms` is the window's beginning in milliseconds since 1970 UTC, `latency_ms` the measured
-    time of its prediction, `round` how many rounds of training are behind the model.
+    `place` says which window: its `start_ms`, in milliseconds since 1970 UTC, or its number.
+    `latency_ms` is the measured time of its prediction, `round` counts the rounds of training
+    behind the model, `model` is the beginning of the SHA-256 of its bytes.
     """
     probabilities = zip(about.classes, prediction.probabilities.tolist(), strict=True)
     line = {
-        "start_ms": start_ms,
+        **place,
         "class": about.classes[prediction.label],
         "probabilities": {name: round(value, 4) for name, value in probabilities},
         "study": about.study,
@@ -111,32 +110,13 @@ def result(
         "model": about.int8[:_SHORT_DIGEST],
         "head": about.head,
         "latency_ms": round(prediction.latency_s * 1000, 3),
-        **(more or {}),
     }
     return json.dumps(line, ensure_ascii=False)
 
 
-def refusal(start_ms: int, reason: str) -> str:
+def refusal(place: Mapping[str, int], reason: str) -> str:
     """Return the line of a window that was not predicted, so that no window lacks one."""
-    return json.dumps({"start_ms": start_ms, "class": None, "reason": reason}, ensure_ascii=False)
-
-
-class StreamSink:
-    """Writes results to an open stream, such as standard output, and leaves it open."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-
-    def write(self, line: str) -> None:
-        """Write a line."""
-        self._stream.write(line + "\n")
-
-    def model(self, about: ModelInUse) -> None:
-        """Take note of nothing: every result names its model."""
-
-    def close(self) -> None:
-        """Hand what was written on."""
-        self._stream.flush()
+    return json.dumps({**place, "class": None, "reason": reason}, ensure_ascii=False)
 
 
 class FileSink:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from vitalring.errors import ModelError, RecordError, TransportError
 from vitalring.files import write_atomic
-from vitalring.models.artefact import artefact_from_bytes
+from vitalring.models.artefact import Artefact, artefact_from_bytes
 from vitalring.models.runtime import TrainableModel
 from vitalring.protocol import limits, lsag, trust
 from vitalring.protocol.cbor import digest
@@ -98,22 +98,38 @@ class Workshop:
         """Return the network that the study trains, its artefact checked by digest."""
         name = study.plan.model.artefact
         if name not in self._models:
-            info = self.object(study.plan.model.info)
-            artefact = artefact_from_bytes(info, self.object(name), digest=study.plan.model.info)
-            if artefact.info.dimension != study.plan.model.dimension:
-                raise ModelError(
-                    f"artefact {name.hex()} has {artefact.info.dimension} parameters, "
-                    f"study {study.plan.study} says {study.plan.model.dimension}"
-                )
-            self._models[name] = TrainableModel(artefact)
+            self._models[name] = TrainableModel(self._artefact(study, ()))
         return self._models[name]
+
+    def artefact(self, study: trust.Study) -> Artefact:
+        """Return the study's artefact with all its companions, each checked by digest."""
+        return self._artefact(study, study.plan.model.companions)
+
+    def _artefact(self, study: trust.Study, companions: tuple[bytes, ...]) -> Artefact:
+        model = study.plan.model
+        artefact = artefact_from_bytes(
+            self.object(model.info),
+            self.object(model.artefact),
+            tuple(self.object(name) for name in companions),
+            digest=model.info,
+        )
+        if artefact.info.dimension != model.dimension:
+            raise ModelError(
+                f"artefact {model.artefact.hex()} has {artefact.info.dimension} parameters, "
+                f"study {study.plan.study} says {model.dimension}"
+            )
+        return artefact
 
     def weights(self, plan: RoundPlan, dimension: int) -> npt.NDArray[np.float32]:
         """Return the weights (d,) that a round starts from."""
-        if self._weights is None or self._weights[0] != plan.weights:
+        return self.named_weights(plan.weights, dimension)
+
+    def named_weights(self, name: bytes, dimension: int) -> npt.NDArray[np.float32]:
+        """Return the weights (d,) whose bytes have the digest `name`."""
+        if self._weights is None or self._weights[0] != name:
             folder = self._cache_dir / "weights"
-            content = self._kept(folder, plan.weights, 4 * dimension)
-            self._weights = (plan.weights, unpack_weights(content, dimension))
+            content = self._kept(folder, name, 4 * dimension)
+            self._weights = (name, unpack_weights(content, dimension))
             _keep_newest(folder, _WEIGHTS_KEPT)
         return self._weights[1]
 
