@@ -107,9 +107,8 @@ class ArtefactInfo:
 class Artefact:
     """A built network whose model bytes are the ones that its info pins.
 
-    `companions` are files that go with it, each found by its SHA-256: weights to start from, the
-    export table, and the int8 template which that table pins. Who does not need one need not
-    have it.
+    `companions` are files that go with it, each found by its SHA-256: weights to start from, and
+    the export table. Who does not need one need not have it.
     """
 
     info: ArtefactInfo
@@ -169,7 +168,7 @@ def load_artefact(name: str) -> Artefact:
     """
     if name not in shipped_names():
         raise ModelError(f"no network is called {name!r}; there are {', '.join(shipped_names())}")
-    companions = (read_shipped(f"{name}-export.json"), read_shipped(f"{name}-int8.tflite"))
+    companions = (read_shipped(f"{name}-export.json"),)
     return artefact_from_bytes(
         read_shipped(f"{name}.json"), read_shipped(f"{name}.tflite"), companions
     )

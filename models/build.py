@@ -1,4 +1,4 @@
-"""Build every network's artefact and inference templates. Needs TensorFlow.
+"""Build every network's artefact and export table. Needs TensorFlow.
 
 python -m vitalring.models.build FOLDER
 """
@@ -6,9 +6,9 @@ python -m vitalring.models.build FOLDER
 import sys
 from pathlib import Path
 
-from vitalring.models.convert import build_artefact, write_artefact
+from vitalring.models.convert import build_artefact, sizing_of, write_artefact
 from vitalring.models.registry import NETWORKS, build
-from vitalring.models.templates import write_templates
+from vitalring.models.trace import trace
 
 
 def main() -> int:
@@ -19,9 +19,8 @@ def main() -> int:
     folder = Path(sys.argv[1])
     for name in NETWORKS:
         network = build(name)
-        artefact = build_artefact(network)
-        write_artefact(artefact, folder)
-        write_templates(network, folder)
+        artefact = build_artefact(network, export=trace(network).to_json())
+        write_artefact(artefact, folder, sizing_of(network) if network.sized else None)
         sys.stdout.write(f"{name}: {len(artefact.model)} bytes, {artefact.info.sha256}\n")
     return 0
 

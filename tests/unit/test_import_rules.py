@@ -41,11 +41,11 @@ ONLY_IN = {
 BUILDING = {"tensorflow", "tensorflow_privacy", "tf2onnx", "onnx", "onnxruntime"}
 BUILDERS = {
     "models/convert.py",
-    "models/export.py",
-    "models/layers.py",
+    "models/imported",
+    "models/layers",
     "models/network.py",
     "models/networks",
-    "models/templates.py",
+    "models/trace.py",
     # What the device's own path is measured against.
     "tools/bench/tensorflow_process.py",
 }
