@@ -1,15 +1,30 @@
 """`vitalring data`: make data sets of published files, pooled tables or real fleets; check them."""
 
 import argparse
+from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
+from vitalring.errors import ConfigError
+from vitalring.models.dataset import Checked, check_dataset
 from vitalring.tools.data.importing import ARRAYS, KINDS, import_data
+from vitalring.tools.data.splitting import SplitOptions, TableOptions, split_data
+from vitalring.tools.data.synthesis import SynthOptions, synth_data
+
+_MANY = 100  # devices that are no longer listed
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command."""
     actions = parser.add_subparsers(dest="action", required=True)
-    _import_arguments(actions.add_parser("import", help="make a data set of published files"))
+    for name, describe, text in (
+        ("import", _import_arguments, "make a data set of published files"),
+        ("split", _split_arguments, "make devices of a pooled table, or deal rows anew"),
+        ("synth", _synth_arguments, "make a fleet of any size by resampling real devices"),
+        ("check", _check_arguments, "say all that is wrong with a data set, or what it holds"),
+    ):
+        describe(actions.add_parser(name, help=text, description=text))
 
 
 def run(options: argparse.Namespace) -> int:
@@ -48,16 +63,119 @@ def _import_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _import(options: argparse.Namespace) -> int:
-    own = {"command", "action", "run", "source", "kind", "out"}
-    given = {
-        name: value
-        for name, value in vars(options).items()
-        if name not in own and value is not None
-    }
-    for line in import_data(options.source, options.kind, options.out, given):
+    names = {field.name for kind in KINDS.values() for field in fields(kind.options)}
+    given = _given(options, sorted(names))
+    return _made(import_data(options.source, options.kind, options.out, given), options.out)
+
+
+def _split_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", type=Path, help="a data set's folder, or one csv file")
+    _out(parser)
+    parser.add_argument("--by", metavar="COLUMN", help="one device for each value of a column")
+    parser.add_argument("--devices", type=int, metavar="N", help="so many devices, at random")
+    parser.add_argument(
+        "--alpha", type=float, help="with label skew of this concentration (Hsu et al. 2019)"
+    )
+    parser.add_argument("--min-rows", type=int, default=10, help="of each device; default: 10")
+    parser.add_argument("--hold-out", type=int, metavar="N", help="test on N devices of the folder")
+    parser.add_argument("--seed", type=int, default=0)
+    table = parser.add_argument_group("for a csv file")
+    table.add_argument("--label", metavar="COLUMN", help="the column of the classes")
+    table.add_argument("--group", metavar="COLUMN", help="the column that names persons")
+    table.add_argument("--missing", type=_names, help="texts of unknown cells; default: ?")
+    table.add_argument("--ignore", type=_names, help="columns that are no features")
+    table.add_argument("--categories", type=_names, help="columns whose numbers are codes")
+    table.add_argument("--test-fraction", type=float, help="default: 0.2")
+    table.add_argument("--validation-fraction", type=float, help="default: none")
+    parser.set_defaults(run=_split)
+
+
+def _split(options: argparse.Namespace) -> int:
+    names = ("label", "group", "missing", "ignore", "categories")
+    given = _given(options, (*names, "test_fraction", "validation_fraction"))
+    if given and "label" not in given:
+        raise ConfigError(
+            f"--{next(iter(given)).replace('_', '-')} is for a csv file: name its --label too"
+        )
+    how = SplitOptions(
+        **{name: getattr(options, name) for name in ("by", "devices", "alpha", "min_rows")},
+        hold_out=options.hold_out,
+        seed=options.seed,
+    )
+    about = TableOptions(**given) if given else None
+    return _made(split_data(options.source, options.out, how, about), options.out)
+
+
+def _synth_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", type=Path, help="a data set's folder")
+    _out(parser)
+    parser.add_argument("--devices", type=int, required=True, metavar="N")
+    parser.add_argument("--rows", type=int, help="of each device; default: as its source has")
+    parser.add_argument(
+        "--jitter", type=float, default=0.0, help="noise, in standard deviations; default: none"
+    )
+    parser.add_argument("--seed", type=int, default=0)
+    parser.set_defaults(run=_synth)
+
+
+def _synth(options: argparse.Namespace) -> int:
+    how = SynthOptions(options.devices, options.rows, options.jitter, options.seed)
+    return _made(synth_data(options.source, options.out, how, print), options.out)
+
+
+def _check_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", type=Path, help="a data set's folder")
+    parser.set_defaults(run=_check)
+
+
+def _check(options: argparse.Namespace) -> int:
+    """Print every complaint and return 1, or a summary and 0."""
+    found = check_dataset(options.folder)
+    if not found.good:
+        for complaint in found.complaints:
+            print(complaint)
+        print(f"\n{len(found.complaints)} faults: {options.folder} cannot be trained on")
+        return 1
+    for line in (*_summary(found), *(f"note: {note}" for note in found.notes)):
         print(line)
-    print(f"\n{options.out} is ready; see {options.out / 'PROVENANCE.txt'}")
     return 0
+
+
+def _summary(found: Checked) -> list[str]:
+    info = found.info
+    if info is None:
+        raise AssertionError("a folder without a complaint has been read")
+    shape = " x ".join(map(str, found.shape or ()))
+    lines = [f"{info.name}: {info.kind}, each row {shape}, classes {', '.join(info.classes)}"]
+    if found.features is not None:
+        where = "declared" if info.features is not None else "as all devices would agree"
+        columns = len(found.features.columns)
+        lines.append(f"{columns} columns make {found.features.inputs} inputs, {where}")
+    for part in ("train", "validation", "test"):
+        counts = [getattr(device, part) for device in found.devices]
+        lines.append(f"{part}: {sum(counts)} rows on {sum(map(bool, counts))} devices")
+    total = [sum(counts) for counts in zip(*(d.classes for d in found.devices), strict=True)]
+    lines.append(f"{len(found.devices)} devices: {_rows(total, info.classes)}")
+    if len(found.devices) <= _MANY:
+        lines += [f"{d.device}: {_rows(d.classes, info.classes)}" for d in found.devices]
+    return [*lines, "nothing to complain about"]
+
+
+def _rows(counts: Sequence[int], names: Sequence[str]) -> str:
+    shares = ", ".join(f"{name} {count}" for name, count in zip(names, counts, strict=True))
+    return f"{sum(counts)} rows ({shares})"
+
+
+def _made(lines: Sequence[str], folder: Path) -> int:
+    for line in lines:
+        print(line)
+    print(f"\n{folder} is ready; see {folder / 'PROVENANCE.txt'}")
+    return 0
+
+
+def _given(options: argparse.Namespace, names: Sequence[str]) -> dict[str, Any]:
+    """Return the options that the user set."""
+    return {name: value for name in names if (value := getattr(options, name)) is not None}
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -38,8 +38,15 @@ def slug(text: str) -> str:
 
 
 def toml(table: Mapping[str, object]) -> str:
-    """Write a flat table of strings, numbers, booleans and lists of them as TOML."""
-    return "".join(f"{key} = {_value(value)}\n" for key, value in table.items())
+    """Write strings, numbers, booleans, lists, and tables of them as TOML."""
+    lines, sections = [], []
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            sections.append(f"\n[{key}]\n")
+            sections += [f"{_value(name)} = {_value(inner)}\n" for name, inner in value.items()]
+        else:
+            lines.append(f"{key} = {_value(value)}\n")
+    return "".join(lines + sections)
 
 
 def _value(value: object) -> str:
@@ -47,6 +54,8 @@ def _value(value: object) -> str:
         return "true" if value else "false"
     if isinstance(value, int | float):
         return repr(value)
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{_value(k)} = {_value(v)}" for k, v in value.items()) + "}"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(_value(item) for item in value) + "]"
     escaped = "".join(
@@ -54,6 +63,13 @@ def _value(value: object) -> str:
         for letter in str(value)
     )
     return f'"{escaped}"'
+
+
+def csv_text(rows: Iterable[Sequence[str]]) -> str:
+    """Write rows as csv."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
 
 
 class NewFolder:
@@ -96,27 +112,29 @@ class NewFolder:
         self.tally[device].update(y.tolist())
 
     def rows(
-        self, device: str, header: Sequence[str], rows: Iterable[Sequence[str]], label: int
+        self, device: str, header: Sequence[str], rows: Sequence[Sequence[str]], label: int
     ) -> None:
         """Append rows to a device's table, whose header is written the first time."""
-        path = self.partial / "devices" / f"{device}.csv"
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        if device not in self.tally:
+        if device in self.tally:
+            header = ()
+        else:
             self._new(device)
-            writer.writerow(header)
-        counter = self.tally[device]
-        for row in rows:
-            writer.writerow(row)
-            counter[row[label]] += 1
-        with path.open("a", encoding="utf-8", newline="") as file:
-            file.write(text.getvalue())
+        self._append(device, header, [csv_text(rows).encode()])
+        self.tally[device].update(row[label] for row in rows)
 
-    def copy(self, device: str, path: Path, labels: Iterable[Any]) -> None:
-        """Copy a device's file as it is; `labels` are its rows' classes."""
+    def table(
+        self, device: str, header: Sequence[str], text: Iterable[bytes], labels: Iterable[str]
+    ) -> None:
+        """Write one device's table, its rows given as csv text."""
         self._new(device)
-        shutil.copyfile(path, self.partial / "devices" / f"{device}{path.suffix}")
+        self._append(device, header, text)
         self.tally[device].update(labels)
+
+    def _append(self, device: str, header: Sequence[str], text: Iterable[bytes]) -> None:
+        with (self.partial / "devices" / f"{device}.csv").open("ab") as file:
+            if header:
+                file.write(csv_text([header]).encode())
+            file.writelines(text)
 
     def note(self, name: str, text: str) -> None:
         """Write a text file beside `dataset.toml`."""
