@@ -14,12 +14,13 @@ import numpy as np
 import numpy.typing as npt
 
 from vitalring.database import transaction
-from vitalring.edge_agent import announcement, catch_up, state
+from vitalring.edge_agent import announcement, catch_up, model_in_use, state
 from vitalring.edge_agent.accountant import Accountant, check_claim
 from vitalring.edge_agent.budget import Budget
 from vitalring.edge_agent.config import Floors
 from vitalring.edge_agent.dpsgd import train
 from vitalring.edge_agent.randomness import fresh_generator
+from vitalring.edge_agent.renewal import Renewal
 from vitalring.edge_agent.workshop import Workshop
 from vitalring.errors import RecordError
 from vitalring.models.dataset import Records
@@ -86,7 +87,9 @@ class Agent:
         participation: float,
         workshop: Workshop,
         accountant: Accountant,
+        renewal: Renewal | None = None,
     ) -> None:
+        """Put a device together; with `renewal` it keeps a model to predict with."""
         self.db = db
         self._budget = budget
         self._identity = identity
@@ -95,6 +98,7 @@ class Agent:
         self._participation = participation
         self._workshop = workshop
         self._accountant = accountant
+        self._renewal = renewal
         self._caught_up = False
         self._authorised: set[bytes] = set()
 
@@ -125,31 +129,44 @@ class Agent:
         state.remember_checkpoint(self.db, announced.checkpoint)
         # 2. Its study is signed as it must be, and the round keeps to the study.
         study, plan = self._workshop.round(announced.signed_plan)
-        # 3. There is time.
-        if now_ms > plan.deadline_ms + limits.MAX_CLOCK_SKEW_MS:
-            return "the round is over"
-        # 4. This key signs one update in a round, ever.
-        context = round_context(plan)
-        earlier = state.status_of(self.db, context)
+        # 3. This key signs one update in a round, ever.
+        earlier = state.status_of(self.db, round_context(plan))
         if earlier and earlier[1] != announced.plan_digest:
             raise RecordError(f"round {plan.round} was announced before with another plan")
-        if earlier and earlier[0] != "charged":
-            return f"already {earlier[0]}"
+        status = earlier[0] if earlier else None
+        try:
+            return self._take_part(study, plan, announced.plan_digest, status, now_ms)
+        finally:
+            # The wearer's model is renewed whether or not this device takes part, and after it.
+            self._renew(
+                model_in_use.of_plan(study, announced.signed_plan, plan, announced.checkpoint.size)
+            )
+
+    def _take_part(
+        self, study: trust.Study, plan: RoundPlan, name: bytes, status: str | None, now_ms: int
+    ) -> str:
+        """Make an update of a verified round, or say why not; `status` is how far it came."""
+        # 4. There is time, and the update is not there yet.
+        if now_ms > plan.deadline_ms + limits.MAX_CLOCK_SKEW_MS:
+            return "the round is over"
+        if status not in (None, "charged"):
+            return f"already {status}"
         # 5. The device's own floors.
         ring, members = self._own_ring(study)
-        records = self._source.records(study) if study.plan.task == "train" else None
+        records = self._records(study) if study.plan.task == "train" else None
         if reason := self._below_floors(study, plan, members, records):
             return reason
         # 6. A device may sit rounds out, by its own coin, which it tosses once.
-        if earlier is None and secrets.randbelow(1 << 53) >= self._participation * (1 << 53):
+        context = round_context(plan)
+        if status is None and secrets.randbelow(1 << 53) >= self._participation * (1 << 53):
             with transaction(self.db):
-                state.mark(self.db, "sat_out", context, announced.plan_digest, plan.round)
+                state.mark(self.db, "sat_out", context, name, plan.round)
             return "sits this round out"
         # 7. The guarantee is what the plan claims, and the budget bears it.
-        self._pay(study, plan, context, announced.plan_digest)
+        self._pay(study, plan, context, name)
         # A clock that lags behind the aggregator's must not eat up the time there is.
         opened_ms = min(plan.opens_ms, now_ms)
-        to = _Round(study, plan, announced.plan_digest, context, ring, members, opened_ms)
+        to = _Round(study, plan, name, context, ring, members, opened_ms)
         clock = Stages()
         if records is None:
             fields = answer_fields(self._source.answer(study))
@@ -175,12 +192,14 @@ class Agent:
         """
         federation = self._workshop.federation
         peeked = trust.peek_model(data, federation)
-        study, _ = self._workshop.round(self._workshop.object(peeked.plan))
-        if not trust.open_model(data, federation, study.plan).final:
+        study, last = self._workshop.round(self._workshop.object(peeked.plan))
+        model = trust.open_model(data, federation, study.plan)
+        if not model.final:
             raise RecordError(f"the model of round {peeked.round} does not end its study")
         if self._budget.is_authorised(study.plan_digest):
             with transaction(self.db):
                 self._budget.close(study.plan_digest)
+        self._renew(model_in_use.of_final(study, data, model, last))
 
     def expire(self, now_ms: int) -> list[state.Pending]:
         """Discard updates that missed their deadline; their budget stays spent."""
@@ -192,6 +211,15 @@ class Agent:
         for pending in late:
             state.settle(self.db, pending.plan, counted=False)
         return late
+
+    def _records(self, study: trust.Study) -> Records:
+        """Return the records that learning may see."""
+        records = self._source.records(study)
+        return records if self._renewal is None else self._renewal.to_train_on(records)
+
+    def _renew(self, origin: model_in_use.Origin) -> None:
+        if self._renewal is not None:
+            self._renewal.renew(origin, lambda: self._source.records(origin.study))
 
     def _below_floors(
         self, study: trust.Study, plan: RoundPlan, members: lsag.Ring, records: Records | None

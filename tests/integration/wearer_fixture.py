@@ -4,12 +4,15 @@ import dataclasses
 from pathlib import Path
 
 import numpy as np
-from federation_fixture import small_federation
+from federation_fixture import SmallFederation, small_federation
 
 from vitalring.edge_agent import model_in_use
 from vitalring.models.artefact import initial_weights, load_artefact
+from vitalring.models.dataset import Records, load_dataset, load_device
 from vitalring.models.export import int8_model
+from vitalring.protocol import trust
 from vitalring.protocol.cbor import digest
+from vitalring.protocol.signing import sign
 from vitalring.protocol.weights import pack_weights
 
 NETWORK = "ecg_cnn"
@@ -65,3 +68,34 @@ def put_in_use(state_dir: Path, seed=1, round_number=3, **more):
         input_shape(),
         **more,
     )
+
+
+def real_federation(study_rounds=2):
+    """The small federation, with a study that trains a real network."""
+    artefact = load_artefact(NETWORK)
+    base = small_federation(dimension=artefact.info.dimension, study_rounds=study_rounds)
+    objects = {
+        trust.ARTEFACT_FILE: artefact.model,
+        trust.INFO_FILE: artefact.info.to_json(),
+        **{trust.companion_file(digest(each)): each for each in artefact.companions},
+    }
+    plan = base.study.plan
+    model = dataclasses.replace(
+        plan.model,
+        name=NETWORK,
+        artefact=digest(artefact.model),
+        info=artefact.digest,
+        classes=artefact.info.classes,
+        companions=tuple(digest(each) for each in artefact.companions),
+    )
+    records = dict(zip(trust.STUDY_FILES, base.files.records.values(), strict=True))
+    records["study.cbor"] = sign(dataclasses.replace(plan, model=model), [base.authority_seed])
+    files = trust.open_study_files((records | objects).__getitem__, base.authority_key)
+    return SmallFederation(files, base.devices, None)
+
+
+def beats(device="r106", count=300):
+    """Real records of one person, who has two kinds of beats."""
+    folder = Path(__file__).parents[2] / "tools" / "datasets" / "mitbih"
+    rows = load_device(folder, device, load_dataset(folder))
+    return Records(device, rows.x[:count], rows.y[:count])

@@ -8,6 +8,7 @@ from vitalring.config import load_config
 from vitalring.edge_agent.config import AgentConfig
 from vitalring.edge_agent.main import run_agents
 from vitalring.edge_agent.status import status
+from vitalring.tools import predict
 from vitalring.tools.commands.services import add_parent_option, stop_on_signals
 
 
@@ -24,6 +25,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="agent.toml of the device; repeated for the virtual devices of a simulation",
     )
 
+    predict_parser = actions.add_parser(
+        "predict", help="predict windows with the model that the device has in use"
+    )
+    predict.add_arguments(predict_parser)
+
     status_parser = actions.add_parser("status", help="say what a device did and spent")
     status_parser.add_argument("--config", type=Path, required=True, help="agent.toml")
 
@@ -33,6 +39,8 @@ def run(options: argparse.Namespace) -> int:
     if options.action == "status":
         print(json.dumps(status(load_config(AgentConfig, options.config)), indent=2))
         return 0
+    if options.action == "predict":
+        return predict.run(options)
     configs = [load_config(AgentConfig, path) for path in options.config]
     run_agents(configs, stop_on_signals(options))
     return 0
