@@ -16,7 +16,7 @@ from vitalring.errors import DataError
 from vitalring.models.dataset import arrays
 from vitalring.models.dataset.complaints import Complain, shown
 from vitalring.models.dataset.csv_file import read_table
-from vitalring.models.dataset.features import FeatureSchema, columns_fit
+from vitalring.models.dataset.features import FeatureSchema, Number, columns_fit
 from vitalring.models.dataset.folder import device_file, list_devices
 from vitalring.models.dataset.info import DatasetInfo, read_info
 from vitalring.models.dataset.records import Records
@@ -27,6 +27,7 @@ from vitalring.models.dataset.table import MISSING, Column, Table, number_of
 _FEW = 0.1  # a column with fewer texts than this among its numbers is worth a note
 _IDENTIFIERS = 0.5  # and so is one with more different texts than this, of at least
 _ENOUGH = 50  # rows
+_NARROW = 2.0**-8  # as is a column of numbers that spread less, counted in steps of 2^-16
 
 H = TypeVar("H", bound=Hashable)
 S = TypeVar("S", Records, Table)
@@ -85,7 +86,11 @@ def check_dataset(folder: Path) -> Checked:
     shape, features = seen.together(folder)
     if seen.summaries and not complaints:
         seen.held_out(folder / "dataset.toml")
-    notes = (*seen.notes.values(), *_class_notes(info, seen.summaries))
+    notes = (
+        *seen.notes.values(),
+        *_class_notes(info, seen.summaries),
+        *_number_notes(features if info.features is None else None),
+    )
     if complaints:
         shape = features = None
     return Checked(info, tuple(complaints), notes, tuple(seen.summaries), shape, features)
@@ -224,4 +229,13 @@ def _class_notes(info: DatasetInfo, devices: list[DeviceSummary]) -> list[str]:
         f"no device has a row of class {shown(name)}; it cannot be learnt"
         for name, n in zip(info.classes, rows, strict=True)
         if not n
+    ]
+
+
+def _number_notes(features: FeatureSchema | None) -> list[str]:
+    return [
+        f"column {shown(feature.column)} spreads by {feature.std:.2g} only, and numbers are "
+        "counted in steps of 2^-16; write it in a smaller unit, or ignore it if all are equal"
+        for feature in (features.features if features else ())
+        if isinstance(feature, Number) and feature.std < _NARROW
     ]

@@ -68,7 +68,7 @@ class _Codes(dict[str, int]):
 
     def __init__(self, missing: frozenset[str]) -> None:
         super().__init__()
-        self.texts: dict[str, int] = {}
+        self.texts: list[str] = []
         self.codes = array("i")
         self._missing = missing
 
@@ -76,7 +76,11 @@ class _Codes(dict[str, int]):
         text = cell.strip()
         if text in self._missing:
             text = MISSING
-        code = self.texts.setdefault(text, len(self.texts))
+        if text == cell:
+            code = len(self.texts)
+            self.texts.append(text)
+        else:
+            code = self[text]
         self[cell] = code
         return code
 

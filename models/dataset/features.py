@@ -239,11 +239,16 @@ class FeatureSchema:
         return schema
 
 
-def bucket_of(column: str, text: str, buckets: int) -> int:
-    """Return the bucket in [0, buckets) of a category's text: SHA-256 of column and text."""
+def buckets_of(column: str, texts: Iterable[str], buckets: int) -> list[int]:
+    """Return the bucket in [0, buckets) of each text: SHA-256 of column and text."""
     name = column.encode()
-    message = _BUCKET_LABEL + len(name).to_bytes(4, "little") + name + text.encode()
-    return int.from_bytes(hashlib.sha256(message).digest()[:8], "little") % buckets
+    began = hashlib.sha256(_BUCKET_LABEL + len(name).to_bytes(4, "little") + name)
+    found = []
+    for text in texts:
+        digest = began.copy()
+        digest.update(text.encode())
+        found.append(int.from_bytes(digest.digest()[:8], "little") % buckets)
+    return found
 
 
 def columns_fit(
@@ -276,7 +281,7 @@ def _places(feature: Category | Buckets, texts: Sequence[str]) -> npt.NDArray[np
     values: Sequence[Any] = feature.kept if isinstance(feature, Buckets) else feature.categories
     keys: Iterable[Any] = texts
     if isinstance(feature, Buckets):
-        keys = (bucket_of(feature.column, text, feature.buckets) for text in texts)
+        keys = buckets_of(feature.column, texts, feature.buckets)
     known = {value: place for place, value in enumerate(values)}
     other = len(known)
     mode = other if feature.mode is None else known[feature.mode]

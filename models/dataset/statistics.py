@@ -35,7 +35,7 @@ from vitalring.models.dataset.features import (
     Feature,
     FeatureSchema,
     Number,
-    bucket_of,
+    buckets_of,
     columns_fit,
 )
 from vitalring.models.dataset.info import DatasetInfo
@@ -178,13 +178,15 @@ def _count(question: Question, table: Table, column: str) -> list[int]:
     buckets = [0] * question.buckets
     cells = table.cells[column]
     beyond: list[int] = []
-    for code, (text, rows) in enumerate(zip(cells.texts, cells.counts().tolist(), strict=True)):
+    places = buckets_of(column, cells.texts, question.buckets)
+    counts = cells.counts().tolist()
+    for code, (text, rows, place) in enumerate(zip(cells.texts, counts, places, strict=True)):
         if not rows:
             continue
         if text == MISSING:
             missing = rows
             continue
-        buckets[bucket_of(column, text, question.buckets)] += rows
+        buckets[place] += rows
         value = None if cells.category else number_of(text)
         if value is None:
             texts += rows
