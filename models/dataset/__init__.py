@@ -15,6 +15,7 @@ from vitalring.models.dataset.load import (
     holds_tables,
     input_shape,
     load_device,
+    load_part,
     load_table,
 )
 from vitalring.models.dataset.records import Records
@@ -37,6 +38,7 @@ __all__ = [
     "input_shape",
     "load_dataset",
     "load_device",
+    "load_part",
     "load_table",
     "oversample",
     "split",

@@ -135,7 +135,7 @@ class _Reader:
         self._complain(f"{self._path}: {message}")
 
     def _codes(self, name: str) -> _Codes:
-        plain = name in (self._info.label, self._info.group)
+        plain = name == self._info.label
         return _Codes(frozenset() if plain else frozenset(self._info.missing))
 
     def _header(self, cells: list[str]) -> dict[str, int] | None:
@@ -191,6 +191,12 @@ class _Reader:
         label = columns.pop(info.label or "", None)
         y = None if label is None else self._labels(label, starts)
         grouped = columns.pop(info.group, None) if info.group else None
+        if grouped is not None and MISSING in grouped.texts:
+            code = grouped.texts.index(MISSING)
+            self._say(
+                f"line {starts[grouped.first(code)]}: group {shown(info.group)} is unknown "
+                f"({grouped.counts()[code]} such rows); give each row its group, or leave it out"
+            )
         if not self._sound or y is None:
             return None
         group = None

@@ -1,6 +1,7 @@
 """A device's file, whatever its format."""
 
 from pathlib import Path
+from typing import Literal
 
 from vitalring.errors import DataError
 from vitalring.models.dataset import arrays
@@ -10,6 +11,7 @@ from vitalring.models.dataset.features import FeatureSchema
 from vitalring.models.dataset.folder import device_file, list_devices
 from vitalring.models.dataset.info import DatasetInfo
 from vitalring.models.dataset.records import Records
+from vitalring.models.dataset.split import split
 from vitalring.models.dataset.table import Table
 
 
@@ -42,6 +44,26 @@ def load_device(
     if features is not None:
         raise DataError(f"{path}: arrays are used as they are, without features; use csv for them")
     return strictly(arrays.read_records(path, device_id, info, refuse))
+
+
+def load_part(
+    folder: Path,
+    device_id: str,
+    info: DatasetInfo,
+    part: Literal["train", "validation", "test"],
+    features: FeatureSchema | None = None,
+) -> Records:
+    """Return one part of a device's rows, as `split` divides what `load_device` returns.
+
+    Of a table no other row is encoded, which saves most of the memory. Raises DataError.
+    """
+    path = device_file(folder, device_id, info)
+    if path.suffix == ".csv":
+        schema = _schema(path, info, features)
+        table: Table = getattr(split(load_table(folder, device_id, info), info), part)
+        return encode(table, schema)
+    records: Records = getattr(split(load_device(folder, device_id, info, features), info), part)
+    return records
 
 
 def load_table(folder: Path, device_id: str, info: DatasetInfo) -> Table:

@@ -18,6 +18,7 @@ from vitalring.models.dataset import (
     input_shape,
     load_dataset,
     load_device,
+    load_part,
     load_table,
     oversample,
     split,
@@ -197,6 +198,19 @@ def many(rows: int, people: int) -> str:
     return "\n".join(["age,person,ill", *lines]) + "\n"
 
 
+def test_a_part_is_what_split_gives(tmp_path: Path) -> None:
+    toml = TOML + 'ignore = ["person"]\nvalidation_fraction = 0.3\n'
+    toml += "features.age = {mean = 9, std = 300}\n"
+    folder = write(tmp_path, toml, a=many(90, 9))
+    info = load_dataset(folder)
+    parts = split(load_device(folder, "a", info), info)
+    assert min(len(part) for part in parts) > 0
+    for name, expected in parts._asdict().items():
+        part = load_part(folder, "a", info, name)
+        np.testing.assert_array_equal(part.x, expected.x)
+        np.testing.assert_array_equal(part.y, expected.y)
+
+
 def test_rows_are_split_by_place_and_stay_where_they_are(tmp_path: Path) -> None:
     toml = TOML + "validation_fraction = 0.1\n"
     folder = write(tmp_path, toml, a=many(2000, 50), longer=many(3000, 50))
@@ -229,6 +243,13 @@ def test_a_group_stays_on_one_side_at_every_site(tmp_path: Path) -> None:
     assert len(sides) == 150
     assert all(len(side) == 1 for side in sides.values())
     assert {side for found in sides.values() for side in found} == {"train", "validation", "test"}
+
+
+def test_a_row_without_its_group_is_named(tmp_path: Path) -> None:
+    text = many(9, 3).replace("4,p1", "4, ").replace("5,p2", "5,?")
+    folder = write(tmp_path, TOML + 'group = "person"\n', a=text)
+    with pytest.raises(DataError, match=r"a\.csv: line 6: group 'person' is unknown \(2 such"):
+        read(folder)
 
 
 def test_whole_devices_validate_and_test(tmp_path: Path) -> None:
