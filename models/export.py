@@ -94,7 +94,7 @@ def export_table_at(
     sizes = (size for size, _ in reference.info.blocks)
     starts = [0, *accumulate(sizes)][:-1]
     shapes = [
-        tuple(lengths[one] if isinstance(one, str) else one for one in block)
+        tuple(lengths[one] if one in lengths else int(one) for one in block)
         for block in sizing.blocks
     ]
     blocks = dict(zip(starts, shapes, strict=True))

@@ -371,10 +371,10 @@ class _Lowering:
 
     def _concat(self, value: int, node: Node) -> _Held:
         parts = [self._held[source] for source in node.inputs]
-        quant = self._wanted(value)
+        quants = {part.quant for part in parts}
+        quant = self._wanted(value) or (quants.pop() if len(quants) == 1 else None)
         if quant is None or any(part.quant is None for part in parts):
-            quant = None
-            tensors = [self._float(source) for source in node.inputs]
+            quant, tensors = None, [self._float(source) for source in node.inputs]
         else:
             tensors = [
                 part.tensor if part.quant == quant else self._quantised(part, quant, source).tensor
