@@ -28,11 +28,7 @@ from vitalring.tools.bench.child import require_modules, run_child
 from vitalring.tools.bench.machine import in_words
 from vitalring.tools.bench.table import Table, markdown, print_tables
 
-_TITLES = {
-    "training": "training graph",
-    "float": "model.tflite",
-    "int8": "model-int8.tflite",
-}
+_MODELS = ("training", "float", "int8")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -136,44 +132,37 @@ def inference_facts(result: dict[str, Any]) -> list[str]:
 
 
 def inference_tables(result: dict[str, Any]) -> list[Table]:
-    """Return the table for all runtimes."""
+    """Return one table for each runtime."""
+    return [_table(found) for found in result["runtimes"]]
+
+
+def _table(found: dict[str, Any]) -> Table:
+    best = found["models"]["training"]["accuracy"]
     rows = []
-    for found in result["runtimes"]:
-        best = found["models"]["training"]["accuracy"]
-        for name, title in _TITLES.items():
-            model = found["models"][name]
-            seconds = model["seconds"]
-            rows.append(
-                (
-                    title,
-                    found["runtime"],
-                    f"{model['accuracy']:.4f}",
-                    f"{100 * (model['accuracy'] - best):+.2f}",
-                    f"{model['macro_f1']:.4f}",
-                    f"{model['agreement']:.4f}",
-                    f"{model['bytes'] / 1000:.1f}",
-                    f"{seconds['median'] * 1000:.3f}",
-                    f"{seconds['high'] * 1000:.3f}",
-                )
+    for name in _MODELS:
+        model = found["models"][name]
+        rows.append(
+            (
+                name,
+                f"{model['accuracy']:.4f}",
+                f"{100 * (model['accuracy'] - best):+.2f}",
+                f"{model['macro_f1']:.4f}",
+                f"{model['agreement']:.4f}",
+                f"{model['bytes'] / 1000:.1f}",
+                f"{model['seconds']['median'] * 1000:.3f}",
+                f"{model['seconds']['high'] * 1000:.3f}",
             )
-    titles = (
-        "Model",
-        "Runtime",
-        "Accuracy",
-        "Points",
-        "Macro-F1",
-        "Agrees",
-        "kB",
-        "Median ms",
-        "95 % ms",
-    )
+        )
+    titles = ("Model", "Accuracy", "Points", "Macro-F1", "Agrees", "kB", "ms", "95 % ms")
     notes = (
+        "training: the graph that devices train; float and int8: model.tflite and "
+        "model-int8.tflite.",
         "Points: accuracy less that of the training graph, in percent. Agrees: share of rows with "
         "the training graph's class.",
-        "Times are of one window after 50 to warm up, on one thread. The training graph works in "
-        "batches, so its time for one window is that of a whole batch.",
+        "ms: median time of one window on one thread, once warm, and the time that 95 % stay "
+        "below; the training graph's is that of a batch.",
     )
-    return [Table("Inference of one window", titles, tuple(rows), notes)]
+    return Table(f"Inference of one window, {found['runtime']}", titles, tuple(rows), notes)
 
 
 def check_close(result: dict[str, Any], points: float = 1.0) -> None:
