@@ -35,14 +35,14 @@ class HeldOut:
     """Rows of one part, all devices together: x float32 (n, ...), y int64 (n,).
 
     `owner` (n,) is the place in `devices` of each row's device; a device without rows is left out.
-    `groups` (n,) has the number of each row's patient, or other group that the data set names;
+    `group` (n,) has the number of each row's patient, or other group that the data set names;
     it is None where none is named.
     """
 
     x: npt.NDArray[np.float32] = field(repr=False)
     y: npt.NDArray[np.int64] = field(repr=False)
     owner: npt.NDArray[np.int64] = field(repr=False)
-    groups: npt.NDArray[np.uint64] | None = field(repr=False)
+    group: npt.NDArray[np.uint64] | None = field(repr=False)
     devices: tuple[str, ...]
 
 
@@ -89,13 +89,13 @@ def _rows(
         np.concatenate([records.x for records in found]),
         np.concatenate([records.y for records in found]),
         np.repeat(np.arange(len(found)), [len(records) for records in found]),
-        _groups(found),
+        _group(found),
         tuple(records.device for records in found),
     )
 
 
-def _groups(found: list[Records]) -> npt.NDArray[np.uint64] | None:
-    groups = [records.groups for records in found if records.groups is not None]
+def _group(found: list[Records]) -> npt.NDArray[np.uint64] | None:
+    groups = [records.group for records in found if records.group is not None]
     return np.concatenate(groups) if len(groups) == len(found) else None
 
 

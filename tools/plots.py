@@ -35,6 +35,9 @@ MAX_LINES: Final = len(PALETTE)
 MAX_MARKED: Final = 40
 """Most points on a line that are marked one by one."""
 
+MAX_NAMED: Final = 60
+"""Most devices that are named on an axis; more are a row of points without names."""
+
 MAX_OUTLINED: Final = 500
 """Most points that are drawn as outlines; more become an embedded picture."""
 
@@ -64,6 +67,9 @@ _STYLE: Any = {
 }
 
 Metric = float | None
+Interval = tuple[Metric, Metric, Metric]
+"""A figure's value and the bounds of its interval."""
+
 _HALF_IN: Final = 5.6
 _FULL_IN: Final = 10.0
 
@@ -223,6 +229,106 @@ def single_devices(alone: Sequence[float], federated: Metric, median: Metric) ->
         axes.set_ylabel("devices, sorted")
         _legend_below(figure, 3)
         return _draw(figure)
+
+
+def _tenths_around(figures: Sequence[Interval]) -> tuple[float, float]:
+    """Return an axis from the tenth below all bounds to the one above, 0.2 wide at least."""
+    known = [bound for figure in figures for bound in figure if bound is not None]
+    low = max(0.0, math.floor(10 * min(known, default=0.0) - 0.1) / 10)
+    high = min(1.0, math.ceil(10 * max(known, default=1.0) + 0.1) / 10)
+    return min(low, high - 0.2), high + 0.005
+
+
+def intervals(rows: Mapping[str, Sequence[Interval]], models: Sequence[str]) -> str:
+    """Draw figures by name, each with one interval for each model, one figure below the other."""
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(_HALF_IN, 1.1 + 0.32 * len(rows)), layout="constrained")
+        axes = figure.add_subplot()
+        gap = 0.26 if len(models) > 1 else 0.0
+        for place, name in enumerate(models):
+            colour, marker = PALETTE[place], MARKERS[place]
+            shift = gap * (place - (len(models) - 1) / 2)
+            for row, figures in enumerate(rows.values()):
+                value, low, high = figures[place]
+                if value is None:
+                    continue
+                if low is not None and high is not None:
+                    axes.plot([low, high], [row + shift] * 2, color=colour, linewidth=2.2)
+                axes.plot(
+                    [value],
+                    [row + shift],
+                    color=colour,
+                    marker=marker,
+                    markersize=6,
+                    linestyle="",
+                    label=name if row == 0 else None,
+                )
+        axes.set_ylim(len(rows) - 0.5, -0.5)
+        axes.set_yticks(range(len(rows)), [text.short(name, 28) for name in rows])
+        axes.tick_params(axis="y", length=0)
+        axes.set_xlim(*_tenths_around([value for row in rows.values() for value in row]))
+        if len(models) > 1:
+            _legend_below(figure, len(models))
+        return _draw(figure)
+
+
+def pairs(
+    names: Sequence[str],
+    first: Sequence[Metric],
+    second: Sequence[Metric],
+    labels: tuple[str, str],
+    axis: str,
+    columns: int = 1,
+) -> str:
+    """Draw two figures of each device on one line, joined, in the order given.
+
+    With several `columns` the list goes on at the top of the next one.
+    """
+    with mpl.rc_context(_STYLE):
+        named = len(names) <= MAX_NAMED
+        length = -(-len(names) // columns)
+        height = 1.2 + (0.21 * length if named else 6.0)
+        width = _HALF_IN if columns == 1 else _FULL_IN
+        figure = Figure(figsize=(width, max(height, 2.2)), layout="constrained")
+        left, right = ([_number(value) for value in values] for values in (first, second))
+        for column in range(columns):
+            axes = figure.add_subplot(1, columns, column + 1)
+            part = slice(column * length, (column + 1) * length)
+            _joined(axes, left[part], right[part], labels, len(names))
+            axes.set_ylim(length - 0.4, -0.6)
+            shown = [text.short(name, 20) for name in names[part]] if named else []
+            axes.set_yticks(range(len(shown)), shown)
+            if not named:
+                axes.set_ylabel(f"{len(names):,} devices, sorted")
+            axes.tick_params(axis="y", length=0)
+            axes.set_xlim(0.0, 1.02)
+            axes.set_xlabel(axis)
+        _legend_below(figure, 2)
+        return _draw(figure)
+
+
+def _joined(
+    axes: Axes, left: Sequence[float], right: Sequence[float], labels: tuple[str, str], total: int
+) -> None:
+    places = range(len(left))
+    picture = total > MAX_OUTLINED
+    axes.hlines(places, left, right, color=GREY, linewidth=1.2, rasterized=picture)
+    for values, label, colour, face, marker in (
+        (left, labels[0], GREY, "white", "o"),
+        (right, labels[1], VERMILION, VERMILION, "s"),
+    ):
+        axes.scatter(
+            values,
+            places,
+            s=26 if total <= MAX_NAMED else 8,
+            edgecolors=colour,
+            facecolors=face,
+            marker=marker,
+            linewidths=1.2,
+            zorder=3,
+            label=label,
+            rasterized=picture,
+        )
 
 
 def stage_bar(seconds: Mapping[str, float]) -> str:

@@ -9,8 +9,7 @@ gives the same bytes.
 import base64
 import json
 import math
-import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,7 +18,7 @@ import numpy as np
 
 from vitalring.errors import StorageError
 from vitalring.files import write_atomic
-from vitalring.tools import plots, report_text
+from vitalring.tools import plots, report_parts, report_text
 
 REQUIRED: Final[dict[str, frozenset[str]]] = {
     "report": frozenset(
@@ -125,11 +124,6 @@ def _check(report: Mapping[str, Any]) -> None:
             )
 
 
-def _median(values: Iterable[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return statistics.median(known) if known else None
-
-
 def _image(svg: str) -> str:
     """Return an SVG as a data address: in an image, its names cannot meet the page's."""
     return "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()
@@ -142,7 +136,7 @@ def _column(rows: Sequence[Mapping[str, Any]], key: str) -> list[Any]:
 def _stages(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Return each known stage's median seconds over the rounds, in the order of the path."""
     medians = {
-        stage: _median((row.get("stages") or {}).get(stage) for row in rows)
+        stage: report_text.median((row.get("stages") or {}).get(stage) for row in rows)
         for stage in plots.STAGES
     }
     return {stage: seconds for stage, seconds in medians.items() if seconds is not None}
@@ -190,6 +184,7 @@ def _figures(report: Mapping[str, Any], stages: Mapping[str, float]) -> dict[str
     sizes = report["bytes"]
     if sizes["update"] is not None and sizes["float32"] is not None:
         figures["bytes"] = plots.byte_bars(sizes["update"], sizes["float32"])
+    figures |= report_parts.figures(report)
     return {name: _image(svg) for name, svg in figures.items()}
 
 
@@ -210,8 +205,11 @@ def _headline(report: Mapping[str, Any]) -> str:
         return f"{who}: no model was evaluated."
     text = f"{who} trained one model together: macro-F1 {report_text.fraction(final)}"
     if gain is not None:
-        side = "above" if gain >= 0 else "below"
-        text += f", {abs(gain):.3f} {side} the median of single devices"
+        text += f", {report_text.distance(gain)} the median of single devices"
+    central = ((report.get("centralised") or {}).get("macro_f1") or {}).get("value")
+    if central is not None:
+        joint = "," if gain is None else " and"
+        text += f"{joint} {report_text.distance(final - central)} centralised training"
     if report_text.guaranteed(privacy):
         return f"{text}, with {report_text.epsilon_line(privacy)} for every {privacy['unit']}."
     return f"{text}, without differential privacy."
@@ -229,7 +227,7 @@ def _view(report: Mapping[str, Any]) -> dict[str, Any]:
         "gain": _gain(report),
         "guaranteed": report_text.guaranteed(privacy),
         "overspent": spent is not None and epsilon is not None and spent > epsilon,
-        "seconds_a_round": _median(_column(rows, "seconds")),
+        "seconds_a_round": report_text.median(_column(rows, "seconds")),
         "skipped": sum(row["status"] != "summed" for row in rows),
         "refused": sum(sum(row["refused"].values()) for row in rows),
         "stages": stages,
@@ -238,4 +236,8 @@ def _view(report: Mapping[str, Any]) -> dict[str, Any]:
         "wide": len(report["classes"]) > plots.MAX_LINES,
         "upright": all(len(name) <= 8 for name in report["classes"]),
         "figures": _figures(report, stages),
+        "parts": report_parts.view(report),
+        "explanations": [
+            {**row, "image": _image(row["svg"])} for row in report.get("explanations") or []
+        ],
     }

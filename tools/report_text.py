@@ -6,7 +6,8 @@ guarantee that is incomplete or not known is called none at all.
 
 import math
 import re
-from collections.abc import Mapping
+import statistics
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 DASH: Final = "–"
@@ -34,9 +35,15 @@ _SECURE_SUMS: Final = {
 
 
 def short(text: str, limit: int) -> str:
-    """Cut a name to `limit` characters; what cannot be printed becomes a question mark."""
+    """Cut a name to `limit` characters; what cannot be printed becomes a question mark.
+
+    What is cut is the middle: names often begin alike and end in a number.
+    """
     clean = "".join(letter if letter.isprintable() else "?" for letter in text)
-    return clean if len(clean) <= limit else f"{clean[: limit - 1]}…"
+    if len(clean) <= limit:
+        return clean
+    tail = limit // 3
+    return f"{clean[: limit - 1 - tail]}…{clean[len(clean) - tail :]}"
 
 
 def fraction(value: float | None) -> str:
@@ -47,6 +54,11 @@ def fraction(value: float | None) -> str:
 def signed(value: float | None) -> str:
     """Write a difference of two metrics with its sign."""
     return DASH if value is None else f"{value:+.3f}".replace("-", "−")
+
+
+def distance(difference: float) -> str:
+    """Write a difference of two metrics as a distance above or below."""
+    return f"{abs(difference):.3f} {'above' if difference >= 0 else 'below'}"
 
 
 def count(value: float | None) -> str:
@@ -87,9 +99,134 @@ def duration(seconds: float | None) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
 
 
+def interval(figure: Mapping[str, Any]) -> str:
+    """Write the bounds of a figure's interval, or that there are none."""
+    low, high = figure["low"], figure["high"]
+    return DASH if low is None or high is None else f"{low:.3f} to {high:.3f}"
+
+
+def signed_interval(figure: Mapping[str, Any]) -> str:
+    """Write the bounds of a difference's interval, each with its sign."""
+    low, high = figure["low"], figure["high"]
+    return DASH if low is None or high is None else f"{signed(low)} to {signed(high)}"
+
+
 def plural(number: int, noun: str) -> str:
     """Write a count with its noun: 1 device, 22 devices."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+_RESAMPLED: Final = {
+    "devices": ("held-out device", "how far other devices could have moved a figure"),
+    "groups": (
+        "held-out group",
+        "how far other patients or groups of the same sites could have moved a figure",
+    ),
+    "rows": (
+        "held-out row",
+        "how far other rows of the same devices could have moved a figure, "
+        "as if rows did not resemble one another",
+    ),
+}
+
+_FEW_CLUSTERS: Final = 15
+
+
+def method(test: Mapping[str, Any]) -> str:
+    """Say what the intervals of a final evaluation are over, and how good they can be."""
+    noun, meaning = _RESAMPLED.get(test["resampled"], (test["resampled"], "their spread"))
+    text = (
+        f"Intervals hold {100 * test['level']:g} % of {count(test['draws'])} draws of "
+        f"{plural(test['clusters'], noun)} with replacement: {meaning}."
+    )
+    if test["clusters"] < _FEW_CLUSTERS:
+        text += " With so few to draw from they are rough, and rather too narrow."
+    return text
+
+
+def rounds_on(part: str | None) -> str:
+    """Say which rows the rounds were evaluated on, and what follows for the final figures."""
+    if part == "validation":
+        return (
+            "Rounds were evaluated on validation rows; the test rows were touched once, by the "
+            "final model."
+        )
+    return (
+        "The data set declares no validation rows, so the rounds were evaluated on these same "
+        "test rows: settings that were chosen by them flatter the figures here."
+    )
+
+
+def same_as_federated(training: Mapping[str, Any]) -> list[str]:
+    """List what centralised training had in common with the federated one."""
+    clip = training["clip"]
+    clipped = f", gradients clipped at {general(clip)}" if clip else ", gradients not clipped"
+    return [
+        "the network, its initial weights and the test rows",
+        f"the records: {plural(training['rows'], 'row')} of "
+        f"{plural(training['devices'], 'device')}",
+        f"{training['passes']:.1f} passes over them, in batches of {training['batch']:.0f} on the "
+        "average, as on a device",
+        f"learning rate {general(training['learning_rate'])}{clipped}",
+        f"the server's optimiser, {training['optimiser']}, after as many steps as a device makes "
+        "in a round",
+    ]
+
+
+def other_than_federated(training: Mapping[str, Any]) -> list[str]:
+    """List what centralised training had and the federated one had not."""
+    return [
+        "every batch mixes the records of all devices",
+        f"{count(training['steps'])} gradient steps one after another, and "
+        f"{count(training['moves'])} moves of the optimiser; devices make theirs side by side",
+        "no noise, no quantised updates, no device that misses a round",
+    ]
+
+
+FEATURES: Final = {
+    "declared": "The data set declares them: the sites exchanged nothing to agree on them.",
+    "agreed": "The sites agreed on them through the secure sum: only sums over all sites were "
+    "decrypted, never one site's own.",
+}
+
+
+def closing_lines(report: Mapping[str, Any]) -> list[str]:
+    """Return what a terminal shows of a report's optional parts, a line for each that is there."""
+    test, central, personal = (report.get(name) for name in ("test", "centralised", "personal"))
+    lines = []
+    if test:
+        noun = _RESAMPLED.get(test["resampled"], (test["resampled"], ""))[0]
+        lines += [
+            f"AUROC      {fraction(test['auroc']['value'])}",
+            f"           {100 * test['level']:g} %: accuracy {interval(test['accuracy'])}, "
+            f"macro-F1 {interval(test['macro_f1'])}, AUROC {interval(test['auroc'])}, "
+            f"over {plural(test['clusters'], noun)}",
+        ]
+    if central:
+        gaps = central.get("difference") or {}
+        figures = [
+            f"{label} {fraction(central[key]['value'])}"
+            + (f" (federated {signed(gaps[key]['value'])})" if gaps else "")
+            for key, label in (("macro_f1", "macro-F1"), ("auroc", "AUROC"))
+        ]
+        lines.append(f"pooled     centralised training reaches {', '.join(figures)}")
+    if personal:
+        used = sum(bool(row["used"]) for row in personal)
+        before, after = (
+            median(row[head]["macro_f1"] for row in personal) for head in ("global", "personal")
+        )
+        lines.append(
+            f"personal   {used:,} of {plural(len(personal), 'device')} use a head of their own; "
+            f"median macro-F1 {fraction(before)} with the global head, {fraction(after)} with "
+            "their own"
+        )
+    return lines
+
+
+def median(values: Iterable[float | None]) -> float | None:
+    """Return the median of the known values, or None without any."""
+    known = [value for value in values if value is not None]
+    return statistics.median(known) if known else None
 
 
 def guaranteed(privacy: Mapping[str, Any]) -> bool:

@@ -155,7 +155,7 @@ def test_a_patient_at_two_sites_is_resampled_as_one(tmp_path: Path) -> None:
         lines = [f"p{n % 20},{30 + n},{n % 2}" for n in range(60)]
         (tmp_path / "devices" / f"{site}.csv").write_text("\n".join(["who,age,y", *lines]) + "\n")
     rows = final_rows(tmp_path)
-    assert rows.groups is not None
+    assert rows.group is not None
     p = np.full((len(rows.y), 2), 0.5, np.float32)
     found = evaluation_of(load_dataset(tmp_path), rows, p, seed=0, draws=20)
     assert found.resampled == "groups"
@@ -176,11 +176,12 @@ def test_pooled_training_makes_as_many_passes_in_batches_of_the_same_size(tmp_pa
     plan = recipe(rounds=40, learning_rate=1.0)
     shares: list[float] = []
     found = train_pooled(PooledTask(folder, ("a", "d"), None, plan, 3, 1), shares.append)
-    assert (found.rows, found.devices) == (75, 2)
+    how = found.training
+    assert (how.rows, how.devices) == (75, 2)
     # 40 rounds of 4 steps with a rate of 0.3 are 48 passes; a device's batch is 0.3 of 75 / 2 rows.
-    assert found.passes == pytest.approx(48, rel=0.1)
-    assert found.batch == pytest.approx(11.25, rel=0.1)
-    assert (found.moves, found.steps) == (80, 320)
+    assert how.passes == pytest.approx(48, rel=0.1)
+    assert how.batch == pytest.approx(11.25, rel=0.1)
+    assert (how.moves, how.steps) == (80, 320)
     assert shares == [pytest.approx(n / 80) for n in range(1, 81)]
     before = evaluate_final(folder, load_dataset(folder), None, ARTEFACT, first_weights(), 1)
     after = found.evaluation
@@ -235,10 +236,7 @@ def test_devices_alone_and_the_pooled_model_in_processes_of_their_own(tmp_path: 
     assert shares == [0.5, 1.0]
     here = train_pooled(task)
     assert apart.evaluation.evaluation == here.evaluation.evaluation
-    tasks = [
-        Task(folder, name, ARTEFACT, None, plan.training, 1.0, plan.server, bytes(32), 0)
-        for name in ("a", "b")
-    ]
+    tasks = [Task(folder, name, None, plan, 0) for name in ("a", "b")]
     found = {result.device: result for result in train_alone(tasks, 1, tmp_path / "log")}
     assert set(found) == {"a", "b"}
     assert all(0 <= result.accuracy <= 1 for result in found.values())

@@ -7,11 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from vitalring.aggregator.evaluate import evaluate_weights, final_rows
-from vitalring.models.artefact import Artefact
 from vitalring.models.dataset import FeatureSchema
 from vitalring.models.runtime import TrainableModel
-from vitalring.protocol.privacy import Training
-from vitalring.protocol.records import ServerOptimiser
 from vitalring.tools.simulate.apart import quietly, spawning
 from vitalring.tools.simulate.one_place import Recipe, train_rounds, training_rows
 
@@ -25,12 +22,8 @@ class Task:
 
     folder: Path
     device: str
-    artefact: Artefact
     features: FeatureSchema | None
-    training: Training
-    clip: float
-    server: ServerOptimiser
-    initial_seed: bytes
+    recipe: Recipe
     seed: int
     personal: bool = False
 
@@ -55,9 +48,8 @@ def train_alone(tasks: list[Task], workers: int, log_file: Path) -> Iterator[Alo
 
 def _train(task: Task) -> AloneResult:
     records = training_rows(task.folder, (task.device,), task.features, personal=task.personal)
-    recipe = Recipe(task.artefact, task.initial_seed, task.training, task.clip, task.server)
-    trained = train_rounds(recipe, records.x, records.y, task.seed)
+    trained = train_rounds(task.recipe, records.x, records.y, task.seed)
     rows = final_rows(task.folder, task.features)
-    model = TrainableModel(task.artefact)
+    model = TrainableModel(task.recipe.artefact)
     evaluation = evaluate_weights(model, trained.weights.astype(np.float32), rows.x, rows.y)
     return AloneResult(task.device, evaluation.accuracy, evaluation.macro_f1)

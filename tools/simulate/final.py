@@ -124,8 +124,8 @@ def label_counts(
 def _clusters(info: DatasetInfo, rows: HeldOut) -> tuple[str, npt.NDArray[np.int64]]:
     if info.test_devices is not None:
         return "devices", rows.owner
-    if rows.groups is not None:
-        return "groups", numbered(rows.groups)
+    if rows.group is not None:
+        return "groups", numbered(rows.group)
     return "rows", np.arange(len(rows.y))
 
 

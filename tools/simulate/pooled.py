@@ -37,14 +37,13 @@ class PooledTask:
 
 
 @dataclass(frozen=True)
-class Centralised:
-    """How the pooled model does, and how it was trained.
+class PooledTraining:
+    """How the pooled model was trained.
 
     `passes` over the records and `batch` are counted, not planned; `steps` are gradient steps,
     `moves` the server optimiser's.
     """
 
-    evaluation: FinalEvaluation
     rows: int
     devices: int
     passes: float
@@ -55,6 +54,14 @@ class Centralised:
     clip: float
     optimiser: str
     seconds: float
+
+
+@dataclass(frozen=True)
+class Centralised:
+    """How the pooled model does on the test rows, and how it was trained."""
+
+    evaluation: FinalEvaluation
+    training: PooledTraining
 
 
 def train_pooled(task: PooledTask, progress: Progress = lambda _: None) -> Centralised:
@@ -75,8 +82,7 @@ def train_pooled(task: PooledTask, progress: Progress = lambda _: None) -> Centr
         task.draws_seed,
     )
     steps = moves * recipe.training.steps
-    return Centralised(
-        evaluation=evaluation,
+    training = PooledTraining(
         rows=len(records),
         devices=len(task.devices),
         passes=trained.examples / len(records),
@@ -88,6 +94,7 @@ def train_pooled(task: PooledTask, progress: Progress = lambda _: None) -> Centr
         optimiser=recipe.server.name,
         seconds=time.monotonic() - began,
     )
+    return Centralised(evaluation, training)
 
 
 def pooled_recipe(recipe: Recipe, devices: int) -> Recipe:

@@ -1,7 +1,7 @@
 """From what a simulation left behind to the dictionary of `report.json`."""
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -9,18 +9,22 @@ from typing import Any
 import numpy as np
 
 import vitalring
+from vitalring.aggregator.evaluate import has_validation
 from vitalring.edge_agent.accountant import epsilon
 from vitalring.edge_agent.announcement import log_keys
 from vitalring.models import metrics
+from vitalring.models.dataset import FeatureSchema
 from vitalring.protocol import chunks, sealing, trust
 from vitalring.protocol.checkpoint import parse_and_verify
 from vitalring.protocol.privacy import study_spend
 from vitalring.protocol.records import Evaluation
 from vitalring.tools.federation import Made
 from vitalring.tools.roles import MAX_PAYLOAD_BYTES
-from vitalring.tools.simulate import watch
+from vitalring.tools.simulate import comparison, watch
 from vitalring.tools.simulate.alone import AloneResult
+from vitalring.tools.simulate.final import FinalEvaluation
 from vitalring.tools.simulate.layout import Fleet
+from vitalring.tools.simulate.pooled import Centralised
 from vitalring.tools.simulate.watch import RoundResult
 
 _MEASURES = ("train", "encode", "encrypt", "sign")
@@ -44,8 +48,19 @@ def report_dict(
     started: datetime,
     seconds: float,
     stopped: bool,
+    test: FinalEvaluation | None = None,
+    centralised: Centralised | None = None,
+    personal: Sequence[Mapping[str, Any]] = (),
+    features: FeatureSchema | None = None,
+    explanations: Sequence[Mapping[str, str]] = (),
+    labels: Mapping[str, Sequence[int]] | None = None,
 ) -> dict[str, Any]:
-    """Return the content of `report.json`; `checkpoint` is the log's newest one, signed."""
+    """Return the content of `report.json`; `checkpoint` is the log's newest one, signed.
+
+    `personal` has a row for each device: `{device, rows, global: {accuracy, macro_f1}, personal:
+    {accuracy, macro_f1}, used, reason}`. `explanations` have `{title, text, svg}`. `labels` are
+    counts by class of the rows that train and test, as `final.label_counts` makes them.
+    """
     study, plan = made.study.study, made.study.study.plan
     tree = parse_and_verify(checkpoint, log_keys(study.federation))
     states = [made.layout.device_folder(name) / "state" for name in fleet.devices]
@@ -59,6 +74,7 @@ def report_dict(
         for result in reached
     ]
     last = reached[-1].model.evaluation if reached else None
+    final = test.evaluation if test else last
     sent = max((row["bytes_up_per_device"] for row in rows), default=0)
     return {
         "version": vitalring.__version__,
@@ -75,11 +91,22 @@ def report_dict(
         "secure_sum": plan.secure_sum,
         "privacy": privacy_dict(study, len(reached)),
         "rounds": rows,
+        "rounds_on": "validation" if has_validation(fleet.info) else "test",
         "final": {
-            **evaluation_dict(last, plan.model.classes),
-            "confusion": [list(row) for row in last.confusion] if last else None,
+            **evaluation_dict(final, plan.model.classes),
+            "confusion": [list(row) for row in final.confusion] if final else None,
         },
         "alone": alone_dict(compared),
+        **comparison.parts(
+            test,
+            centralised,
+            classes=plan.model.classes,
+            personal=personal,
+            features=features,
+            declared=fleet.info.features is not None,
+            explanations=explanations,
+            labels=labels,
+        ),
         "bytes": {
             "update": sent,
             "per_parameter": sent / plan.model.dimension,
