@@ -189,7 +189,7 @@ class BrokerSink:
 
     While the broker is away the last `max_waiting` results wait. `given_up` counts those that
     were pushed out by newer ones, or still waited at the end. A result may arrive twice where a
-    connection broke in between; its `start_ms` tells.
+    connection broke in between; its `window` tells.
     """
 
     def __init__(
