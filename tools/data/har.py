@@ -6,6 +6,7 @@ each window is a row of the published features, which lie in [-1, 1].
 """
 
 import re
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -313,9 +314,12 @@ def _windows(signal: Array, labels: Array, experiment: int, subject: int) -> Row
 
 def _numbers(source: Source, name: str, dtype: type) -> Array:
     """Read a text file of numbers, one row a line. Raises DataError naming the row."""
-    with source.text(name) as file:
+    with source.text(name) as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # an empty file is complained of below
         try:
             found: Array = np.loadtxt(file, dtype=dtype, ndmin=1)
+        except UnicodeDecodeError:
+            raise
         except ValueError as error:
             raise DataError(
                 f"{source.label(name)}: is not a table of numbers ({error}); bring it again"

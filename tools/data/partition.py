@@ -37,7 +37,8 @@ def dirichlet(
     Device after device draws its own class shares q ~ Dir(alpha · p), p being the classes'
     shares among all rows, and then its rows one by one: a class from q, a row of it without
     replacement. A class that has no row left is taken out of q, which is normalised again. All
-    devices have the same number of rows, but for one that division leaves over. alpha → 0 gives
+    devices have the same number of rows, but for one that division leaves over; the last ones get
+    what is left. alpha → 0 gives
     each device one class, alpha → ∞ all devices the shares p. As p sums to 1, alpha is the sum of
     the Dirichlet parameters; where others draw each class's rows over devices from Dir(alpha, ...,
     alpha) (Yurochkin et al., arXiv:1905.12022), devices differ in size and alpha means another

@@ -75,7 +75,8 @@ class Pool:
             return np.flatnonzero(self.part == part)
         # A source device's rows stand together.
         first, end = np.searchsorted(self.device, [device, device + 1]).tolist()
-        return first + np.flatnonzero(self.part[first:end] == part)
+        found: Ints = first + np.flatnonzero(self.part[first:end] == part)
+        return found
 
     def write(
         self,
@@ -146,19 +147,20 @@ def pool_of_folder(folder: Path, info: DatasetInfo, room: Path, by: str | None =
         fingerprint(path, f"{folder.name}/{path.relative_to(folder).as_posix()}")
         for path in (folder / "dataset.toml", *paths)
     )
-    return _pool(info, table, paths, used, room, by)
+    return _pool(info, table, names, paths, used, room, by)
 
 
 def pool_of_table(
     path: Path, info: DatasetInfo, table: dict[str, object], room: Path, by: str | None = None
 ) -> Pool:
     """Read one csv file. Raises DataError."""
-    return _pool(info, table, [path], (fingerprint(path, path.name),), room, by)
+    return _pool(info, table, [info.name], [path], (fingerprint(path, path.name),), room, by)
 
 
 def _pool(
     info: DatasetInfo,
     table: dict[str, object],
+    names: list[str],
     paths: list[Path],
     used: tuple[Used, ...],
     room: Path,
@@ -172,17 +174,17 @@ def _pool(
     columns: dict[str, list[Any]] = {"device": [], "part": [], "label": [], "group": []}
     codes: dict[str, int] = {}
     values: list[int] = []
-    for number, path in enumerate(paths):
+    for number, (name, path) in enumerate(zip(names, paths, strict=True)):
         if is_table:
-            records: Any = strictly(read_table(path, path.stem, info, refuse))
+            records: Any = strictly(read_table(path, name, info, refuse))
             cells = tables.add(path, by)
             values += [codes.setdefault(cell, len(codes)) for cell in cells]
         else:
-            records = load_device(path.parent.parent, path.stem, info)
+            records = load_device(path.parent.parent, name, info)
             arrays.add(path)
         n = len(records)
         columns["device"].append(np.full(n, number))
-        columns["part"].append(_parts(_Rows(path.stem, records.group, np.arange(n)), info))
+        columns["part"].append(_parts(_Rows(name, records.group, np.arange(n)), info))
         columns["label"].append(np.array(records.y))
         if records.group is not None:
             columns["group"].append(np.array(records.group))
@@ -195,7 +197,7 @@ def _pool(
             for key, value in table.items()
             if not key.startswith(("test_", "validation_"))
         },
-        tuple(path.stem for path in paths),
+        tuple(names),
         np.concatenate(columns["device"]),
         part,
         np.concatenate(columns["label"]),

@@ -168,7 +168,7 @@ class Source:
     def _add(self, archive: zipfile.ZipFile, prefix: str) -> None:
         for entry in archive.infolist():
             name = prefix + entry.filename
-            if entry.is_dir() or name.startswith("__MACOSX/"):
+            if entry.is_dir() or entry.filename.startswith("__MACOSX/"):
                 continue
             if name.endswith(".zip") and not prefix:
                 # Seeking in a packed member would unpack it again and again.

@@ -137,6 +137,11 @@ def _finish(
 ) -> list[str]:
     lines = rows_by_class(folder.tally, pool.keys, pool.info.classes)
     steps += ["held-out rows were set aside first, and stay with their source device"]
+    if pool.info.test_fraction and pool.info.kind == "windows":
+        steps.append(
+            "held-out rows are the last of each source device, whose other rows train; --hold-out "
+            "keeps whole devices apart"
+        )
     if pool.dropped:
         steps.append(f"{pool.dropped} rows left out: their person is held out elsewhere")
     text = provenance("vitalring data split", None, pool.used, asdict(options), steps, lines)
