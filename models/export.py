@@ -15,7 +15,7 @@ import numpy.typing as npt
 from vitalring.errors import ModelError
 from vitalring.models.artefact import Artefact
 from vitalring.models.inference_graph import InferenceGraph, ranges_after, resized
-from vitalring.models.sizing import CLASSES, Sizing
+from vitalring.models.sizing import Sizing
 from vitalring.models.write_onnx import write_onnx
 from vitalring.models.write_tflite import write_tflite
 
@@ -85,18 +85,9 @@ def export_table_at(
     Raises:
         ModelError: the network does not fit the size, or is not as its sizing says.
     """
-    if len(input_shape) != len(sizing.axes):
-        raise ModelError(
-            f"{reference.info.name} takes ({', '.join(sizing.axes)}), but the data has shape "
-            f"{input_shape}; choose another network"
-        )
-    lengths = {**dict(zip(sizing.axes, input_shape, strict=True)), CLASSES: classes}
     sizes = (size for size, _ in reference.info.blocks)
     starts = [0, *accumulate(sizes)][:-1]
-    shapes = [
-        tuple(lengths[one] if one in lengths else int(one) for one in block)
-        for block in sizing.blocks
-    ]
+    shapes = sizing.shapes(reference.info.name, input_shape, classes)
     blocks = dict(zip(starts, shapes, strict=True))
     return resized(export_graph(reference), blocks, input_shape, classes).to_json()
 

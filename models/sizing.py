@@ -47,23 +47,38 @@ class Sizing:
             if length not in known and not re.fullmatch("[1-9][0-9]{0,8}", length):
                 raise ModelError(f"sizing: {length!r} is no length; there are {sorted(known)}")
 
+    def shapes(
+        self, name: str, input_shape: tuple[int, ...], classes: int
+    ) -> list[tuple[int, ...]]:
+        """Return the blocks' shapes; `name` is for the error.
+
+        Raises:
+            ModelError: the input has another number of axes, or there are fewer than two classes.
+        """
+        if len(input_shape) != len(self.axes) or min(input_shape) < 1:
+            raise ModelError(
+                f"{name} takes ({', '.join(self.axes)}), but the data has shape {input_shape}; "
+                "choose another network"
+            )
+        if classes < 2:
+            raise ModelError(f"{name} tells classes apart, but the data has {classes}; name two")
+        lengths = {**dict(zip(self.axes, input_shape, strict=True)), CLASSES: classes}
+        return [
+            tuple(lengths[one] if one in lengths else int(one) for one in block)
+            for block in self.blocks
+        ]
+
     def info(
         self, reference: ArtefactInfo, input_shape: tuple[int, ...], classes: tuple[str, ...]
     ) -> ArtefactInfo:
         """Return what the artefact says of itself at another size than its reference.
 
-        It names no companions. Raises ModelError where the input has another number of axes.
+        It names no companions.
+
+        Raises:
+            ModelError: a size that `shapes` refuses, or too many weights.
         """
-        if len(input_shape) != len(self.axes):
-            raise ModelError(
-                f"{reference.name} takes ({', '.join(self.axes)}), but the data has shape "
-                f"{input_shape}; choose another network"
-            )
-        lengths = {**dict(zip(self.axes, input_shape, strict=True)), CLASSES: len(classes)}
-        shapes = [
-            tuple(lengths[one] if one in lengths else int(one) for one in block)
-            for block in self.blocks
-        ]
+        shapes = self.shapes(reference.name, input_shape, len(classes))
         sizes = [math.prod(shape) for shape in shapes]
         last = max(place for place, shape in enumerate(shapes) if len(shape) > 1)
         return replace(
