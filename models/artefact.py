@@ -16,6 +16,8 @@ import math
 import re
 from dataclasses import asdict, dataclass, field, fields
 from importlib import resources
+from importlib.resources.abc import Traversable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +26,11 @@ import numpy.typing as npt
 from vitalring.errors import ModelError
 
 MAX_DIMENSION = 10_000_000
+EXPORT_FILE, INITIAL_FILE, SIZING_FILE = "-export.json", "-initial.bin", "-sizing.json"
+
+Folder = Path | Traversable
+SHIPPED: Folder = resources.files("vitalring.models") / "artefacts"
+
 _LABEL = b"vitalring initial weights 1\0"
 
 
@@ -161,38 +168,45 @@ def artefact_from_bytes(
 
 
 def load_artefact(name: str) -> Artefact:
-    """Return an artefact that is shipped with the project.
+    """Return an artefact that is shipped with the project; a sizeable one at its reference size.
 
     Raises:
         ModelError: there is none of that name.
     """
     if name not in shipped_names():
         raise ModelError(f"no network is called {name!r}; there are {', '.join(shipped_names())}")
-    companions = (read_shipped(f"{name}-export.json"),)
-    return artefact_from_bytes(
-        read_shipped(f"{name}.json"), read_shipped(f"{name}.tflite"), companions
+    return read_artefact(SHIPPED, name)
+
+
+def read_artefact(folder: Folder, name: str) -> Artefact:
+    """Return the artefact whose files `<name>.json`, `<name>.tflite` and so on are in a folder.
+
+    Raises:
+        ModelError: a file is missing or is not the one that the JSON pins.
+    """
+
+    def content(ending: str) -> bytes:
+        try:
+            return (folder / f"{name}{ending}").read_bytes()
+        except OSError as error:
+            raise ModelError(f"artefact {name!r}: {error}; build it again") from error
+
+    info = ArtefactInfo.from_json(content(".json"))
+    given = ((info.initial, INITIAL_FILE), (info.export, EXPORT_FILE))
+    artefact = Artefact(
+        info, content(".tflite"), tuple(content(ending) for digest, ending in given if digest)
     )
+    for digest, _ in given:
+        if digest:
+            artefact.companion(digest)
+    return artefact
 
 
 def shipped_names() -> tuple[str, ...]:
     """Return the names of the networks that are shipped with the project."""
-    room = resources.files("vitalring.models") / "artefacts"
-    files = {entry.name for entry in room.iterdir()}
+    files = {entry.name for entry in SHIPPED.iterdir()}
     stems = (file.removesuffix(".json") for file in files if file.endswith(".json"))
     return tuple(sorted(stem for stem in stems if f"{stem}.tflite" in files))
-
-
-def read_shipped(file: str) -> bytes:
-    """Return the bytes of a file in `artefacts/`.
-
-    Raises:
-        ModelError: there is no such file.
-    """
-    room = resources.files("vitalring.models") / "artefacts"
-    known = sorted(entry.name for entry in room.iterdir())
-    if file not in known:
-        raise ModelError(f"no artefact is shipped as {file!r}; there are {', '.join(known)}")
-    return (room / file).read_bytes()
 
 
 def initial_weights(artefact: Artefact, seed: bytes) -> npt.NDArray[np.float32]:

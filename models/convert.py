@@ -12,7 +12,7 @@ from pathlib import Path
 import tensorflow as tf
 
 from vitalring.errors import ModelError
-from vitalring.models.artefact import Artefact, ArtefactInfo
+from vitalring.models.artefact import EXPORT_FILE, INITIAL_FILE, SIZING_FILE, Artefact, ArtefactInfo
 from vitalring.models.layers import Tensor
 from vitalring.models.network import Network, signatures
 from vitalring.models.sizing import AXES, CLASSES, Sizing
@@ -105,11 +105,11 @@ def write_artefact(artefact: Artefact, folder: Path, sizing: Sizing | None = Non
     folder.mkdir(parents=True, exist_ok=True)
     info, files = artefact.info, {".tflite": artefact.model, ".json": artefact.info.to_json()}
     if info.initial:
-        files["-initial.bin"] = artefact.companion(info.initial)
+        files[INITIAL_FILE] = artefact.companion(info.initial)
     if info.export:
-        files["-export.json"] = artefact.companion(info.export)
+        files[EXPORT_FILE] = artefact.companion(info.export)
     if sizing:
-        files["-sizing.json"] = sizing.to_json()
+        files[SIZING_FILE] = sizing.to_json()
     for ending, content in files.items():
         (folder / f"{info.name}{ending}").write_bytes(content)
 

@@ -55,7 +55,7 @@ class Slices:
         The transpose of `taps` after `pad`.
         """
         channels = taps[0].shape[2] or tf.shape(taps[0])[2]
-        total = 0.0
+        total: Tensor = 0.0
         for j, tap in enumerate(taps):
             spread = tap
             if self.stride > 1:
