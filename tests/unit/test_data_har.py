@@ -203,6 +203,10 @@ def test_arrays_that_nobody_knows_are_refused(tmp_path):
     np.savez(tmp_path / "a.npz", X=np.zeros(3), z=np.zeros(3))
     with pytest.raises(DataError, match=r"\['X', 'z'\], which are none of those known"):
         import_data(tmp_path / "a.npz", "arrays", tmp_path / "out", {})
+    raw = {"signals": np.zeros((200, 6)), "exp_id": [1], "subject": [1], "offset": [0, 200]}
+    np.savez(tmp_path / "c.npz", **raw, labels=np.zeros((1, 4)))
+    with pytest.raises(DataError, match=r"have shapes .*\(1, 4\)"):
+        import_data(tmp_path / "c.npz", "arrays", tmp_path / "out", {})
     np.savez(tmp_path / "b.npz", X=np.array([object()], dtype=object), y=1, subject=1)
     with pytest.raises(DataError, match="intact"):
         import_data(tmp_path / "b.npz", "arrays", tmp_path / "out", {})

@@ -220,3 +220,10 @@ def test_windows_begin_ninety_samples_before_the_beat():
     beats = beats_of(signal, np.array([89, 90, 1000, 2874, 2875]), np.zeros(5, np.int64))
     assert beats.ecg[:, BEFORE].tolist() == [90, 1000, 2874]
     assert beats.rr_prev.tolist() == [1, 910, 1874]
+
+
+def test_beats_in_millivolts_are_refused(tmp_path):
+    columns = dict.fromkeys(("y", "record", "sample", "rr_prev", "rr_next"), np.zeros(3, int))
+    np.savez(tmp_path / "b.npz", X=np.zeros((3, 216), np.float32), **columns)
+    with pytest.raises(DataError, match="float32; give signed integers"):
+        import_data(tmp_path / "b.npz", "arrays", tmp_path / "out", {})

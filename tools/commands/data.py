@@ -9,6 +9,7 @@ from typing import Any
 from vitalring.errors import ConfigError
 from vitalring.models.dataset import Checked, check_dataset
 from vitalring.tools.data.importing import ARRAYS, KINDS, import_data
+from vitalring.tools.data.origins import DIABETES, HAPT, MITBIH, UCI_HAR
 from vitalring.tools.data.splitting import SplitOptions, TableOptions, split_data
 from vitalring.tools.data.synthesis import SynthOptions, synth_data
 
@@ -41,7 +42,7 @@ def _import_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", type=Path, help="a file, a folder or a zip, as published")
     parser.add_argument("--as", dest="kind", choices=(*KINDS, ARRAYS), required=True)
     _out(parser)
-    beats = parser.add_argument_group("mitbih")
+    beats = parser.add_argument_group("mitbih", MITBIH.where)
     beats.add_argument("--classes", type=int, help="3 (N, S, V) or 5; default: 3")
     beats.add_argument("--beats", type=int, help="at most so many of a record")
     beats.add_argument("--records", type=_numbers, help="only these, such as 101,100")
@@ -49,11 +50,11 @@ def _import_arguments(parser: argparse.ArgumentParser) -> None:
     beats.add_argument(
         "--with-202", action="store_true", default=None, help="test on 202, the person of 201"
     )
-    people = parser.add_argument_group("uci-har, hapt")
+    people = parser.add_argument_group("uci-har, hapt", f"{UCI_HAR.where}; {HAPT.where}")
     people.add_argument("--use", choices=("windows", "features"))
     people.add_argument("--first", type=int, help="so many features, such as 265")
     people.add_argument("--activities", type=int, help="6, or 12 with transitions")
-    table = parser.add_argument_group("diabetes130")
+    table = parser.add_argument_group("diabetes130", DIABETES.where)
     table.add_argument("--label", help="any, within30 or three; default: any")
     table.add_argument("--site-column", help="default: admission_source_id")
     table.add_argument("--sites", type=_names, help="values with a site each, as 1,7")

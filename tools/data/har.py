@@ -143,12 +143,19 @@ def import_har_arrays(
     label = source.label(source.names[0])
     options = options.settled("signals" in arrays or arrays["X"].ndim == 3)
     scale = None
-    if "acc_g_per_lsb" in arrays:
+    if {"acc_g_per_lsb", "gyro_rad_s_per_lsb"} <= set(arrays):
         units = (float(arrays["acc_g_per_lsb"]), float(arrays["gyro_rad_s_per_lsb"]))
         scale = (units[0],) * 3 + (units[1],) * 3
     if "signals" in arrays:
         if options.use != "windows":
             raise ConfigError(f"{label} holds recordings: use --use windows")
+        shapes = [arrays[key].shape for key in ("exp_id", "subject", "offset", "labels", "signals")]
+        n = len(arrays["exp_id"])
+        if shapes[:3] != [(n,), (n,), (n + 1,)] or shapes[3][1:] != (5,) or shapes[4][1:] != (6,):
+            raise DataError(
+                f"{label}: arrays exp_id, subject, offset, labels and signals have shapes {shapes}; "
+                "for n recordings they are (n), (n), (n + 1), (segments, 5) and (samples, 6)"
+            )
         return _write(_array_recordings(arrays), HAPT, options, folder, scale)
     x = arrays["X"]
     if x.ndim != (3 if options.use == "windows" else 2):
@@ -158,7 +165,8 @@ def import_har_arrays(
         )
     if not len(x) == len(arrays["y"]) == len(arrays["subject"]):
         raise DataError(f"{label}: arrays X, y and subject have unlike lengths")
-    rows = Rows(x[:, : options.first] if x.ndim == 2 else x, arrays["y"], arrays["subject"])
+    x = _first(x, options, source) if x.ndim == 2 else x
+    rows = Rows(x, arrays["y"], arrays["subject"])
     return _write([rows], UCI_HAR if x.ndim == 2 else HAPT, options, folder, scale)
 
 

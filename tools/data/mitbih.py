@@ -186,6 +186,11 @@ class BeatArrays:
                 f"{source.label(name)}: array 'X' has shape {arrays['X'].shape} beside {rows} "
                 f"labels; each beat is one row of {BEFORE + AFTER} samples"
             )
+        if arrays["X"].dtype.kind != "i":
+            raise DataError(
+                f"{source.label(name)}: array 'X' has type {arrays['X'].dtype}; give signed integers, "
+                "ADC units without their offset, 200 a mV"
+            )
         self._arrays = arrays
         self._label = source.label(name)
 
