@@ -3,12 +3,12 @@
 import threading
 import time
 
-from vitalring.aggregator import optimisers, rounds, store
+from vitalring.aggregator import goals, rounds, store
 from vitalring.aggregator.config import AggregatorConfig, load_decrypt, load_study
 from vitalring.aggregator.evaluate import evaluator
 from vitalring.aggregator.service import AggregatorService, subscriptions
 from vitalring.files import read_secret
-from vitalring.models.artefact import artefact_from_bytes, initial_weights
+from vitalring.models.dataset.statistics import Question
 from vitalring.mqtt import Link
 from vitalring.protocol import trust
 from vitalring.protocol.secure_sum import sum_scheme
@@ -21,22 +21,18 @@ def run_aggregator(config: AggregatorConfig, stop: threading.Event) -> None:
     """
     files = load_study(config)
     study = files.study
-    model = study.plan.model
-    artefact = artefact_from_bytes(
-        files.objects[trust.INFO_FILE], files.objects[trust.ARTEFACT_FILE], digest=model.info
-    )
+    plan = study.plan
     aggregator = rounds.Aggregator(
         study=study,
-        scheme=sum_scheme(study.plan.secure_sum, study.plan.codec, model.dimension),
+        scheme=sum_scheme(plan.secure_sum, plan.codec, plan.model.dimension),
         decrypt=load_decrypt(config, study),
         signing_seed=read_secret(config.signing_key, 32),
-        optimiser=optimisers.build(study.plan.server),
-        evaluate=evaluator(artefact, config.held_out),
+        goal=_goal(config, files),
         schedule=config.schedule,
     )
     db = store.open_store(config.state_dir)
     try:
-        rounds.start(db, aggregator, initial_weights(artefact, model.initial_seed).astype(float))
+        rounds.start(db, aggregator)
         with Link(config.broker, subscriptions(study)) as link:
             AggregatorService(
                 db,
@@ -47,3 +43,11 @@ def run_aggregator(config: AggregatorConfig, stop: threading.Event) -> None:
             ).run(stop)
     finally:
         db.close()
+
+
+def _goal(config: AggregatorConfig, files: trust.StudyFiles) -> goals.Goal:
+    plan = files.study.plan
+    if plan.task == "statistics":
+        return goals.statistics(plan, Question.from_json(files.objects[trust.INFO_FILE]))
+    artefact, features = goals.open_artefact(files)
+    return goals.training(plan, artefact, evaluator(artefact, config.held_out, features))

@@ -9,16 +9,16 @@ released (SPEC 5.9, 11.1).
 import logging
 import sqlite3
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated
 
-from vitalring.aggregator import optimisers, store
+from vitalring.aggregator import store
+from vitalring.aggregator.goals import Goal
+from vitalring.aggregator.optimisers import Vector
 from vitalring.database import transaction
-from vitalring.errors import CiphertextError, EncodingRangeError, RecordError
+from vitalring.errors import CiphertextError, DataError, EncodingRangeError, RecordError
 from vitalring.protocol import limits, trust
 from vitalring.protocol.cbor import decode, digest, encode
-from vitalring.protocol.quantise import decode_sum
 from vitalring.protocol.records import (
     Bundle,
     EncryptedSum,
@@ -29,13 +29,9 @@ from vitalring.protocol.records import (
 )
 from vitalring.protocol.secure_sum import Decrypt, SumScheme
 from vitalring.protocol.signing import sign
-from vitalring.protocol.update import rotation_seed
-from vitalring.protocol.weights import pack_weights
 from vitalring.schema import Range
 
 _log = logging.getLogger(__name__)
-
-Evaluate = Callable[[optimisers.Vector], Evaluation | None]
 
 
 @dataclass(frozen=True)
@@ -59,19 +55,18 @@ class Aggregator:
     scheme: SumScheme
     decrypt: Decrypt
     signing_seed: bytes
-    optimiser: optimisers.Optimiser
-    evaluate: Evaluate
+    goal: Goal
     schedule: Schedule
 
     def __repr__(self) -> str:
         return f"Aggregator({self.study.plan.study!r})"
 
 
-def start(db: sqlite3.Connection, aggregator: Aggregator, weights: optimisers.Vector) -> None:
+def start(db: sqlite3.Connection, aggregator: Aggregator) -> None:
     """Keep the first state; a second call changes nothing."""
     if db.execute("SELECT 1 FROM state LIMIT 1").fetchone() is None:
         with transaction(db):
-            store.save_state(db, 0, aggregator.optimiser.init(weights))
+            store.save_state(db, 0, aggregator.goal.optimiser.init(aggregator.goal.start))
 
 
 def propose(db: sqlite3.Connection, aggregator: Aggregator, now_ms: int) -> store.Round:
@@ -79,7 +74,7 @@ def propose(db: sqlite3.Connection, aggregator: Aggregator, now_ms: int) -> stor
     study, schedule = aggregator.study, aggregator.schedule
     last = store.latest(db)
     number = last.number + 1 if last else 1
-    weights = pack_weights(store.load_state(db, number - 1).weights)
+    weights = aggregator.goal.content(store.load_state(db, number - 1).weights)
     plan = RoundPlan(
         federation=study.federation.name,
         study=study.plan.study,
@@ -126,14 +121,14 @@ def conclude(db: sqlite3.Connection, aggregator: Aggregator, bundle: Bundle) -> 
         total = _release(db, aggregator, current, report, bundle)
         try:
             mean = _decode(aggregator, current.plan, total, report.admitted)
-            moved = aggregator.optimiser.apply(before, mean)
-            pack_weights(moved.weights)  # refuses what float32 cannot hold
+            moved = aggregator.goal.optimiser.apply(before, mean)
+            aggregator.goal.content(moved.weights)  # refuses what cannot be published
             after, applied = moved, True
-        except (CiphertextError, EncodingRangeError, RecordError) as error:
+        except (CiphertextError, EncodingRangeError, RecordError, DataError) as error:
             # One hostile device can spoil a sum; it must not be able to stop the study.
             _log.error("round %d: the sum cannot be used: %s", current.number, error)
-    evaluation = aggregator.evaluate(after.weights)
-    weights = pack_weights(after.weights)
+    evaluation = aggregator.goal.evaluate(after.weights)
+    weights = aggregator.goal.content(after.weights)
     model = GlobalModel(
         federation=study.federation.name,
         study=study.plan.study,
@@ -192,15 +187,11 @@ def _release(
     return total
 
 
-def _decode(
-    aggregator: Aggregator, plan_digest: bytes, total: EncryptedSum, count: int
-) -> optimisers.Vector:
+def _decode(aggregator: Aggregator, plan_digest: bytes, total: EncryptedSum, count: int) -> Vector:
     """Decrypt a sum and return the average update (d,)."""
-    plan = aggregator.study.plan
     residues = aggregator.scheme.decode_sum(total.ciphertexts)
     fields = aggregator.scheme.open_sum(residues, count, aggregator.decrypt)
-    seed = rotation_seed(plan_digest)
-    return decode_sum(fields, count, plan.codec, plan.model.dimension, seed).mean
+    return aggregator.goal.decode(fields, count, plan_digest)
 
 
 def _is_final(

@@ -43,3 +43,7 @@ class AgentConfig:
     participation: Annotated[float, Range(0.0, 1.0)] = 1.0
     """Chance that this device takes part in a round."""
     retry_s: Annotated[float, Range(0.1, 86_400.0)] = 300.0
+    keep_model: bool = True
+    """Keep the newest verified model to predict with."""
+    personalise: Annotated[str, OneOf(("none", "head"))] = "none"
+    """Fit the last layer of that model to this device's own records; it stays here."""

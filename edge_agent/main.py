@@ -10,7 +10,9 @@ from vitalring.edge_agent.agent import Agent, Identity
 from vitalring.edge_agent.budget import Budget
 from vitalring.edge_agent.config import AgentConfig
 from vitalring.edge_agent.daemon import Daemon, Downlink, Submission, subscriptions
+from vitalring.edge_agent.personal import PersonalSettings
 from vitalring.edge_agent.records import DataSetRecords
+from vitalring.edge_agent.renewal import Renewal
 from vitalring.edge_agent.workshop import Workshop
 from vitalring.errors import ConfigError
 from vitalring.files import read_file, read_secret
@@ -54,12 +56,20 @@ def _agent(config: AgentConfig, workshop: Workshop) -> Agent:
         db,
         Budget(db),
         _identity(config),
-        DataSetRecords(config.data, config.device),
+        DataSetRecords(config.data, config.device, workshop.object),
         config.floors,
         config.participation,
         workshop,
         accountant.epsilon_in_child if config.accountant == "child" else _shared_epsilon,
+        _renewal(config, workshop),
     )
+
+
+def _renewal(config: AgentConfig, workshop: Workshop) -> Renewal | None:
+    personal = PersonalSettings() if config.personalise == "head" else None
+    if not config.keep_model and personal is None:
+        return None
+    return Renewal(config.state_dir, workshop, personal)
 
 
 def _identity(config: AgentConfig) -> Identity:

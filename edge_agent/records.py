@@ -1,29 +1,66 @@
 """The records of a device whose data set lies on its disk."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from vitalring.errors import DataError
-from vitalring.models.dataset import Records, load_dataset, load_device, split
+from vitalring.models.dataset import (
+    FeatureSchema,
+    Records,
+    holds_tables,
+    load_dataset,
+    load_part,
+    load_table,
+    split,
+)
+from vitalring.models.dataset.statistics import Question, count
+from vitalring.protocol.limbs import to_limbs
 from vitalring.protocol.trust import Study
+
+ReadObject = Callable[[bytes], bytes]
+"""Returns the public object with a digest. Raises TransportError where nobody has it."""
 
 
 class DataSetRecords:
-    """One device's part of a data set. Raises DataError at once where it cannot be read."""
+    """One device's part of a data set, as the features of a study encode it.
 
-    def __init__(self, folder: Path, device: str) -> None:
+    What a study encodes is kept until another study asks. Raises DataError at once where the
+    data set cannot be read.
+    """
+
+    def __init__(self, folder: Path, device: str, read_object: ReadObject) -> None:
         self._folder = folder
-        info = load_dataset(folder)
-        self._records = split(load_device(folder, device, info), info).train
+        self._device = device
+        self._read_object = read_object
+        self._info = load_dataset(folder)
+        self._loaded: tuple[bytes, Records] | None = None
+        # What a study's features encode can be read only then; all else is tried at once.
+        if not holds_tables(folder, self._info):
+            self._loaded = (b"", load_part(folder, device, self._info, "train"))
 
-    def records(self, study: Study) -> Records:  # noqa: ARG002
-        """Return this device's training rows."""
-        return self._records
+    def records(self, study: Study) -> Records:
+        """Return this device's training rows. Raises DataError."""
+        model = study.plan.model
+        if tuple(model.classes) != self._info.classes:
+            raise DataError(
+                f"study {study.plan.study} tells {', '.join(model.classes)} apart, the data set "
+                f"in {self._folder} has {', '.join(self._info.classes)}"
+            )
+        if self._loaded is None or self._loaded[0] != model.features:
+            features = None
+            if model.features:
+                features = FeatureSchema.from_json(self._read_object(model.features))
+            rows = load_part(self._folder, self._device, self._info, "train", features)
+            self._loaded = (model.features, rows)
+        return self._loaded[1]
 
     def answer(self, study: Study) -> npt.NDArray[np.uint64]:
-        """Refuse: windows have no statistics to agree on."""
-        raise DataError(
-            f"study {study.plan.study} asks for statistics of a table; {self._folder} has none"
-        )
+        """Return what a study of statistics asks of this device's training rows."""
+        if not holds_tables(self._folder, self._info):
+            raise DataError(f"the data set in {self._folder} has no table to take statistics of")
+        question = Question.from_json(self._read_object(study.plan.model.info))
+        table = load_table(self._folder, self._device, self._info)
+        return to_limbs(count(question, split(table, self._info).train), question.widths)

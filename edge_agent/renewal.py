@@ -64,7 +64,8 @@ class Renewal:
         weights = self._workshop.named_weights(origin.weights, model.dimension)
         artefact = self._workshop.artefact(study)
         used, personal = weights, b""
-        if self._personal is not None:
+        if self._personal is not None and origin.final:
+            # Weights that the next round replaces are not worth the time that a fit takes.
             self._fit_head(origin, artefact.info.head, records)
             head = personal_files.load_head(self._state_dir, weights)
             if head is not None:

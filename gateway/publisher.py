@@ -67,8 +67,11 @@ class Publisher:
                 # As with the plan: only now may the aggregator go on, or end.
                 signed = rounds.last_model(self._db)
                 self._object(signed)
-                if trust.open_model(signed, self._study.federation, self._study.plan).final:
-                    # Devices learn here that the study is over, and free what is left of it.
+                model = trust.open_model(signed, self._study.federation, self._study.plan)
+                if model.final:
+                    # Devices learn here that the study is over, free what is left of it, and
+                    # predict with its weights.
+                    self._object(store.get_object(self._db, model.weights) or b"")
                     announced = signed
             if current.receipts is not None:
                 self._receipts(current.number, current.receipts)

@@ -8,7 +8,7 @@ server and `devices/ID/` to that device.
 import hashlib
 import math
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,17 +17,34 @@ from vitalring.edge_agent.accountant import calibrate
 from vitalring.errors import ConfigError
 from vitalring.files import write_atomic, write_secret
 from vitalring.models.artefact import Artefact
+from vitalring.models.dataset.statistics import Question
 from vitalring.protocol import lsag, sealing, signing, trust
 from vitalring.protocol.bfv import choose_params
 from vitalring.protocol.cbor import digest
+from vitalring.protocol.limbs import LIMB_BITS
+from vitalring.protocol.limits import DECRYPTION_FLOOR
 from vitalring.protocol.privacy import Privacy, Training, check_privacy
 from vitalring.protocol.quantise import Codec, check_codec
-from vitalring.protocol.records import Federation, Hospital, Model, Roster, StudyPlan, SumKey
+from vitalring.protocol.records import (
+    Federation,
+    Hospital,
+    Model,
+    Roster,
+    ServerOptimiser,
+    StudyPlan,
+    SumKey,
+)
 from vitalring.protocol.secure_sum import check_mode, sum_scheme
 from vitalring.tools.settings import StudySettings
 
 HOSPITAL = "hospital-1"
 """Name of the one hospital of this version's federations."""
+
+MIN_COHORT = 10
+"""Fewest updates in a sum where a study does not say; a smaller fleet sums all its updates."""
+
+_NAME_CHARACTERS = 32
+_STATISTICS = "-statistics"
 
 
 @dataclass(frozen=True)
@@ -90,6 +107,8 @@ def training_of(settings: StudySettings, records: int) -> Training:
         learning_rate=settings.lr,
         batch=max(1, min(settings.batch, records)),
         records=records,
+        proximal=settings.proximal,
+        balance=settings.balance,
     )
 
 
@@ -122,24 +141,17 @@ def privacy_of(settings: StudySettings, training: Training, dimension: int) -> P
 def plan_of(
     settings: StudySettings,
     artefact: Artefact,
-    classes: Sequence[str],
     devices: int,
     records: int,
+    features: bytes = b"",
 ) -> StudyPlan:
-    """Return the study's plan, checked as every device will check it. Raises ConfigError."""
-    check_mode(settings.secure_sum)
+    """Return the study's plan, checked as every device will check it.
+
+    `features` is the text of the agreed feature schema, where records are rows of tables.
+    Raises ConfigError.
+    """
     info = artefact.info
-    if tuple(classes) != tuple(info.classes):
-        raise ConfigError(
-            f"model {settings.model} tells {', '.join(info.classes)} apart, "
-            f"the data set has {', '.join(classes)}: choose a model that fits"
-        )
-    if devices < settings.min_cohort:
-        raise ConfigError(
-            f"{devices} devices cannot make a sum of min_cohort = {settings.min_cohort} updates"
-        )
     training = training_of(settings, records)
-    privacy = privacy_of(settings, training, info.dimension)
     codec = Codec(
         n_max=settings.n_max or devices,
         clip=settings.update_clip,
@@ -150,40 +162,98 @@ def plan_of(
         reach=settings.reach,
         keep=settings.keep,
     )
+    model = Model(
+        name=info.name,
+        artefact=digest(artefact.model),
+        info=artefact.digest,
+        dimension=info.dimension,
+        classes=info.classes,
+        initial_seed=hashlib.sha256(
+            b"vitalring/initial-weights/1\x00" + settings.seed.to_bytes(8, "big")
+        ).digest(),
+        companions=tuple(digest(content) for content in artefact.companions),
+        features=digest(features) if features else b"",
+    )
+    privacy = privacy_of(settings, training, info.dimension)
+    return _plan(
+        settings, settings.study, model, training, privacy, codec, settings.server, devices
+    )
+
+
+def statistics_plan_of(
+    settings: StudySettings, question: Question, classes: Sequence[str], devices: int
+) -> StudyPlan:
+    """Return the plan of the study that agrees on features (SPEC 4.10). Raises ConfigError."""
+    text = question.to_json()
+    model = Model(
+        name="statistics",
+        artefact=digest(b""),
+        info=digest(text),
+        dimension=sum(question.widths),
+        classes=tuple(classes),
+        initial_seed=bytes(32),
+    )
+    training = Training(sampling_rate=1.0, steps=1, rounds=1, learning_rate=1.0, batch=1, records=1)
+    codec = Codec(n_max=settings.n_max or devices, clip=1.0, weight_cap=1, bits=LIMB_BITS)
+    server = ServerOptimiser(name="fedavg", learning_rate=1.0, momentum=0.0)
+    name = f"{settings.study[: _NAME_CHARACTERS - len(_STATISTICS)]}{_STATISTICS}"
+    return _plan(settings, name, model, training, Privacy(), codec, server, devices, "statistics")
+
+
+def _plan(
+    settings: StudySettings,
+    study: str,
+    model: Model,
+    training: Training,
+    privacy: Privacy,
+    codec: Codec,
+    server: ServerOptimiser,
+    devices: int,
+    task: str = "train",
+) -> StudyPlan:
+    check_mode(settings.secure_sum)
     check_codec(codec)
-    rings = math.ceil(devices / settings.ring_size)
+    min_cohort = settings.min_cohort or max(DECRYPTION_FLOOR, min(MIN_COHORT, devices))
+    if devices < min_cohort:
+        raise ConfigError(
+            f"{devices} devices cannot make a sum of min_cohort = {min_cohort} updates"
+        )
     return StudyPlan(
         federation=settings.federation,
-        study=settings.study,
-        model=Model(
-            name=settings.model,
-            artefact=digest(artefact.model),
-            info=artefact.digest,
-            dimension=info.dimension,
-            classes=tuple(classes),
-            initial_seed=hashlib.sha256(
-                b"vitalring/initial-weights/1\x00" + settings.seed.to_bytes(8, "big")
-            ).digest(),
-        ),
+        study=study,
+        model=model,
         training=training,
         privacy=privacy,
         codec=codec,
-        server=settings.server,
+        server=server,
         secure_sum=settings.secure_sum,
-        min_cohort=settings.min_cohort,
-        min_ring=devices // rings,
+        min_cohort=min_cohort,
+        min_ring=devices // math.ceil(devices / settings.ring_size),
         quorum=1,
+        task=task,
     )
+
+
+def artefact_files(artefact: Artefact, features: bytes = b"") -> dict[str, bytes]:
+    """Return the public objects of a study that trains, by file name."""
+    files = {trust.ARTEFACT_FILE: artefact.model, trust.INFO_FILE: artefact.info.to_json()}
+    files |= {trust.companion_file(digest(each)): each for each in artefact.companions}
+    return {**files, trust.FEATURES_FILE: features} if features else files
+
+
+def question_files(question: Question) -> dict[str, bytes]:
+    """Return the public objects of a study of statistics, by file name."""
+    return {trust.ARTEFACT_FILE: b"", trust.INFO_FILE: question.to_json()}
 
 
 def init(
     folder: Path,
     settings: StudySettings,
-    artefact: Artefact,
     plan: StudyPlan,
+    objects: Mapping[str, bytes],
     devices: Sequence[DeviceKey],
 ) -> Made:
-    """Write a new federation with one hospital into `folder`.
+    """Write a new federation with one hospital into `folder`; `objects` are the study's files.
 
     Raises ConfigError where files are in the way or a device does not hold the
     key it brings.
@@ -211,7 +281,7 @@ def init(
     )
     sum_public = b""
     private = layout.hospital_folder
-    if settings.secure_sum != "plain":
+    if plan.secure_sum != "plain":
         secret = sum_key_file.generate(choose_params(plan.codec, plan.model.dimension))
         secret.save(private / "sum.secret")
         sum_public = secret.public_key()
@@ -222,14 +292,13 @@ def init(
         ring_size=settings.ring_size,
         keys=tuple(sorted(device.public for device in devices)),
     )
-    sum_key = SumKey(settings.federation, settings.study, settings.secure_sum, digest(sum_public))
+    sum_key = SumKey(settings.federation, plan.study, plan.secure_sum, digest(sum_public))
     public = {
         "federation.cbor": signing.sign(federation, [authority]),
         "study.cbor": signing.sign(plan, [authority]),
         "roster.cbor": signing.sign(roster, [identity]),
         "sum-key.cbor": signing.sign(sum_key, [identity]),
-        trust.ARTEFACT_FILE: artefact.model,
-        trust.INFO_FILE: artefact.info.to_json(),
+        **objects,
     }
     if sum_public:
         public[trust.KEY_FILE] = sum_public

@@ -8,7 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from vitalring.errors import LogError, VitalRingError
-from vitalring.models.artefact import Artefact, artefact_from_bytes, initial_weights
+from vitalring.models.artefact import artefact_from_bytes, initial_weights
+from vitalring.models.dataset import FeatureSchema
+from vitalring.models.dataset.statistics import Question
 from vitalring.protocol import lsag, trust
 from vitalring.protocol.cbor import digest
 from vitalring.protocol.records import (
@@ -60,7 +62,7 @@ def open_logged_study(
     with blame(key.object_path):
         sum_key = trust.open_sum_key(data[2], federation, study_plan)
     # 3. The objects that they name are here; step 2 of `verify_log` hashed them.
-    artefact = _artefact(files, study_plan)
+    start = _start(files, study_plan)
     if study_plan.secure_sum != "plain":
         files.blob(sum_key.key, "it is the public key of the encrypted sum")
     study = trust.Study(
@@ -72,22 +74,33 @@ def open_logged_study(
         sum_key,
         digest(data[2]),
     )
-    start = initial_weights(artefact, study_plan.model.initial_seed)
-    return study, rings, digest(pack_weights(start))
+    return study, rings, start
 
 
-def _artefact(files: LogFolder, plan: StudyPlan) -> Artefact:
-    """Return what the study's network says about itself."""
+def _start(files: LogFolder, plan: StudyPlan) -> bytes:
+    """Return the digest of what a study starts from: its first weights, or no bytes."""
     why = "the study plan names it as its model"
     model, info = (files.blob(name, why) for name in (plan.model.artefact, plan.model.info))
-    with blame(f"objects/{plan.model.info.hex()}"):
-        artefact = artefact_from_bytes(info, model, digest=plan.model.info)
+    companions = tuple(files.blob(name, why) for name in plan.model.companions)
+    path = f"objects/{plan.model.info.hex()}"
+    if plan.task == "statistics":
+        with blame(path):
+            question = Question.from_json(info)
+            if sum(question.widths) != plan.model.dimension:
+                raise LogError("it asks for other numbers than the study plan")
+        return digest(b"")
+    if plan.model.features:
+        features = files.blob(plan.model.features, "the study plan names it as its features")
+        with blame(f"objects/{plan.model.features.hex()}"):
+            FeatureSchema.from_json(features)
+    with blame(path):
+        artefact = artefact_from_bytes(info, model, companions, plan.model.info)
         if (artefact.info.dimension, artefact.info.classes) != (
             plan.model.dimension,
             plan.model.classes,
         ):
             raise LogError("it describes another network than the study plan")
-    return artefact
+    return digest(pack_weights(initial_weights(artefact, plan.model.initial_seed)))
 
 
 def check_round(
@@ -219,7 +232,10 @@ def _model(
 def _check_weights(files: LogFolder, study: trust.Study, path: str, name: bytes) -> None:
     content = files.blob(name, f"{path} names it as its weights")
     with blame(f"objects/{name.hex()}"):
-        unpack_weights(content, study.plan.model.dimension)
+        if study.plan.task == "train":
+            unpack_weights(content, study.plan.model.dimension)
+        elif content:
+            FeatureSchema.from_json(content)
 
 
 def _agree(path: str, facts: Mapping[str, tuple[object, object]]) -> None:

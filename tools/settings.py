@@ -1,5 +1,6 @@
 """What a study is made of, as its TOML file and the command line say it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -7,6 +8,14 @@ from typing import Annotated
 from vitalring.protocol import limits
 from vitalring.protocol.records import Name, ServerOptimiser
 from vitalring.schema import OneOf, Range
+
+SERVERS: Mapping[str, ServerOptimiser] = {
+    "fedavg": ServerOptimiser(name="fedavg", learning_rate=1.0, momentum=0.0),
+    "momentum": ServerOptimiser(name="momentum", learning_rate=1.0, momentum=0.9),
+    "adam": ServerOptimiser(name="adam", learning_rate=0.01, momentum=0.9),
+    "yogi": ServerOptimiser(name="yogi", learning_rate=0.01, momentum=0.9),
+}
+"""The server optimisers with their default settings."""
 
 
 @dataclass(frozen=True)
@@ -21,11 +30,22 @@ class StudySettings:
     federation: Name = "demo"
     study: Name = "arrhythmia"
     cohort: Name = "ward-1"
-    model: str = "ecg_cnn"
+    model: str = ""
+    """Name of a network, or path of an artefact's JSON; a simulation chooses one for its data."""
+    features: Path | None = None
+    """Feature schema that a study of statistics left, for tables; a simulation agrees on one."""
+    classes: tuple[str, ...] = ()
+    """For networks that take any classes; a simulation takes those of its data."""
+    input: tuple[int, ...] = ()
+    """For networks that take any input: [time, channels]; a simulation takes that of its data."""
     rounds: Annotated[int, Range(1, limits.MAX_ROUNDS)] = 20
     local_epochs: Annotated[float, Range(0.001, 1000.0)] = 1.0
     batch: Annotated[int, Range(1, 1_000_000)] = 300
     lr: Annotated[float, Range(1e-6, 100.0)] = 1.0
+    proximal: Annotated[float, Range(0.0, 100.0)] = 0.0
+    """FedProx's mu: how strongly a device is held at the weights that a round starts from."""
+    balance: Annotated[str, OneOf(("none", "oversample"))] = "none"
+    """Whether records of rare classes are repeated in training; only with unit none."""
     unit: Annotated[str, OneOf(("none", "record", "device"))] = "record"
     noise: Annotated[str, OneOf(("none", "local", "distributed"))] = "local"
     epsilon: Annotated[float, Range(0.001, 100.0)] = 8.0
@@ -38,11 +58,10 @@ class StudySettings:
     """Share of the coordinates sent in a round. Of ecg_cnn's 4,096 it leaves out one, so that
     the weight fits into the same ciphertexts: a quarter fewer bytes."""
     secure_sum: str = "single-he"
-    min_cohort: Annotated[int, Range(limits.DECRYPTION_FLOOR, limits.MAX_DEVICES)] = 10
+    min_cohort: Annotated[int, Range(0, limits.MAX_DEVICES)] = 0
+    """Fewest updates in a sum; 0 is 10, or all devices where there are fewer."""
     ring_size: Annotated[int, Range(2, limits.MAX_RING)] = 32
-    server: ServerOptimiser = field(
-        default_factory=lambda: ServerOptimiser(name="momentum", learning_rate=1.0, momentum=0.9)
-    )
+    server: ServerOptimiser = field(default_factory=lambda: SERVERS["momentum"])
     records: Annotated[int, Range(0, 100_000_000)] = 0
     """Public floor of records on a device; 0 lets a simulation take its smallest device."""
     n_max: Annotated[int, Range(0, limits.MAX_DEVICES)] = 0
@@ -72,4 +91,10 @@ class SimulationSettings:
     """Processes that share the devices; 0 is one a core."""
     alone: bool = True
     """Also train each device alone, to compare."""
+    centralised: bool = False
+    """Also train on the records of all devices together, to compare."""
+    personalise: Annotated[str, OneOf(("none", "head"))] = "none"
+    """Whether each device fits the head of the final model to its own records, and keeps it."""
+    explain: bool = False
+    """Also show what the final model looks at, on held-out records."""
     study: StudySettings = field(default_factory=StudySettings)

@@ -17,6 +17,7 @@ from vitalring.edge_agent import accountant
 from vitalring.errors import LogError, VitalRingError
 from vitalring.protocol.privacy import Privacy
 from vitalring.protocol.records import StudyPlan
+from vitalring.protocol.trust import FEATURES_FILE
 from vitalring.tools.log_checks import RoundVerdict, check_round, open_logged_study
 from vitalring.tools.log_folder import LogFolder, blame, file_digest, history
 
@@ -102,6 +103,7 @@ def verify_folder(folder: Path, authority_key: bytes | None) -> Verdict:
         verdict = verify_log(folder / "log", authority_key)
     except LogError as error:
         raise LogError(f"log/{error}") from error
+    _check_statistics(folder, authority_key)
     weights = folder / "weights.bin"
     if weights.is_file() and file_digest(weights, weights.name) != verdict.final_weights:
         raise LogError("weights.bin: these are not the weights of the log's newest model")
@@ -109,6 +111,19 @@ def verify_folder(folder: Path, authority_key: bytes | None) -> Verdict:
         finding = "there is no weights.bin here to hold against the log's newest model"
         verdict = replace(verdict, findings=(*verdict.findings, finding))
     return verdict
+
+
+def _check_statistics(folder: Path, authority_key: bytes | None) -> None:
+    """Check the log of the study that agreed on features, where the run had one."""
+    if not (folder / "statistics").is_dir():
+        return
+    try:
+        verdict = verify_log(folder / "statistics", authority_key)
+    except LogError as error:
+        raise LogError(f"statistics/{error}") from error
+    path = folder / FEATURES_FILE
+    if file_digest(path, path.name) != verdict.final_weights:
+        raise LogError(f"{path.name}: these are not the features that the sites agreed on")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -39,6 +39,7 @@ __all__ = [
     "load_dataset",
     "load_device",
     "load_part",
+    "load_part",
     "load_table",
     "oversample",
     "split",

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from vitalring.aggregator import optimisers
+from vitalring.aggregator import goals
 from vitalring.aggregator import rounds as aggregator_rounds
 from vitalring.aggregator import store as aggregator_store
 from vitalring.aggregator.key import SecretKey, generate
 from vitalring.gateway import admission, log, rounds, store
-from vitalring.models.artefact import ArtefactInfo, artefact_from_bytes, initial_weights
+from vitalring.models.artefact import ArtefactInfo
 from vitalring.protocol import lsag, sealing, trust
 from vitalring.protocol.bfv import choose_params
 from vitalring.protocol.cbor import decode, digest, encode
@@ -102,12 +102,11 @@ class SmallFederation:
 
     def start(self):
         """Weights (d,) that round 1 begins from."""
-        model = self.study.plan.model
-        objects = self.files.objects
-        artefact = artefact_from_bytes(
-            objects[trust.INFO_FILE], objects[trust.ARTEFACT_FILE], digest=model.info
-        )
-        return initial_weights(artefact, model.initial_seed).astype(np.float64)
+        return self.goal().start
+
+    def goal(self):
+        artefact, _ = goals.open_artefact(self.files)
+        return goals.training(self.study.plan, artefact, lambda _: None)
 
     def fields(self, plan_digest, samples=5, rng_seed=0):
         """Fields of a made-up update."""
@@ -234,11 +233,10 @@ class Parties:
             scheme=federation.scheme,
             decrypt=federation.decryption.decrypt if federation.decryption else lambda _: None,
             signing_seed=federation.aggregator_seed,
-            optimiser=optimisers.build(study.plan.server),
-            evaluate=lambda _: None,
+            goal=federation.goal(),
             schedule=aggregator_rounds.Schedule(window_ms=1_000, timeout_ms=10_000),
         )
-        aggregator_rounds.start(self.aggregator_db, self.aggregator, federation.start())
+        aggregator_rounds.start(self.aggregator_db, self.aggregator)
         self.log_study()
 
     def close_databases(self):

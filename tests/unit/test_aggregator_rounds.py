@@ -215,11 +215,13 @@ def test_a_round_that_promises_larger_sums_than_its_study_keeps_its_word(parties
 
 def test_weights_beyond_float32_are_not_applied_and_do_not_end_the_study(parties):
     bundle = close_round(parties, range(4))
-    honest = parties.aggregator.optimiser
+    goal = parties.aggregator.goal
     runaway = dataclasses.replace(
-        honest, apply=lambda state, mean: honest.apply(state, mean + 1e300)
+        goal.optimiser, apply=lambda state, mean: goal.optimiser.apply(state, mean + 1e300)
     )
-    parties.aggregator = dataclasses.replace(parties.aggregator, optimiser=runaway)
+    parties.aggregator = dataclasses.replace(
+        parties.aggregator, goal=dataclasses.replace(goal, optimiser=runaway)
+    )
     model = conclude(parties, bundle)
     assert (model.contributions, model.applied) == (0, False)
     start = parties.federation.start().astype(np.float32)

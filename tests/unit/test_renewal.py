@@ -204,10 +204,30 @@ def test_a_second_plan_for_the_same_round_changes_nothing(parties, make):
 SETTINGS = PersonalSettings(least_records=10)
 
 
-def test_a_personal_head_takes_the_place_of_the_global_one_and_is_named(parties, make):
+def finish_study(parties, agent):
+    """The second round, which ends the study, and the agent sees its model."""
+    agent.consider(announced(parties), parties.now_ms)
+    parties.submit(range(1, 6))
+    parties.now_ms += 20_000
+    parties.close()
+    parties.finish(parties.conclude())
+    final = rounds.last_model(parties.db)
+    agent.end_study(final)
+    return trust.open_model(final, parties.federation.study.federation, agent_plan(parties))
+
+
+def test_no_head_is_fitted_to_weights_that_the_next_round_replaces(parties, make):
     begin_second_round(parties)
     agent, folder, _ = make(personal=SETTINGS)
     assert agent.consider(announced(parties), parties.now_ms) == "ready"
+    assert personal_files.load_result(folder) is None
+    assert model_in_use.load(folder).about.head == "global"
+
+
+def test_a_personal_head_takes_the_place_of_the_global_one_and_is_named(parties, make):
+    begin_second_round(parties)
+    agent, folder, _ = make(personal=SETTINGS)
+    model = finish_study(parties, agent)
     loaded = model_in_use.load(folder)
     assert personal_files.load_result(folder).used
     assert loaded.about.head == "personal"
@@ -216,14 +236,13 @@ def test_a_personal_head_takes_the_place_of_the_global_one_and_is_named(parties,
     assert loaded.about.personal == digest(pack_weights(own)).hex()
     assert loaded.int8 == int8_of(own) != int8_of(loaded.weights)
     # The weights that are kept are everybody's.
-    plan = trust.open_round_plan(rounds.latest(parties.db).signed_plan, parties.federation.study)
-    assert loaded.about.weights == plan.weights.hex()
+    assert loaded.about.weights == model.weights.hex()
 
 
 def test_a_head_that_cannot_be_judged_leaves_the_global_one(parties, make):
     begin_second_round(parties)
     agent, folder, _ = make(personal=PersonalSettings(least_records=10_000))
-    agent.consider(announced(parties), parties.now_ms)
+    finish_study(parties, agent)
     loaded = model_in_use.load(folder)
     assert loaded.about.head == "global"
     assert loaded.int8 == int8_of(loaded.weights)

@@ -25,10 +25,10 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
     from vitalring.edge_agent.agent import Agent, Identity  # noqa: PLC0415
     from vitalring.edge_agent.budget import Budget  # noqa: PLC0415
     from vitalring.edge_agent.config import AgentConfig  # noqa: PLC0415
+    from vitalring.edge_agent.records import DataSetRecords  # noqa: PLC0415
     from vitalring.edge_agent.workshop import Workshop  # noqa: PLC0415
     from vitalring.errors import ConfigError  # noqa: PLC0415
     from vitalring.files import read_file, read_secret  # noqa: PLC0415
-    from vitalring.models.dataset import load_dataset, load_device, split  # noqa: PLC0415
     from vitalring.protocol import chunks, lsag, sealing, trust  # noqa: PLC0415
 
     imported = time.perf_counter() - _BEGAN
@@ -38,8 +38,6 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
     federation = trust.open_federation(
         read_file(config.federation), bytes.fromhex(config.authority_key)
     )
-    info = load_dataset(config.data)
-    records = split(load_device(config.data, config.device, info), info).train
     note = (folder / "checkpoint").read_bytes()
     entries = (folder / "entries").read_bytes()
     announced = (folder / "announcement").read_bytes()
@@ -52,7 +50,7 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
             db,
             Budget(db),
             Identity(pair.public, pair.secret),
-            records,
+            DataSetRecords(config.data, config.device, workshop.object),
             config.floors,
             config.participation,
             workshop,

@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from vitalring.aggregator import optimisers
+from vitalring.aggregator import goals
 from vitalring.aggregator import rounds as aggregator_rounds
 from vitalring.aggregator import store as aggregator_store
 from vitalring.aggregator.config import AggregatorConfig, load_decrypt
 from vitalring.config import load_config
+from vitalring.errors import ConfigError
 from vitalring.files import read_secret, write_atomic
 from vitalring.gateway import log, rounds, store
 from vitalring.gateway.config import GatewayConfig, load_keys, load_study
@@ -56,7 +57,11 @@ def prepare(settings: SimulationSettings, state: Path) -> Work:
     Raises ConfigError or DataError.
     """
     fleet = layout.choose_fleet(settings)
-    made = layout.write_federation(settings, fleet, layout.make_plan(settings, fleet), state)
+    features = layout.features_known(settings, fleet)
+    if features is None:
+        raise ConfigError(f"{fleet.folder} declares no features: measure with [features] declared")
+    plan, objects = layout.draw_training(settings, fleet, features)
+    made = layout.write_federation(settings, fleet, plan, objects, state)
     layout.write_configs(settings, fleet, made, state, "mqtt://localhost")
     hospital = made.layout.hospital_folder
     _open_first_round(hospital, state)
@@ -112,20 +117,19 @@ def _open_first_round(hospital: Path, state: Path) -> None:
 def _proposal(hospital: Path, files: trust.StudyFiles) -> Bundle:
     config = load_config(AggregatorConfig, hospital / "aggregator.toml")
     plan = files.study.plan
+    artefact, _ = goals.open_artefact(files)
     aggregator = aggregator_rounds.Aggregator(
         study=files.study,
         scheme=sum_scheme(plan.secure_sum, plan.codec, plan.model.dimension),
         decrypt=load_decrypt(config, files.study),
         signing_seed=read_secret(config.signing_key, 32),
-        optimiser=optimisers.build(plan.server),
-        evaluate=lambda _weights: None,
+        goal=goals.training(plan, artefact, lambda _: None),
         # Nobody waits in a measurement, and no machine is too slow for it.
         schedule=aggregator_rounds.Schedule(window_ms=0, timeout_ms=limits.MAX_CLOCK_SKEW_MS * 288),
     )
-    start = initial_weights(load_artefact(plan.model.name), plan.model.initial_seed)
     db = aggregator_store.open_store(config.state_dir)
     try:
-        aggregator_rounds.start(db, aggregator, start.astype(np.float64))
+        aggregator_rounds.start(db, aggregator)
         return decode(Bundle, aggregator_rounds.propose(db, aggregator, _now_ms()).proposal)
     finally:
         db.close()

@@ -2,6 +2,8 @@
 
 import argparse
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,8 @@ from vitalring.tools.bench.path_text import path_facts, path_tables
 from vitalring.tools.bench.rounds import measure_rounds, rounds_facts, rounds_tables
 from vitalring.tools.bench.table import Table, markdown, print_tables
 from vitalring.tools.settings import SimulationSettings
+
+_FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,6 +36,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     rounds.add_argument("--rounds", type=int, default=8, help="how many rounds to run")
     rounds.add_argument("--secure-sum", default="single-he", help="single-he or plain")
     rounds.add_argument("--out", type=Path, help="folder for the results as JSON and Markdown")
+    skew = actions.add_parser(
+        "skew", help="unlike devices: FedAvg, FedProx, Adam, Yogi and personal heads"
+    )
+    skew.add_argument("--data", type=Path, required=True, help="folder of a data set")
+    skew.add_argument("--model", help="network; none takes one that fits the data")
+    skew.add_argument("--rounds", type=int, default=20, help="how many rounds each side trains")
+    skew.add_argument(
+        "--search-rounds", type=int, default=5, help="rounds of each setting that a side tries"
+    )
+    skew.add_argument("--seeds", type=int, default=3, help="how often each side is run")
+    skew.add_argument(
+        "--alphas", type=_alphas, default=(0.1, 1.0, 100.0), help="Dirichlet skews, as 0.1,1,100"
+    )
+    skew.add_argument(
+        "--devices", type=int, default=0, help="devices of a Dirichlet skew; 0 is one a person"
+    )
+    skew.add_argument("--out", type=Path, help="folder for JSON, Markdown and the picture")
     for each, repeats in ((path, 5), (log, 3)):
         each.add_argument("--repeats", type=int, default=repeats, help="how often to measure")
         each.add_argument("--out", type=Path, help="folder for the results as JSON and Markdown")
@@ -39,10 +60,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
-    if options.action != "rounds" and options.repeats < 1:
+    if options.action in ("path", "log") and options.repeats < 1:
         raise ConfigError(f"--repeats {options.repeats} measures nothing: use 1 or more")
-    {"path": _path, "log": _log, "rounds": _rounds}[options.action](options)
+    {"path": _path, "log": _log, "rounds": _rounds, "skew": _skew}[options.action](options)
     return 0
+
+
+def _alphas(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(",") if part)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not numbers such as 0.1,1,100") from error
 
 
 def _path(options: argparse.Namespace) -> None:
@@ -69,6 +97,38 @@ def _rounds(options: argparse.Namespace) -> None:
     _show(options, "Rounds", command, result, rounds_facts(result), rounds_tables(result))
 
 
+def _skew(options: argparse.Namespace) -> None:
+    # Networks and plots are of no use to the other measurements, which run many small processes.
+    from vitalring.tools.bench.skew import SkewSettings, measure_skew  # noqa: PLC0415
+    from vitalring.tools.bench.skew_plots import skew_plot  # noqa: PLC0415
+    from vitalring.tools.bench.skew_text import skew_facts, skew_tables  # noqa: PLC0415
+
+    settings = SkewSettings(
+        alphas=options.alphas,
+        devices=options.devices,
+        rounds=options.rounds,
+        search_rounds=options.search_rounds,
+        seeds=options.seeds,
+    )
+    console = Console(stderr=True)
+    result = measure_skew(options.data, options.model, settings, console.print)
+    alphas = ",".join(f"{alpha:g}" for alpha in settings.alphas)
+    # The folder's place is one machine's business.
+    command = f"vitalring bench skew --data FOLDER --model {result['model']} --alphas {alphas}"
+    command += f" --devices {settings.devices}" if settings.devices else ""
+    command += f" --rounds {settings.rounds} --search-rounds {settings.search_rounds}"
+    command += f" --seeds {settings.seeds}"
+    # One folder may hold the pages of several data sets.
+    name = f"skew-{result['dataset']}" if _FILE_NAME.fullmatch(result["dataset"]) else "skew"
+    picture = f"![Learning by round, and accuracy on own rows]({name}.svg)"
+    tables = skew_tables(result)
+    tables = [replace(tables[0], notes=(*tables[0].notes, picture)), *tables[1:]]
+    title = f"Unlike devices: {result['dataset']}"
+    _show(options, title, command, result, skew_facts(result), tables, name)
+    if options.out is not None:
+        write_atomic(options.out / f"{name}.svg", skew_plot(result).encode())
+
+
 def _show(
     options: argparse.Namespace,
     title: str,
@@ -76,10 +136,12 @@ def _show(
     result: dict[str, Any],
     facts: list[str],
     tables: list[Table],
+    name: str = "",
 ) -> None:
     print_tables(facts, tables, Console())
     if options.out is not None:
+        name = name or options.action
         text = markdown(title, command, facts, tables)
         content = json.dumps({"command": command, **result}, indent=2) + "\n"
-        write_atomic(options.out / f"{options.action}.md", text.encode())
-        write_atomic(options.out / f"{options.action}.json", content.encode())
+        write_atomic(options.out / f"{name}.md", text.encode())
+        write_atomic(options.out / f"{name}.json", content.encode())

@@ -9,11 +9,17 @@ from vitalring.aggregator.rounds import Schedule
 from vitalring.config import load_config
 from vitalring.edge_agent.config import DEVICE_ID, AgentConfig
 from vitalring.errors import ConfigError
-from vitalring.files import read_file
+from vitalring.files import read_file, write_atomic
 from vitalring.models.artefact import load_artefact
+from vitalring.models.catalogue import find_artefact
+from vitalring.models.dataset import FeatureSchema, load_dataset, load_table
+from vitalring.models.dataset import devices as list_devices
+from vitalring.models.dataset.statistics import question_of
 from vitalring.mqtt import BrokerConfig
 from vitalring.tools import federation, roles
 from vitalring.tools.settings import StudySettings
+from vitalring.tools.simulate import layout
+from vitalring.tools.verify import verify_log
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,6 +42,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder of a device's data, as its agent sees it: absolute, or from agent.toml's "
         "folder; default: data",
     )
+    make.add_argument(
+        "--agree-on",
+        type=Path,
+        metavar="FOLDER",
+        help="make the study in which sites agree on the features of their tables; the folder "
+        "has dataset.toml and a table of which the header alone is read",
+    )
     for name, default_s, text in (
         ("window", Schedule.window_ms / 1000, "devices submit at a random time within it"),
         ("timeout", Schedule.timeout_ms / 1000, "a round that lacks updates ends after it"),
@@ -49,24 +62,64 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             help=f"{text}; default: {default_s:g}",
         )
 
+    features = actions.add_parser(
+        "features", help="write the features that sites agreed on, for `features` in study.toml"
+    )
+    features.add_argument("log", type=Path, help="log folder of the study that agreed on them")
+    features.add_argument("--authority", help="the authority's public key, 64 hex digits")
+    features.add_argument("--out", type=Path, default=Path("features.json"))
+
 
 def run(options: argparse.Namespace) -> int:
-    """Run the command. A folder is made whole or not at all."""
+    """Run the command."""
+    return _features(options) if options.action == "features" else _init(options)
+
+
+def _features(options: argparse.Namespace) -> int:
+    key = bytes.fromhex(options.authority) if options.authority else None
+    verdict = verify_log(options.log, key)
+    if not verdict.rounds or not verdict.final_weights:
+        raise ConfigError(f"the log in {options.log} has no result yet")
+    text = read_file(options.log / "objects" / verdict.final_weights.hex())
+    schema = FeatureSchema.from_json(text)
+    write_atomic(options.out, text)
+    print(f"{options.out}: {schema.inputs} inputs, agreed on in study {verdict.study}")
+    return 0
+
+
+def _drawn(settings: StudySettings, devices: int, agree_on: Path | None) -> layout.Drawn:
+    """Draw up the plan that the settings describe, and the objects that it names."""
+    if agree_on is not None:
+        info = load_dataset(agree_on)
+        ids = sum(list_devices(agree_on, info), ())
+        question = question_of(info, load_table(agree_on, ids[0], info).columns)
+        plan = federation.statistics_plan_of(settings, question, info.classes, devices)
+        return plan, federation.question_files(question)
+    text = read_file(settings.features) if settings.features else b""
+    shape = (FeatureSchema.from_json(text).inputs,) if text else settings.input
+    name = settings.model or ("ehr_mlp" if text else "ecg_cnn")
+    if shape or settings.classes:
+        artefact = find_artefact(name, shape, settings.classes)
+    else:
+        artefact = load_artefact(name)
+    plan = federation.plan_of(settings, artefact, devices, settings.records, text)
+    return plan, federation.artefact_files(artefact, text)
+
+
+def _init(options: argparse.Namespace) -> int:
+    """Write a federation's folder, whole or not at all."""
     settings = load_config(StudySettings, options.config)
     names = _names(options.devices)
     broker = _broker(options, settings.cohort)
     folder: Path = options.folder
     if folder.exists():
         raise ConfigError(f"{folder} exists already: name a new folder")
-    artefact = load_artefact(settings.model)
-    plan = federation.plan_of(
-        settings, artefact, artefact.info.classes, len(names), settings.records
-    )
+    plan, objects = _drawn(settings, len(names), options.agree_on)
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
         keys = federation.enrol(partial, settings, names)
-        made = federation.init(partial, settings, artefact, plan, keys)
+        made = federation.init(partial, settings, plan, objects, keys)
         _write_roles(options, settings, made, broker, names)
         partial.replace(folder)
     except BaseException:

@@ -10,17 +10,20 @@ from typing import Any
 from rich.console import Console
 
 from vitalring.config import load_config
-from vitalring.tools.settings import SimulationSettings
+from vitalring.tools import report_text
+from vitalring.tools.settings import SERVERS, SimulationSettings
 from vitalring.tools.simulate.api import Simulation, apply_changes, simulate
 
 _OPTIONS: tuple[tuple[str, Any, str], ...] = (
     ("data", Path, "folder of a data set; default: the electrocardiograms shipped"),
-    ("model", str, "network to train"),
+    ("model", str, "network to train, or path of an artefact's JSON; default: one for the data"),
     ("devices", int, "how many devices take part; default: all that train"),
     ("rounds", int, "rounds of training"),
     ("local-epochs", float, "passes over a device's records in a round"),
     ("batch", int, "expected records in a step"),
     ("lr", float, "learning rate on the device"),
+    ("proximal", float, "FedProx: pull towards the weights that a round starts from"),
+    ("balance", str, "oversample repeats records of rare classes; only with unit none"),
     ("bits", int, "bits of a quantised value"),
     ("unit", str, "whom the guarantee protects: record or none"),
     ("noise", str, "where the noise is added: local or none"),
@@ -28,6 +31,7 @@ _OPTIONS: tuple[tuple[str, Any, str], ...] = (
     ("delta", float, "delta of the guarantee"),
     ("secure-sum", str, "single-he, or plain for comparison"),
     ("hospitals", int, "how many hospitals; 1 in this version"),
+    ("personalise", str, "head: each device fits the final model's head to its own records"),
     ("dropout", float, "chance that a device sits a round out"),
     ("broker", str, "URL of a broker; default: one of its own"),
     ("seed", int, "seed of the initial weights"),
@@ -41,6 +45,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for name, kind, text in _OPTIONS:
         parser.add_argument(f"--{name}", type=kind, help=text)
     parser.add_argument(
+        "--server",
+        choices=("fedavg", "momentum", "adam", "yogi"),
+        help="server optimiser, with its default settings; more in the TOML file",
+    )
+    for name, text in (
+        ("centralised", "also train on all devices' records in one place, for comparison"),
+        ("explain", "also show what the final model looks at"),
+    ):
+        parser.add_argument(f"--{name}", action="store_true", default=None, help=text)
+    parser.add_argument(
         "--no-alone",
         dest="alone",
         action="store_false",
@@ -52,12 +66,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Run the command; exit code 130 where it was stopped."""
     base = load_config(SimulationSettings, options.config) if options.config else None
-    names = [name.replace("-", "_") for name, _, _ in _OPTIONS] + ["alone"]
+    names = [name.replace("-", "_") for name, _, _ in _OPTIONS]
+    names += ["alone", "centralised", "explain"]
     given = {name: getattr(options, name) for name in names}
     changes = {name: value for name, value in given.items() if value is not None}
     # Whoever asks for no privacy means no noise either.
     if changes.get("unit") == "none":
         changes.setdefault("noise", "none")
+    if options.server:
+        changes["server"] = SERVERS[options.server]
     settings = apply_changes(base or SimulationSettings(), changes)
     console = Console()
     command = shlex.join(["vitalring", *sys.argv[1:]])
@@ -85,6 +102,7 @@ def summary(result: Simulation) -> list[str]:
             f"           single devices alone, without privacy: median {alone['median']:.3f}, "
             f"mean {alone['mean']:.3f}, best {alone['best']:.3f}"
         )
+    lines += report_text.closing_lines(report)
     privacy = report["privacy"]
     if privacy["unit"] == "none":
         lines.append("privacy    none: no noise was added")

@@ -1,6 +1,7 @@
 """`vitalring.simulate(...)`: run a fleet and return what it reached."""
 
 import dataclasses
+import functools
 import itertools
 import json
 import os
@@ -14,28 +15,33 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from rich.console import Console
 
+from vitalring.aggregator.goals import open_artefact
+from vitalring.edge_agent import model_in_use, personal_files
+from vitalring.edge_agent.personal import PersonalResult
 from vitalring.errors import ConfigError
 from vitalring.files import read_file, write_atomic
-from vitalring.gateway import store
-from vitalring.gateway.export import export_log
+from vitalring.models.artefact import Artefact
+from vitalring.models.dataset import DatasetInfo, FeatureSchema
 from vitalring.models.export import export
 from vitalring.mqtt import BrokerConfig, Link
 from vitalring.protocol import trust
-from vitalring.protocol.records import StudyPlan
 from vitalring.protocol.weights import pack_weights
 from vitalring.schema import from_plain, to_plain
 from vitalring.tools import report as report_files
 from vitalring.tools.embedded_broker import EmbeddedBroker
-from vitalring.tools.federation import Layout, Made
+from vitalring.tools.federation import Made
 from vitalring.tools.settings import SimulationSettings, StudySettings
-from vitalring.tools.simulate import alone, fleet, layout, results, watch
+from vitalring.tools.simulate import alone, layout, pooled, results, watch
+from vitalring.tools.simulate.apart import Progress, run_apart
+from vitalring.tools.simulate.final import FinalEvaluation, evaluate_final, label_counts
+from vitalring.tools.simulate.one_place import Recipe
+from vitalring.tools.simulate.phase import STOPPING, Phase, write_log
 from vitalring.tools.simulate.progress import Display
 
-_POLL_S = 0.2
 _BROKER_TIMEOUT_S = 20.0
-_STOPPING = "stopping; the same command goes on from here"
 
 
 @dataclass(frozen=True)
@@ -66,8 +72,7 @@ def simulate(
     """
     settings = apply_changes(settings or SimulationSettings(), changes)
     _check(settings)
-    run = _Run(settings, console or Console(), command)
-    return run.go()
+    return _Run(settings, console or Console(), command).go()
 
 
 def apply_changes(settings: SimulationSettings, changes: dict[str, Any]) -> SimulationSettings:
@@ -98,6 +103,17 @@ def _check(settings: SimulationSettings) -> None:
         raise ConfigError("unit none goes with noise none: add --noise none")
 
 
+@dataclass(frozen=True)
+class _Measured:
+    """The final model on rows that nobody trained on, and what it is held against."""
+
+    singles: tuple[alone.AloneResult, ...] = ()
+    test: FinalEvaluation | None = None
+    centralised: pooled.Centralised | None = None
+    personal: tuple[dict[str, Any], ...] = ()
+    labels: dict[str, list[int]] | None = None
+
+
 class _Run:
     """One run of a simulation in its folder."""
 
@@ -107,41 +123,58 @@ class _Run:
         self._command = command
         self._out = _output_folder(settings.out)
         self._state = self._out / "state"
-        self._started = datetime.now(UTC)
+        self._agreed = self._out / trust.FEATURES_FILE
         self._workers = settings.workers or os.cpu_count() or 1
+        self._started = datetime.now(UTC)
+        self._chosen = layout.choose_fleet(settings)
 
     def go(self) -> Simulation:
         began = time.monotonic()
-        chosen = layout.choose_fleet(self._settings)
         resumed = self._is_resumed()
-        plan = None if resumed else layout.make_plan(self._settings, chosen)
+        features = layout.features_known(self._settings, self._chosen)
+        if features is None and resumed and self._agreed.exists():
+            features = read_file(self._agreed)
+        # What cannot be drawn up is found before anything is written.
+        agreement = self._agreement() if features is None else None
+        (agreement or self._training(features or b"")).check()
         if self._settings.broker:
             _require_broker(self._settings.broker)
         self._claim_folder(resumed)
-        rounds = self._settings.study.rounds
-        with Display(self._console, rounds) as display:
+        with Display(self._console, self._settings.study.rounds) as display:
             if resumed:
                 display.say(f"going on with the run in {self._out}")
             with _broker(self._settings.broker, self._state / "logs" / "broker.log") as url:
-                made = self._prepare(chosen, plan, url)
-                reached, stopped = self._rounds(chosen, made, display)
-            compared: list[alone.AloneResult] = []
-            if self._settings.alone and not stopped:
-                compared, stopped = self._alone(chosen, made, display)
+                if agreement:
+                    features = self._agree(agreement, url, display)
+                if features is None:
+                    return Simulation(self._out, {"status": "stopped"})
+                training = self._training(features)
+                made = training.prepare(url)
+                reached, stopped = training.run(
+                    made, self._workers, display, lambda: self._devices_done(made)
+                )
+            measured = _Measured()
+            if not stopped:
+                measured, stopped = self._measure(made, reached, display)
         seconds = time.monotonic() - began
-        checkpoint = self._write_log(made)
+        checkpoint = write_log(made, self._out / "log")
         if reached and not stopped:
             self._write_model(made)
         content = results.report_dict(
             made,
-            chosen,
+            self._chosen,
             reached,
-            compared,
+            measured.singles,
             checkpoint,
             command=self._command,
             started=self._started,
             seconds=seconds,
             stopped=stopped,
+            test=measured.test,
+            centralised=measured.centralised,
+            personal=measured.personal,
+            features=open_artefact(made.study)[1],
+            labels=measured.labels,
         )
         report_files.write_report(content, self._out)
         if not stopped:
@@ -150,11 +183,32 @@ class _Run:
             shutil.rmtree(self._state)
         return Simulation(self._out, content)
 
+    def _agreement(self) -> Phase:
+        return Phase(
+            self._settings,
+            self._chosen,
+            self._state / "statistics",
+            self._state / "logs" / "statistics",
+            lambda: layout.draw_statistics(self._settings, self._chosen),
+        )
+
+    @functools.cache  # noqa: B019 - a run lives as long as its process
+    def _training(self, features: bytes) -> Phase:
+        return Phase(
+            self._settings,
+            self._chosen,
+            self._state,
+            self._state / "logs",
+            lambda: layout.draw_training(self._settings, self._chosen, features),
+        )
+
     def _is_resumed(self) -> bool:
         """Tell whether the folder holds a stopped run of the same settings."""
         if _is_finished(self._out):
             raise ConfigError(f"{self._out} holds a finished run: choose another folder with --out")
-        resumed = (self._state / "ready").exists()
+        resumed = any(
+            (folder / "ready").exists() for folder in (self._state, self._state / "statistics")
+        )
         if resumed and (self._out / "settings.json").read_text() != self._wanted():
             raise ConfigError(
                 f"{self._out} holds a stopped run with other settings: "
@@ -171,89 +225,141 @@ class _Run:
         write_atomic(self._out / "settings.json", self._wanted().encode())
         (self._state / "logs").mkdir(parents=True, exist_ok=True)
 
-    def _prepare(self, chosen: layout.Fleet, plan: StudyPlan | None, broker_url: str) -> Made:
-        ready = self._state / "ready"
-        if plan is not None:
-            made = layout.write_federation(self._settings, chosen, plan, self._state)
-            write_atomic(ready, made.authority_key.hex().encode())
-        else:
-            authority = bytes.fromhex(ready.read_text())
-            folders = Layout(self._state / "federation")
-            read = lambda name: read_file(folders.public / name)  # noqa: E731
-            made = Made(folders, authority, trust.open_study_files(read, authority))
-        layout.write_configs(self._settings, chosen, made, self._state, broker_url)
-        return made
+    def _agree(self, agreement: Phase, url: str, display: Display) -> bytes | None:
+        """Let the sites agree on the features of their tables; None where somebody stopped us."""
+        display.say("the sites agree on features: their statistics, through the secure sum")
+        made = agreement.prepare(url)
+        reached, stopped = agreement.run(made, self._workers, display)
+        if stopped:
+            return None
+        model = reached[-1].model
+        folder = self._out / "statistics"
+        write_log(made, folder)
+        if not model.applied:
+            raise ConfigError(
+                f"the sites could not agree on features: {self._state / 'logs' / 'statistics'} "
+                "says why"
+            )
+        features = read_file(folder / "objects" / model.weights.hex())
+        write_atomic(self._agreed, features)
+        return features
 
-    def _rounds(
-        self, chosen: layout.Fleet, made: Made, display: Display
-    ) -> tuple[list[watch.RoundResult], bool]:
-        """Run the parties until the final model is logged; True where somebody stopped us."""
-        home, study = made.layout.hospital_folder, made.study.study
-        reached = watch.finished_rounds(home, study, 0)
-        workers = min(self._workers, len(chosen.devices))
-        stopped = False
+    def _measure(
+        self, made: Made, reached: list[watch.RoundResult], display: Display
+    ) -> tuple[_Measured, bool]:
+        """Measure the final model and what it is held against; True where somebody stopped us."""
+        artefact, features = open_artefact(made.study)
+        log_file = self._state / "logs" / "measure.log"
+        folder, info = self._chosen.folder, self._chosen.info
+        seed = self._settings.study.seed
+        weights = watch.final_weights(made.layout.hospital_folder)
+        display.comparing("the final model on the test rows", 0, 1)
         try:
-            with fleet.parties(
-                made.layout, self._state / "logs", chosen.devices, workers
-            ) as started:
-                while not (reached and reached[-1].model.final):
-                    for party in started:
-                        party.check()
-                    display.standing(watch.standing(home))
-                    for result in watch.finished_rounds(home, study, len(reached)):
-                        display.finished(result)
-                        reached.append(result)
-                    time.sleep(_POLL_S)
+            singles = self._alone(made, display) if self._settings.alone else ()
+            test = run_apart(_evaluate, (folder, info, features, artefact, weights, seed), log_file)
+            centralised = None
+            if self._settings.centralised:
+                recipe = self._recipe(made, len(reached))
+                task = pooled.PooledTask(
+                    folder,
+                    self._chosen.devices,
+                    features,
+                    recipe,
+                    seed,
+                    seed,
+                    personal=self._settings.personalise != "none",
+                )
+                centralised = run_apart(
+                    pooled.train_pooled,
+                    (task,),
+                    log_file,
+                    lambda share: display.comparing(
+                        "all records in one place, to compare", round(100 * share), 100
+                    ),
+                )
         except KeyboardInterrupt:
-            display.say(_STOPPING)
-            stopped = True
-        return reached, stopped
+            display.say(STOPPING)
+            return _Measured(), True
+        labels = label_counts(folder, info, features, self._chosen.devices)
+        return _Measured(singles, test, centralised, self._personal(made), labels), False
 
-    def _alone(
-        self, chosen: layout.Fleet, made: Made, display: Display
-    ) -> tuple[list[alone.AloneResult], bool]:
+    def _recipe(self, made: Made, rounds: int) -> Recipe:
         plan = made.study.study.plan
+        artefact, _ = open_artefact(made.study)
+        training = dataclasses.replace(plan.training, rounds=rounds)
+        return Recipe(artefact, plan.model.initial_seed, training, plan.privacy.clip, plan.server)
+
+    def _alone(self, made: Made, display: Display) -> tuple[alone.AloneResult, ...]:
+        _, features = open_artefact(made.study)
+        recipe = self._recipe(made, made.study.study.plan.training.rounds)
         tasks = [
             alone.Task(
-                chosen.folder,
+                self._chosen.folder,
                 name,
-                plan.model.name,
-                plan.training,
-                plan.privacy.clip,
-                plan.server,
-                plan.model.initial_seed,
+                features,
+                recipe,
                 self._settings.study.seed + index,
+                personal=self._settings.personalise != "none",
             )
-            for index, name in enumerate(chosen.devices)
+            for index, name in enumerate(self._chosen.devices)
         ]
         compared: list[alone.AloneResult] = []
-        try:
-            for result in alone.train_alone(
-                tasks, self._workers, self._state / "logs" / "alone.log"
-            ):
-                compared.append(result)
-                display.alone(len(compared), len(tasks))
-        except KeyboardInterrupt:
-            display.say(_STOPPING)
-            return [], True
-        order = {name: index for index, name in enumerate(chosen.devices)}
-        return sorted(compared, key=lambda result: order[result.device]), False
+        for result in alone.train_alone(tasks, self._workers, self._state / "logs" / "alone.log"):
+            compared.append(result)
+            display.comparing("devices alone, to compare", len(compared), len(tasks))
+        order = {name: index for index, name in enumerate(self._chosen.devices)}
+        return tuple(sorted(compared, key=lambda result: order[result.device]))
 
-    def _write_log(self, made: Made) -> bytes:
-        """Write the log into the output folder; return its checkpoint."""
-        db = store.open_store(made.layout.hospital_folder / "gateway")
-        try:
-            export_log(db, made.study, self._out / "log")
-        finally:
-            db.close()
-        return read_file(self._out / "log" / "checkpoint")
+    def _personal(self, made: Made) -> tuple[dict[str, Any], ...]:
+        """Return each device's global and personal head side by side, where heads are personal."""
+        if self._settings.personalise == "none":
+            return ()
+        rows = []
+        for name in self._chosen.devices:
+            result = personal_files.load_result(made.layout.device_folder(name) / "state")
+            if result is not None:
+                rows.append(_personal_row(name, result))
+        return tuple(rows)
+
+    def _devices_done(self, made: Made) -> bool:
+        """Tell whether each device has the final model, where it fits a head to it."""
+        if self._settings.personalise == "none":
+            return True
+        states = (made.layout.device_folder(name) / "state" for name in self._chosen.devices)
+        return all(model_in_use.describe(state).get("final") for state in states)
 
     def _write_model(self, made: Made) -> None:
-        weights = np.frombuffer(watch.final_weights(made.layout.hospital_folder), "<f8")
+        weights = watch.final_weights(made.layout.hospital_folder)
         write_atomic(self._out / "weights.bin", pack_weights(weights))
-        model = made.study.study.plan.model.name
-        for name, content in export(model, weights.astype(np.float32)).items():
+        artefact, _ = open_artefact(made.study)
+        for name, content in export(artefact, weights.astype(np.float32)).items():
             write_atomic(self._out / name, content)
+
+
+def _evaluate(
+    folder: Path,
+    info: DatasetInfo,
+    features: FeatureSchema | None,
+    artefact: Artefact,
+    weights: npt.NDArray[np.float64],
+    seed: int,
+    _progress: Progress,
+) -> FinalEvaluation:
+    return evaluate_final(folder, info, features, artefact, weights, seed)
+
+
+def _personal_row(device: str, result: PersonalResult) -> dict[str, Any]:
+    scores = {"global": result.global_head, "personal": result.personal_head}
+    return {
+        "device": device,
+        "rows": result.rows,
+        **{
+            name: {"accuracy": score.accuracy, "macro_f1": score.macro_f1}
+            for name, score in scores.items()
+        },
+        "used": result.used,
+        "reason": result.reason,
+    }
 
 
 @contextmanager

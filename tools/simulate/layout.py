@@ -1,15 +1,37 @@
-"""Write everything a simulated federation needs, as its roles' own configuration files."""
+"""Choose a simulation's fleet, draw up its studies and write its roles' configuration files."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
+from vitalring.edge_agent.personal import keep_back
 from vitalring.errors import ConfigError
-from vitalring.models.artefact import load_artefact
-from vitalring.models.dataset import DatasetInfo, devices, load_dataset, load_device, split
+from vitalring.files import read_file
+from vitalring.models.artefact import Artefact
+from vitalring.models.catalogue import find_artefact, suggest_model
+from vitalring.models.dataset import (
+    DatasetInfo,
+    FeatureSchema,
+    Records,
+    Table,
+    devices,
+    holds_tables,
+    input_shape,
+    load_dataset,
+    load_part,
+    load_table,
+    split,
+)
+from vitalring.models.dataset.statistics import question_of
 from vitalring.protocol.privacy import MAX_SAMPLED, fits_a_step
 from vitalring.protocol.records import StudyPlan
 from vitalring.tools import federation, roles
 from vitalring.tools.settings import SimulationSettings
+
+Drawn = tuple[StudyPlan, Mapping[str, bytes]]
+"""A study's plan and the public objects that it names."""
 
 SHIPPED_DATA = Path(__file__).resolve().parent.parent / "datasets" / "mitbih"
 
@@ -24,6 +46,8 @@ class Fleet:
     records: int
     """Fewest records on a device, which a simulation may know."""
     most_records: int
+    columns: tuple[str, ...]
+    """Of tables, in the order of the first device's file; none for other data."""
 
 
 def choose_fleet(settings: SimulationSettings) -> Fleet:
@@ -38,19 +62,66 @@ def choose_fleet(settings: SimulationSettings) -> Fleet:
             "ask for fewer, or add devices"
         )
     chosen = train[:wanted]
-    counts = [len(split(load_device(folder, name, info), info)[0]) for name in chosen]
-    return Fleet(folder, info, chosen, min(counts), max(counts))
+    tables = holds_tables(folder, info)
+    columns: tuple[str, ...] = ()
+    counts = []
+    for name in chosen:
+        if tables:
+            table = load_table(folder, name, info)
+            columns = columns or table.columns
+            records = _without_cells(split(table, info).train)
+        else:
+            records = load_part(folder, name, info, "train")
+        if settings.personalise != "none":
+            records = keep_back(records).train
+        counts.append(len(records))
+    return Fleet(folder, info, chosen, min(counts), max(counts), columns)
 
 
-def make_plan(settings: SimulationSettings, fleet: Fleet) -> StudyPlan:
-    """Return the study's plan. Raises ConfigError, before anything is written."""
+def _without_cells(table: Table) -> Records:
+    """Return the rows of a table as records that can be counted and divided, with no inputs."""
+    return Records(table.device, np.zeros((len(table), 0), np.float32), table.y, table.group)
+
+
+def features_known(settings: SimulationSettings, fleet: Fleet) -> bytes | None:
+    """Return the text of the feature schema, no bytes for windows, None where none is agreed."""
+    if not holds_tables(fleet.folder, fleet.info):
+        return b""
+    if settings.study.features:
+        return read_file(settings.study.features)
+    return fleet.info.features.to_json() if fleet.info.features else None
+
+
+def draw_statistics(settings: SimulationSettings, fleet: Fleet) -> Drawn:
+    """Draw up the study that agrees on the features of tables. Raises ConfigError."""
+    if settings.study.unit != "none":
+        raise ConfigError(
+            f"{fleet.folder} declares no features, and to agree on them takes exact sums, which "
+            f"unit {settings.study.unit} forbids: declare [features] in dataset.toml, give the "
+            "schema of an earlier study as study.features, or add --unit none"
+        )
+    question = question_of(fleet.info, fleet.columns)
+    plan = federation.statistics_plan_of(
+        settings.study, question, fleet.info.classes, len(fleet.devices)
+    )
+    return plan, federation.question_files(question)
+
+
+def artefact_of(settings: SimulationSettings, fleet: Fleet, features: bytes) -> Artefact:
+    """Return the network that the settings name, or one for this data. Raises ModelError."""
+    schema = FeatureSchema.from_json(features) if features else None
+    info = fleet.info
+    shape = input_shape(fleet.folder, info, schema)
+    name = settings.study.model or suggest_model(shape, info.kind, info.classes)
+    return find_artefact(name, shape, info.classes)
+
+
+def draw_training(settings: SimulationSettings, fleet: Fleet, features: bytes) -> Drawn:
+    """Draw up the study that trains. Raises ConfigError, before anything is written."""
     study = settings.study
+    artefact = artefact_of(settings, fleet, features)
     plan = federation.plan_of(
-        study,
-        load_artefact(study.model),
-        fleet.info.classes,
-        len(fleet.devices),
-        study.records or fleet.records,
+        study, artefact, len(fleet.devices), study.records or fleet.records, features
     )
     rate = plan.training.sampling_rate
     if study.unit == "record" and not fits_a_step(fleet.most_records, rate):
@@ -59,17 +130,20 @@ def make_plan(settings: SimulationSettings, fleet: Fleet) -> StudyPlan:
             f"a step may draw more than the {MAX_SAMPLED} that the guarantee is argued for, and "
             f"the device would stay out: use a batch below {study.batch}"
         )
-    return plan
+    return plan, federation.artefact_files(artefact, features)
 
 
 def write_federation(
-    settings: SimulationSettings, fleet: Fleet, plan: StudyPlan, state: Path
+    settings: SimulationSettings,
+    fleet: Fleet,
+    plan: StudyPlan,
+    objects: Mapping[str, bytes],
+    state: Path,
 ) -> federation.Made:
     """Make keys and sign the plan below `state`. Raises ConfigError."""
-    study = settings.study
     folder = state / "federation"
-    keys = federation.enrol(folder, study, fleet.devices)
-    return federation.init(folder, study, load_artefact(study.model), plan, keys)
+    keys = federation.enrol(folder, settings.study, fleet.devices)
+    return federation.init(folder, settings.study, plan, objects, keys)
 
 
 def write_configs(
@@ -80,12 +154,16 @@ def write_configs(
     schedule = roles.schedule(settings.window_s, settings.timeout_s, settings.study.patience)
     roles.write_gateway(made, broker)
     roles.write_aggregator(made, broker, schedule, fleet.folder)
+    # Everybody's numbers are asked for once, so nobody sits that round out.
+    trains = made.study.study.plan.task == "train"
     for name in fleet.devices:
         more: dict[str, object] = {
             "cache_dir": state / "cache",
             "accountant": "in-process",
-            "participation": 1.0 - settings.dropout,
+            "participation": 1.0 - settings.dropout if trains else 1.0,
             "retry_s": 5.0,
+            "keep_model": False,
+            "personalise": settings.personalise if trains else "none",
             "floors": roles.floors_of(made),
         }
         roles.write_agent(made, broker, name, str(fleet.folder), more)

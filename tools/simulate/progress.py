@@ -13,7 +13,6 @@ class Display:
 
     def __init__(self, console: Console, rounds: int) -> None:
         self._console = console
-        self._rounds = rounds
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -42,13 +41,11 @@ class Display:
             what = f"round {now.round}: {now.admitted} updates"
             self._bar.update(self._task, description=what)
 
-    def finished(self, result: RoundResult) -> None:
-        """Show a finished round."""
+    def finished(self, result: RoundResult, rounds: int) -> None:
+        """Show a finished round of `rounds`."""
         report, evaluation = result.report, result.model.evaluation
         self._bar.update(self._task, completed=report.round)
-        text = (
-            f"round {report.round:>3}/{self._rounds}  {report.admitted}/{report.expected} updates"
-        )
+        text = f"round {report.round:>3}/{rounds}  {report.admitted}/{report.expected} updates"
         if evaluation is not None:
             text += f"  accuracy {evaluation.accuracy:.3f}  macro-F1 {evaluation.macro_f1:.3f}"
         if report.status != "summed":
@@ -58,8 +55,6 @@ class Display:
             text += f"  refused: {refusals}"
         self.say(text + f"  {(report.closed_ms - report.opened_ms) / 1000:.1f} s")
 
-    def alone(self, done: int, total: int) -> None:
-        """Show how many devices have trained alone."""
-        self._bar.update(
-            self._task, description="devices alone, to compare", completed=done, total=total
-        )
+    def comparing(self, what: str, done: int, total: int) -> None:
+        """Show how far a comparison has come."""
+        self._bar.update(self._task, description=what, completed=done, total=total)

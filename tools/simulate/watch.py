@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from vitalring.database import open_read_only
 from vitalring.protocol import trust
 from vitalring.protocol.cbor import decode
@@ -67,14 +70,13 @@ def finished_rounds(hospital: Path, study: trust.Study, after: int) -> list[Roun
     return results
 
 
-def final_weights(hospital: Path) -> bytes:
-    """Return the weights (float64, little-endian) that the aggregator arrived at."""
+def final_weights(hospital: Path) -> npt.NDArray[np.float64]:
+    """Return the weights (d,) that the aggregator arrived at."""
     row = _one(
         hospital / "aggregator" / "aggregator.sqlite",
         "SELECT weights FROM state ORDER BY round DESC LIMIT 1",
     )
-    weights: bytes = row[0] if row else b""
-    return weights
+    return np.frombuffer(row[0] if row else b"", "<f8")
 
 
 def stage_seconds(states: Iterable[Path], round_number: int) -> dict[str, float]:
