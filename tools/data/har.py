@@ -153,7 +153,7 @@ def import_har_arrays(
         n = len(arrays["exp_id"])
         if shapes[:3] != [(n,), (n,), (n + 1,)] or shapes[3][1:] != (5,) or shapes[4][1:] != (6,):
             raise DataError(
-                f"{label}: arrays exp_id, subject, offset, labels and signals have shapes {shapes}; "
+                f"{label}: exp_id, subject, offset, labels and signals have shapes {shapes}; "
                 "for n recordings they are (n), (n), (n + 1), (segments, 5) and (samples, 6)"
             )
         return _write(_array_recordings(arrays), HAPT, options, folder, scale)

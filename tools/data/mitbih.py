@@ -188,8 +188,8 @@ class BeatArrays:
             )
         if arrays["X"].dtype.kind != "i":
             raise DataError(
-                f"{source.label(name)}: array 'X' has type {arrays['X'].dtype}; give signed integers, "
-                "ADC units without their offset, 200 a mV"
+                f"{source.label(name)}: array 'X' has type {arrays['X'].dtype}; give signed "
+                "integers, ADC units without their offset, 200 a mV"
             )
         self._arrays = arrays
         self._label = source.label(name)
