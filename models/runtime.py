@@ -18,6 +18,10 @@ from vitalring.errors import ModelError
 from vitalring.models.artefact import Artefact
 
 Array = npt.NDArray[np.float32]
+Shapes = dict[str, tuple[int, ...]]
+Signatures = dict[str, tuple[Shapes, Shapes]]  # by name: shapes of inputs, and of outputs
+
+_OPEN = -1  # a length that a model leaves open
 
 
 class TrainableModel:
@@ -163,7 +167,7 @@ def _check_signatures(artefact: Artefact, loaded: Any) -> None:  # noqa: ANN401
     info = artefact.info
     batch, classes = info.physical_batch, len(info.classes)
     window = (batch, *info.input_shape)
-    wanted = {
+    wanted: Signatures = {
         "grads": (
             {
                 "w": (info.dimension,),
@@ -181,17 +185,49 @@ def _check_signatures(artefact: Artefact, loaded: Any) -> None:  # noqa: ANN401
             f"artefact {info.name!r} has signatures {sorted(loaded.get_signature_list())}, not "
             f"{sorted(wanted)}; build it with vitalring.models.convert"
         )
+    open_lengths = False
     for name, sides in wanted.items():
         runner = loaded.get_signature_runner(name)
         details = runner.get_input_details(), runner.get_output_details()
         for kind, stated, found in zip(("input", "output"), sides, details, strict=True):
             shapes = {
-                key: tuple(int(length) for length in tensor["shape"])
+                key: tuple(int(length) for length in tensor["shape_signature"])
                 for key, tensor in found.items()
                 if tensor["dtype"] is np.float32
             }
-            if shapes != stated:
+            if set(shapes) != set(stated) or not all(
+                _covers(shape, stated[key]) for key, shape in shapes.items()
+            ):
                 raise ModelError(
                     f"artefact {info.name!r}: {kind}s of {name!r} are {shapes}, but its info says "
                     f"{stated}; build the artefact again"
                 )
+            open_lengths |= any(_OPEN in shape for shape in shapes.values())
+    if open_lengths:
+        _check_results(artefact, loaded, wanted)
+
+
+def _covers(shape: tuple[int, ...], stated: tuple[int, ...]) -> bool:
+    """Say whether a tensor's shape, with lengths left open or not, can be the stated one."""
+    return len(shape) == len(stated) and all(
+        length in (_OPEN, wanted) for length, wanted in zip(shape, stated, strict=True)
+    )
+
+
+def _check_results(artefact: Artefact, loaded: Any, wanted: Signatures) -> None:  # noqa: ANN401
+    """Run a model that leaves lengths open once, on zeros, and compare what it gives."""
+    for name, (inputs, stated) in wanted.items():
+        runner = loaded.get_signature_runner(name)
+        try:
+            out = runner(**{key: np.zeros(shape, np.float32) for key, shape in inputs.items()})
+        except (ValueError, RuntimeError) as error:
+            raise ModelError(
+                f"artefact {artefact.info.name!r}: {name!r} does not run at the size that its "
+                f"info states ({error}); build the artefact again"
+            ) from error
+        shapes = {key: array.shape for key, array in out.items()}
+        if shapes != stated:
+            raise ModelError(
+                f"artefact {artefact.info.name!r}: {name!r} gives {shapes}, but its info says "
+                f"{stated}; build the artefact again"
+            )

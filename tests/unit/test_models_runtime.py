@@ -1,4 +1,4 @@
-"""The runtime that devices have, against what TensorFlow computed (tests/vectors/ecg_cnn.npz)."""
+"""The runtime that devices have, against what TensorFlow computed (tests/vectors/*.npz)."""
 
 import hashlib
 from dataclasses import replace
@@ -8,12 +8,15 @@ import numpy as np
 import pytest
 
 from vitalring.errors import ModelError
-from vitalring.models.artefact import Artefact, load_artefact
+from vitalring.models.artefact import Artefact, initial_weights, load_artefact
+from vitalring.models.catalogue import find_artefact
 from vitalring.models.export import export, int8_model
 from vitalring.models.runtime import TrainableModel, interpreter
 
 ARTEFACT = load_artefact("ecg_cnn")
-VECTORS = dict(np.load(Path(__file__).resolve().parents[1] / "vectors" / "ecg_cnn.npz"))
+FOLDER = Path(__file__).resolve().parents[1] / "vectors"
+VECTORS = dict(np.load(FOLDER / "ecg_cnn.npz"))
+NETWORKS = dict(np.load(FOLDER / "networks.npz"))
 W, X, Y, CLIP = VECTORS["w"], VECTORS["x"], VECTORS["y"], float(VECTORS["clip"])
 
 
@@ -29,6 +32,23 @@ def test_gradients_are_those_of_tensorflow(model: TrainableModel) -> None:
     assert loss == pytest.approx(float(VECTORS["loss_sum"]), rel=1e-4)
     assert (norms > CLIP).any()
     np.testing.assert_allclose(model.probabilities(W, X), VECTORS["probs"], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "classes"), [("har_mlp", 6), ("har_cnn", 6), ("ehr_mlp", 2), ("cnn1d_small", 3)]
+)
+def test_every_network_computes_what_tensorflow_does(name: str, classes: int) -> None:
+    x, y = NETWORKS[f"{name}.x"], NETWORKS[f"{name}.y"]
+    artefact = find_artefact(name, x.shape[1:], tuple("abcdef"[:classes]))
+    weights = initial_weights(artefact, b"vector")
+    weights += np.resize(np.linspace(-0.1, 0.1, 101, dtype=np.float32), weights.shape)
+    model = TrainableModel(artefact)
+    grad, loss, norms = model.gradient_sum(weights, x, y, 1.0)
+    np.testing.assert_allclose(grad, NETWORKS[f"{name}.grad_sum"], atol=2e-5, rtol=1e-3)
+    np.testing.assert_allclose(norms, NETWORKS[f"{name}.norms"], rtol=1e-4)
+    assert loss == pytest.approx(float(NETWORKS[f"{name}.loss_sum"]), rel=1e-4)
+    probs = model.probabilities(weights, x)
+    np.testing.assert_allclose(probs, NETWORKS[f"{name}.probs"], atol=1e-5)
 
 
 def test_a_sum_is_the_sum_of_its_parts(model: TrainableModel) -> None:
