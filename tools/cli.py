@@ -21,6 +21,8 @@ COMMANDS = {
     "gateway": ("vitalring.tools.commands.gateway", "run a hospital's gateway"),
     "aggregator": ("vitalring.tools.commands.aggregator", "run a hospital's aggregator"),
     "agent": ("vitalring.tools.commands.agent", "run a device's agent"),
+    "data": ("vitalring.tools.commands.data", "import, split, resample and check data sets"),
+    "model": ("vitalring.tools.commands.model", "build, list, inspect, import, export, explain"),
     "verify": ("vitalring.tools.verify", "check a log from outside"),
     "bench": ("vitalring.tools.commands.bench", "measure"),
 }
