@@ -268,10 +268,14 @@ def _forget_what_was_deleted(db: sqlite3.Connection) -> None:
 
 
 def _keep_weights(db: sqlite3.Connection, bundle: Bundle, name: bytes, study: trust.Study) -> None:
-    """Keep the weights that a bundle's record names. What else came along is unsigned."""
+    """Keep the weights that a bundle's record names. What else came along is unsigned.
+
+    In a study of statistics a feature schema takes their place, which a gateway does not read.
+    """
     for content in bundle.objects:
         if digest(content) == name:
-            unpack_weights(content, study.plan.model.dimension)
+            if study.plan.task == "train":
+                unpack_weights(content, study.plan.model.dimension)
             store.put_object(db, name, content)
     if store.get_object(db, name) is None:
         raise RecordError(f"weights {name.hex()} did not come with the record that names them")
