@@ -127,7 +127,10 @@ def _open(config: LinesConfig) -> int:
 
 
 def _set_up(descriptor: int, config: LinesConfig) -> None:
-    """Make a serial port pass bytes as they are, at the baud rate asked for."""
+    """Make a serial port pass bytes as they are, at the baud rate asked for.
+
+    What it received before is dropped: nobody knows when that was, or at which rate.
+    """
     if not os.isatty(descriptor):
         if config.baud is not None:
             raise ConfigError(f"{config.path} is no serial port: leave out baud")

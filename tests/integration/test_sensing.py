@@ -1,0 +1,620 @@
+"""Sensors on real parts: pipes, terminals, brokers, recordings, and processes that are killed."""
+
+import contextlib
+import json
+import os
+import signal as signals
+import subprocess
+import sys
+import termios
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import paho.mqtt.client as paho
+import pytest
+from mosquitto_fixture import free_port, mosquitto_program
+from sensing_fixture import (
+    CLASSES,
+    HZ,
+    START_MS,
+    assert_windows,
+    broker_config,
+    config,
+    expected,
+    lines,
+    recording,
+    signal,
+)
+
+from vitalring.edge_agent.sensing.buffer import Buffer
+from vitalring.edge_agent.sensing.config import (
+    LabelsConfig,
+    LinesConfig,
+    ReplayConfig,
+    RuleConfig,
+    SensingConfig,
+    SensorConfig,
+    StreamConfig,
+    TopicConfig,
+)
+from vitalring.edge_agent.sensing.feeder import SensorBlock, encode_block
+from vitalring.edge_agent.sensing.runner import Sensing
+from vitalring.edge_agent.sensing.status import sensing_status
+from vitalring.errors import ConfigError, DataError
+from vitalring.mqtt import Backoff, Link
+from vitalring.tools.embedded_broker import EmbeddedBroker
+
+GENEROUS_S = 30.0
+FAST = Backoff(first_s=0.05, ceiling_s=0.1)
+HAPT = os.environ.get("VITALRING_HAPT")
+
+
+class Windows:
+    """Collects windows, and lets a test wait for so many."""
+
+    def __init__(self):
+        self.found = []
+        self._changed = threading.Condition()
+
+    def __call__(self, window):
+        with self._changed:
+            self.found.append(window)
+            self._changed.notify_all()
+
+    def wait(self, count):
+        with self._changed:
+            came = self._changed.wait_for(lambda: len(self.found) >= count, GENEROUS_S)
+        assert came, f"{len(self.found)} windows of {count}"
+        return self.found
+
+
+def wait_for(what, condition):
+    deadline = time.monotonic() + GENEROUS_S
+    while not (found := condition()):
+        assert time.monotonic() < deadline, what
+        time.sleep(0.02)
+    return found
+
+
+def stored(folder, sensing):
+    with contextlib.closing(Buffer(folder, sensing)) as buffer:
+        return buffer.windows_after(0, 100_000)
+
+
+def counts(folder, sensing):
+    return sensing_status(sensing, folder).get("counts", {})
+
+
+def labels(folder, sensing):
+    return sensing_status(sensing, folder)["windows"].get("labels")
+
+
+def test_a_recording_is_cut_kept_and_handed_on(tmp_path):
+    sensing = config(ReplayConfig(recording(tmp_path / "r.npz", 5000), speed=0))
+    seen = Windows()
+    with Sensing(sensing, tmp_path / "state", seen) as running:
+        assert running.wait_ended(GENEROUS_S)
+    assert_windows(seen.found, expected(5000))
+    assert_windows(stored(tmp_path / "state", sensing), expected(5000))
+    assert sensing_status(sensing, tmp_path / "state")["waiting"] == 0
+
+
+def test_channels_are_chosen_and_scaled(tmp_path):
+    path = recording(tmp_path / "r.npz", 40, channels=3)
+    sensing = config(ReplayConfig(path, speed=0), channels=3, inputs=(2, 0), scale=(0.5, 0.1))
+    seen = Windows()
+    with Sensing(sensing, tmp_path / "state", seen) as running:
+        assert running.wait_ended(GENEROUS_S)
+    first = signal(8, 3)[:, [2, 0]] * np.float32([0.5, 0.1])
+    assert np.array_equal(seen.found[0].x, first)
+    # As a data set of the same numbers would be read.
+    assert seen.found[0].x.dtype == np.float32
+
+
+def test_a_recording_that_cannot_be_played_ends_the_start(tmp_path):
+    sensing = config(ReplayConfig(tmp_path / "none.npz"))
+    with pytest.raises(DataError, match=r"none\.npz"), Sensing(sensing, tmp_path / "state"):
+        pass
+
+
+def test_a_pipe_with_broken_lines_gaps_and_several_writers(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    sensing = config(LinesConfig(pipe))
+    seen = Windows()
+    with Sensing(sensing, tmp_path / "state", seen):
+        with pipe.open("wb") as writer:
+            writer.write(lines(0, 20, broken={3}))
+        seen.wait(3)
+        # Another writer, after a gap, and a clock that was set back.
+        with pipe.open("wb") as writer:
+            writer.write(lines(40, 52))
+        seen.wait(5)
+        with pipe.open("wb") as writer:
+            writer.write(lines(0, 8))
+        seen.wait(6)
+    # The broken line is missing from its window's middle, so no window holds it.
+    assert [int(w.x[0, 0]) for w in seen.found] == [4, 8, 12, 40, 44, 0]
+    found = counts(tmp_path / "state", sensing)
+    assert (found["bad_lines"], found["gaps"], found["jumps_backward"]) == (1, 2, 1)
+    assert found["source_faults"] == 0
+
+
+def test_a_pipe_without_times_is_stamped_by_the_clock(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    sensing = config(LinesConfig(pipe))
+    seen = Windows()
+    before = time.time() * 1000
+    with Sensing(sensing, tmp_path / "state", seen), pipe.open("wb") as writer:
+        writer.write(lines(0, 24, timed=False))
+        writer.flush()
+        seen.wait(5)
+    assert [int(w.x[0, 0]) for w in seen.found] == [0, 4, 8, 12, 16]
+    assert before - 1000 < seen.found[0].start_ms < time.time() * 1000
+
+
+def test_a_serial_port_that_vanishes_is_opened_again(tmp_path):
+    sensing = config(LinesConfig(tmp_path / "port", baud=115200))
+    seen = Windows()
+    with Sensing(sensing, tmp_path / "state", seen, backoff=FAST):
+        wait_for("fault", lambda: counts(tmp_path / "state", sensing).get("source_faults"))
+        for attempt in range(2):
+            ours, theirs = os.openpty()
+            (tmp_path / "port").symlink_to(os.ttyname(theirs))
+            wait_for("raw mode", lambda: not termios.tcgetattr(theirs)[3] & termios.ICANON)  # noqa: B023
+            if attempt == 0:
+                # Raw mode: none of these may be eaten or changed by the line discipline.
+                os.write(ours, b"\x03\x04\x11\x13\n")
+            os.write(ours, lines(100 * attempt, 100 * attempt + 16))
+            seen.wait(3 * (attempt + 1))
+            (tmp_path / "port").unlink()
+            os.close(theirs)
+            os.close(ours)
+    assert [int(w.x[0, 0]) for w in seen.found] == [0, 4, 8, 100, 104, 108]
+
+
+def test_an_unknown_baud_rate_is_said(tmp_path, caplog):
+    ours, theirs = os.openpty()
+    sensing = config(LinesConfig(Path(os.ttyname(theirs)), baud=12345))
+    with Sensing(sensing, tmp_path / "state", backoff=FAST):
+        wait_for("complaint", lambda: "baud 12345" in caplog.text)
+    os.close(ours)
+    os.close(theirs)
+
+
+def message(sequence, rows=10, run="run-1"):
+    start = sequence * rows
+    return encode_block(
+        SensorBlock(
+            run, sequence, START_MS + 20 * start, HZ, 2,
+            signal(start + rows)[start:].astype("<f4").tobytes(),
+        )
+    )  # fmt: skip
+
+
+def subscribed(feeder, folder, sensing):
+    """Say the first message until it arrives: then the subscription stands."""
+    deadline = time.monotonic() + GENEROUS_S
+    while not counts(folder, sensing).get("samples"):
+        assert time.monotonic() < deadline, "not subscribed"
+        feeder.publish("ward/sensor", message(0))
+        time.sleep(0.1)
+
+
+def json_message(sequence, rows=10, run="run-1"):
+    start = sequence * rows
+    plain = {
+        "run": run, "sequence": sequence, "start_ms": START_MS + 20 * start, "rate": 50.0,
+        "samples": signal(start + rows)[start:].tolist(),
+    }  # fmt: skip
+    return json.dumps(plain).encode()
+
+
+@pytest.fixture
+def own_mosquitto(tmp_path):
+    """A broker as the owner of a device would run one."""
+    port = free_port()
+    (tmp_path / "own.conf").write_text(
+        f"listener {port} 127.0.0.1\nallow_anonymous true\npersistence false\n"
+    )
+    process = subprocess.Popen(
+        [mosquitto_program(), "-c", tmp_path / "own.conf"], stderr=subprocess.DEVNULL
+    )
+    wait_for("Mosquitto", lambda: _listens(port))
+    yield f"mqtt://127.0.0.1:{port}"
+    process.terminate()
+    process.wait(GENEROUS_S)
+
+
+@pytest.fixture(params=["embedded", pytest.param("mosquitto", marks=pytest.mark.mosquitto)])
+def broker_url(request):
+    if request.param == "mosquitto":
+        yield request.getfixturevalue("own_mosquitto")
+        return
+    with EmbeddedBroker() as broker:
+        yield broker.url
+
+
+def _listens(port):
+    client = paho.Client(paho.CallbackAPIVersion.VERSION2)
+    with contextlib.suppress(OSError):
+        client.connect("127.0.0.1", port)
+        client.disconnect()
+        return True
+    return False
+
+
+def test_a_feeder_over_a_broker_doubled_early_and_broken(tmp_path, broker_url):
+    sensing = config(TopicConfig("ward/sensor", broker_config(broker_url)))
+    seen = Windows()
+    with (
+        Link(broker_config(broker_url)) as feeder,
+        Sensing(sensing, tmp_path / "state", seen, backoff=FAST),
+    ):
+        feeder.wait_connected(GENEROUS_S)
+        subscribed(feeder, tmp_path / "state", sensing)
+        for payload in (
+            json_message(1), message(1), message(3), b"nothing", message(2), message(4), message(0),
+        ):  # fmt: skip
+            feeder.publish("ward/sensor", payload)
+        seen.wait(len(expected(50)))
+        # A feeder that starts anew, with its numbers from the start.
+        samples = signal(8).astype("<f4").tobytes()
+        again = SensorBlock("run-2", 0, START_MS + 10_000, HZ, 2, samples)
+        feeder.publish("ward/sensor", encode_block(again))
+        seen.wait(len(expected(50)) + 1)
+    assert_windows(seen.found[:-1], expected(50))
+    found = counts(tmp_path / "state", sensing)
+    assert found["repeated_messages"] >= 2
+    assert found["bad_messages"] == 1
+    assert (found["gaps"], found["jumps_backward"]) == (1, 0)
+
+
+def test_a_message_that_never_comes_is_not_waited_for_long(tmp_path, broker_url, monkeypatch):
+    monkeypatch.setattr("vitalring.edge_agent.sensing.feeder.HOLD_S", 0.1)
+    sensing = config(TopicConfig("ward/sensor", broker_config(broker_url)))
+    seen = Windows()
+    with (
+        Link(broker_config(broker_url)) as feeder,
+        Sensing(sensing, tmp_path / "state", seen, backoff=FAST),
+    ):
+        feeder.wait_connected(GENEROUS_S)
+        subscribed(feeder, tmp_path / "state", sensing)
+        feeder.publish("ward/sensor", message(2))
+        seen.wait(2)
+    assert [int(window.x[0, 0]) for window in seen.found] == [0, 20]
+    assert counts(tmp_path / "state", sensing)["gaps"] == 1
+
+
+@pytest.mark.mosquitto
+def test_the_broker_keeps_messages_while_the_agent_is_away(tmp_path, own_mosquitto):
+    sensing = config(TopicConfig("ward/sensor", broker_config(own_mosquitto)))
+    seen = Windows()
+    with Link(broker_config(own_mosquitto)) as feeder:
+        feeder.wait_connected(GENEROUS_S)
+        with Sensing(sensing, tmp_path / "state", seen, backoff=FAST):
+            subscribed(feeder, tmp_path / "state", sensing)
+        for sequence in range(1, 5):
+            feeder.publish("ward/sensor", message(sequence))
+        with Sensing(sensing, tmp_path / "state", seen, backoff=FAST):
+            seen.wait(len(expected(50)))
+    assert_windows(seen.found, expected(50))
+
+
+def test_labels_by_button_file_and_message_reach_windows(tmp_path, broker_url, monkeypatch):
+    monkeypatch.setattr("vitalring.edge_agent.sensing.runner._LABELS_EVERY_S", 0.05)
+    monkeypatch.setattr("vitalring.edge_agent.sensing.runner._TURN_S", 0.05)
+    table = tmp_path / "annotations.csv"
+    topic = TopicConfig("ward/labels", broker_config(broker_url))
+    sensing = config(
+        ReplayConfig(recording(tmp_path / "r.npz", 48), speed=0),
+        labels={
+            "annotations": table, "button": tmp_path / "button", "mqtt": topic,
+            "mark_s": 0.16, "mark_before_s": 0.0,
+        },
+    )  # fmt: skip
+    state = tmp_path / "state"
+    with Sensing(sensing, state) as running, Link(broker_config(broker_url)) as clinician:
+        clinician.wait_connected(GENEROUS_S)
+        assert running.wait_ended(GENEROUS_S)
+        assert labels(state, sensing) == {}
+        # The wearer presses; a line that says nothing clear is counted.
+        (tmp_path / "button").write_bytes(b"walk,%d\nsleep\n" % START_MS)
+        wait_for("press", lambda: labels(state, sensing) == {"walk": 2})
+        # The clinician's file, with a bad line; then a line less.
+        start = START_MS + 400
+        table.write_text(
+            f"start,end,label\n{start},{start + 160},rest\n{start},{start - 1},rest\n"
+            f"{start + 160},{start + 320},rest\n"
+        )
+        wait_for("file", lambda: labels(state, sensing) == {"walk": 2, "rest": 5})
+        assert counts(state, sensing)["bad_annotation_lines"] == 1
+        table.write_text(f"start,end,label\n{start},{start + 160},rest\n")
+        wait_for("withdrawal", lambda: labels(state, sensing) == {"walk": 2, "rest": 3})
+        # A message annotates, contradicts, and is taken back.
+        said = {"id": "1", "label": "walk", "start": start, "end": start + 160}
+        clinician.publish("ward/labels", json.dumps(said).encode())
+        wait_for("conflict", lambda: labels(state, sensing) == {"walk": 2})
+        assert sensing_status(sensing, state)["windows"]["conflicts"] == 3
+        clinician.publish("ward/labels", b'{"id": "1", "remove": true}')
+        wait_for("taken back", lambda: labels(state, sensing) == {"walk": 2, "rest": 3})
+        assert counts(state, sensing)["bad_marks"] == 1
+
+
+def test_rules_on_the_stream_and_on_a_second_one(tmp_path):
+    raw = signal(100)
+    np.savez(tmp_path / "r.npz", signal=raw, rate=HZ, start_ms=START_MS)
+    # A second sensor at 10 Hz says 1 in the seconds from 0.4 to 1.2.
+    beats = np.zeros((20, 1), np.float32)
+    beats[4:12] = 1
+    np.savez(tmp_path / "s.npz", signal=beats, rate=10.0, start_ms=START_MS)
+    second = StreamConfig(
+        sampling_hz=10.0, channels=1, replay=ReplayConfig(tmp_path / "s.npz", speed=0)
+    )
+    rules = (
+        RuleConfig("rest", 0, above=79.5, for_s=0.2),
+        RuleConfig("walk", 0, above=0.5, for_s=0.5, of="signal"),
+    )
+    sensing = config(
+        ReplayConfig(tmp_path / "r.npz", speed=0), labels={"rules": rules, "signal": second}
+    )
+    with Sensing(sensing, tmp_path / "state") as running:
+        assert running.wait_ended(GENEROUS_S)
+    with contextlib.closing(Buffer(tmp_path / "state", sensing)) as buffer:
+        rows = buffer.db.execute("SELECT start_ms, label FROM windows WHERE label IS NOT NULL")
+        found = {start - START_MS: label for start, label in rows}
+    assert found == {
+        **dict.fromkeys(range(320, 1200 - 80 + 1, 80), "walk"),
+        **dict.fromkeys(range(1520, 1841, 80), "rest"),
+    }
+
+
+CHILD = """
+import sys, threading
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+from sensing_fixture import config, broker_config
+from vitalring.edge_agent.sensing.config import LinesConfig, ReplayConfig, TopicConfig
+from vitalring.edge_agent.sensing.runner import Sensing
+from vitalring.mqtt import Backoff
+kind, where, state = sys.argv[2], sys.argv[3], Path(sys.argv[4])
+source = {
+    "replay": lambda: ReplayConfig(Path(where), speed=float(sys.argv[5])),
+    "lines": lambda: LinesConfig(Path(where)),
+    "mqtt": lambda: TopicConfig("ward/sensor", broker_config(where)),
+}[kind]()
+def said(window):
+    print(window.number, window.start_ms, flush=True)
+with Sensing(config(source), state, said, backoff=Backoff(first_s=0.05, ceiling_s=0.1)) as running:
+    running.wait_ended(3600)
+    running.check()
+print("ended", flush=True)
+"""
+
+
+class Child:
+    """A process that senses, which is killed as a power cut would."""
+
+    def __init__(self, *words):
+        here = str(Path(__file__).parent)
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", CHILD, here, *map(str, words)],
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
+        )
+        self.said = []
+
+    def read(self, count):
+        """Read so many lines, or up to the end."""
+        for line in self.process.stdout:
+            self.said.append(line.split())
+            if len(self.said) >= count:
+                break
+        return self.said
+
+    def kill(self):
+        self.process.send_signal(signals.SIGKILL)
+        self.said += [line.split() for line in self.process.stdout]
+        self.process.wait()
+
+
+def check_handed_on(children, count):
+    """Every window was handed on; one may be again after a kill, with the number it had."""
+    said = [tuple(line) for child in children for line in child.said if len(line) == 2]
+    assert {int(number) for number, _ in said} == set(range(1, count + 1))
+    assert len(set(said)) == count
+    for child in children:
+        numbers = [int(line[0]) for line in child.said if len(line) == 2]
+        assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+
+
+def test_a_killed_replay_loses_and_doubles_nothing(tmp_path):
+    path = recording(tmp_path / "r.npz", 60_000)
+    sensing = config(ReplayConfig(path, speed=0))
+    children = []
+    for wanted in (1, 2000, 3000):
+        child = Child("replay", path, tmp_path / "state", 0)
+        children.append(child)
+        child.read(wanted)
+        child.kill()
+    assert 0 < len(stored(tmp_path / "state", sensing)) < len(expected(60_000))
+    last = Child("replay", path, tmp_path / "state", 0)
+    last.read(10**9)
+    assert last.said[-1] == ["ended"]
+    found = stored(tmp_path / "state", sensing)
+    assert_windows(found, expected(60_000)[-len(found) :])
+    assert len(found) == sensing.capacity or len(found) == len(expected(60_000))
+    check_handed_on([*children, last], len(expected(60_000)))
+
+
+def test_a_killed_reader_of_a_growing_file_loses_and_doubles_nothing(tmp_path):
+    path = tmp_path / "lines"
+    path.write_bytes(lines(0, 1000))
+    sensing = config(LinesConfig(path))
+    children = []
+    for stop in (1000, 2000, 3000):
+        child = Child("lines", path, tmp_path / "state")
+        children.append(child)
+        with path.open("ab") as writer:
+            # A line in two pieces, the second after the kill.
+            tail = lines(stop, stop + 1000)
+            writer.write(tail[:5000])
+            writer.flush()
+            child.read(10)
+            child.kill()
+            writer.write(tail[5000:])
+    last = Child("lines", path, tmp_path / "state")
+    wanted = expected(4000)
+    wait_for("all", lambda: counts(tmp_path / "state", sensing).get("windows") == len(wanted))
+    last.kill()
+    assert_windows(stored(tmp_path / "state", sensing), wanted)
+    assert counts(tmp_path / "state", sensing)["bad_lines"] == 0
+    check_handed_on([*children, last], len(wanted))
+
+
+def test_a_killed_reader_of_a_pipe_doubles_nothing_and_spans_no_hole(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    sensing = config(LinesConfig(pipe))
+    # Held open, so that what is in the pipe survives its reader.
+    holder = os.open(pipe, os.O_RDWR)
+    children = []
+    for start in (0, 1000, 2000):
+        child = Child("lines", pipe, tmp_path / "state")
+        children.append(child)
+        os.write(holder, lines(start, start + 1000))
+        child.read(20)
+        child.kill()
+    os.close(holder)
+    found = stored(tmp_path / "state", sensing)
+    assert len(found) >= 60
+    names = [int(window.x[0, 0]) for window in found]
+    assert names == sorted(set(names))
+    for window in found:
+        first = int(window.x[0, 0])
+        assert np.array_equal(window.x, signal(first + 8)[first:])
+
+
+@pytest.mark.mosquitto
+def test_a_killed_subscriber_loses_and_doubles_nothing(tmp_path, own_mosquitto):
+    broker_url = own_mosquitto
+    sensing = config(TopicConfig("ward/sensor", broker_config(broker_url)))
+    children = []
+    with Link(broker_config(broker_url)) as feeder:
+        feeder.wait_connected(GENEROUS_S)
+        child = Child("mqtt", broker_url, tmp_path / "state")
+        children.append(child)
+        subscribed(feeder, tmp_path / "state", sensing)
+        for sequence in range(1, 90):
+            feeder.publish("ward/sensor", message(sequence))
+            if sequence in (20, 45, 70):
+                child.read(5)
+                child.kill()
+                child = Child("mqtt", broker_url, tmp_path / "state")
+                children.append(child)
+        wanted = expected(900)
+        wait_for("all", lambda: counts(tmp_path / "state", sensing)["windows"] >= len(wanted))
+        child.kill()
+    assert_windows(stored(tmp_path / "state", sensing), wanted)
+    assert counts(tmp_path / "state", sensing)["gaps"] == 0
+    check_handed_on(children, len(wanted))
+
+
+def test_a_full_disk_stops_nothing_for_good(tmp_path, monkeypatch):
+    sensing = config(ReplayConfig(recording(tmp_path / "r.npz", 3000), speed=0))
+    monkeypatch.setattr("vitalring.edge_agent.sensing.runner._DISK_RETRY_S", 0.01)
+    keep, failures = Buffer.keep, iter([True] * 3)
+
+    def failing(self, *words):
+        # As SQLite says it, from inside the transaction.
+        if next(failures, False):
+            self.db.execute("PRAGMA query_only=ON")
+        try:
+            return keep(self, *words)
+        finally:
+            self.db.execute("PRAGMA query_only=OFF")
+
+    monkeypatch.setattr(Buffer, "keep", failing)
+    seen = Windows()
+    with Sensing(sensing, tmp_path / "state", seen) as running:
+        assert running.wait_ended(GENEROUS_S)
+    assert_windows(seen.found, expected(3000))
+
+
+def test_a_fault_of_ours_is_told_and_does_not_pass_for_silence(tmp_path, monkeypatch):
+    def broken(*_):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("vitalring.edge_agent.sensing.runner.cut", broken)
+    sensing = config(ReplayConfig(recording(tmp_path / "r.npz", 100), speed=0))
+    told = threading.Event()
+    with Sensing(sensing, tmp_path / "state", on_fault=told.set) as running:
+        assert told.wait(GENEROUS_S)
+    with pytest.raises(ZeroDivisionError):
+        running.check()
+
+
+def test_who_takes_windows_may_fail_and_gets_the_next(tmp_path):
+    seen = Windows()
+
+    def choosy(window):
+        seen(window)
+        if window.number == 3:
+            raise RuntimeError("no")
+
+    sensing = config(ReplayConfig(recording(tmp_path / "r.npz", 100), speed=0))
+    with Sensing(sensing, tmp_path / "state", choosy) as running:
+        assert running.wait_ended(GENEROUS_S)
+    assert_windows(seen.found, expected(100))
+
+
+def test_a_button_that_is_a_file_is_refused(tmp_path):
+    (tmp_path / "button").write_text("")
+    sensing = config(
+        ReplayConfig(recording(tmp_path / "r.npz", 100)), labels={"button": tmp_path / "button"}
+    )
+    with pytest.raises(ConfigError, match="is no pipe"), Sensing(sensing, tmp_path / "state"):
+        pass
+
+
+@pytest.mark.skipif(HAPT is None, reason="LEFT OUT: VITALRING_HAPT names no file of recordings")
+def test_a_real_recording_gives_the_windows_of_its_data_set(tmp_path):
+    """The windows that HAPT's authors cut are, sample for sample, among those cut here."""
+    with np.load(HAPT) as file:
+        first, stop = file["offset"][0], file["offset"][1]
+        raw, marks = file["signals"][first:stop], file["labels"]
+    np.savez(tmp_path / "r.npz", signal=raw, rate=50.0, start_ms=START_MS)
+    marks = marks[(marks[:, 0] == 1) & (marks[:, 2] <= 6)]
+    names = ("walking", "upstairs", "downstairs", "sitting", "standing", "laying")
+    rows = [
+        f"{START_MS + 20 * (first - 1)},{START_MS + 20 * last},{names[activity - 1]}"
+        for _, _, activity, first, last in marks
+    ]
+    (tmp_path / "a.csv").write_text("\n".join(["start,end,label", *rows, ""]))
+    sensing = SensingConfig(
+        SensorConfig(
+            sampling_hz=50.0, channels=6, window=128, stride=64,
+            replay=ReplayConfig(tmp_path / "r.npz", speed=0),
+        ),
+        LabelsConfig(names, annotations=tmp_path / "a.csv"),
+    )  # fmt: skip
+    state = tmp_path / "state"
+    with Sensing(sensing, state) as running:
+        assert running.wait_ended(GENEROUS_S)
+        wait_for("labels", lambda: len(labels(state, sensing)) == 6)
+    found = stored(state, sensing)
+    assert len(found) == (len(raw) - 128) // 64 + 1
+    for row, window in enumerate(found):
+        assert np.array_equal(window.x, raw[64 * row : 64 * row + 128].astype(np.float32))
+    status = sensing_status(sensing, state)
+    assert status["windows"]["conflicts"] == 0
+    marked = sum(last - first + 1 for _, _, _, first, last in marks)
+    assert abs(sum(status["windows"]["labels"].values()) * 64 / marked - 1) < 0.1
+
+
+def test_classes_of_the_fixture_are_those_of_its_labels():
+    assert config(LinesConfig(Path("x"))).labels.classes == CLASSES
