@@ -1,9 +1,10 @@
-"""A TFLite model as it is put together: tensors, constants and operations, then the file.
+"""A TFLite file, written from tensors, constants and operations, and read to say what is in it.
 
 Source: TensorFlow Lite's schema (`tensorflow/compiler/mlir/lite/schema/schema.fbs`), whose field
 numbers and codes stand below, and the versions of `tensorflow/lite/tools/versioning`.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vitalring.models.flatbuffer import Bytes, Scalar, Table, write
+from vitalring.errors import ModelError
+from vitalring.models.flatbuffer import Bytes, Scalar, Table, View, read, write
+from vitalring.models.tflite_names import BUILTIN
 
 IDENTIFIER = b"TFL3"
 # Operation: builtin code, version in float32, version in int8, number in the union of options.
@@ -150,3 +153,73 @@ class TfliteModel:
             }
         )
         return write(root, IDENTIFIER)
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """A tensor that a signature takes or gives; -1 in its shape is a length left open."""
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    quant: Quant | None
+
+
+@dataclass(frozen=True)
+class SignatureInfo:
+    """What a caller sees of a model."""
+
+    name: str
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+    operations: Mapping[str, int]
+    """How often each operation occurs."""
+
+
+def read_signatures(model: bytes) -> tuple[SignatureInfo, ...]:
+    """Return what is in a TFLite file, without running anything.
+
+    Raises:
+        ModelError: it is no TFLite file, or is damaged.
+    """
+    root = read(model, IDENTIFIER)
+    codes = [_operation_name(code) for code in root.tables(1)]
+    graphs = root.tables(2)
+    return tuple(_signature(one, graphs, codes) for one in root.tables(7))
+
+
+def _signature(signature: View, graphs: list[View], codes: list[str]) -> SignatureInfo:
+    graph = _item(graphs, signature.scalar(4, "I"))
+    tensors = graph.tables(0)
+    sides = [
+        tuple(_tensor_info(one.text(0), _item(tensors, one.scalar(1, "I"))) for one in side)
+        for side in (signature.tables(0), signature.tables(1))
+    ]
+    used = Counter(_item(codes, operator.scalar(0, "I")) for operator in graph.tables(3))
+    return SignatureInfo(signature.text(2), sides[0], sides[1], dict(sorted(used.items())))
+
+
+def _tensor_info(name: str, tensor: View) -> TensorInfo:
+    shape = tensor.array(7, "<i4")
+    shape = shape if len(shape) else tensor.array(0, "<i4")
+    kind, quant = tensor.scalar(1, "b"), tensor.table(4)
+    levels = None
+    if quant is not None and len(quant.array(2, "<f4")) and len(quant.array(3, "<i8")):
+        levels = Quant(float(quant.array(2, "<f4")[0]), int(quant.array(3, "<i8")[0]))
+    known = {FLOAT32: "float32", INT32: "int32", INT8: "int8"}
+    return TensorInfo(
+        name, known.get(kind, f"type {kind}"), tuple(int(length) for length in shape), levels
+    )
+
+
+def _operation_name(code: View) -> str:
+    # Codes above 127 do not fit the older field, which then holds 127.
+    number = max(code.scalar(3, "i"), code.scalar(0, "b"))
+    custom = code.text(1)
+    return custom or (BUILTIN[number] if 0 <= number < len(BUILTIN) else f"operation {number}")
+
+
+def _item(items: list[Any], place: int) -> Any:  # noqa: ANN401
+    if place >= len(items):
+        raise ModelError("the model is damaged: it names a part that it does not have")
+    return items[place]

@@ -45,7 +45,8 @@ class Assembled:
 
     network: Network
     weights: Array = field(repr=False)
-    ranges: tuple[float, ...]
+    ranges: tuple[tuple[str, float], ...]
+    """What each range follows, and its limit."""
 
     def artefact(self) -> Artefact:
         """Return the trainable artefact, which starts from these weights."""
@@ -95,19 +96,26 @@ def assemble(
         )
     pieces = _pieces(imported.input_shape, parts)
     limits = _calibrated(imported.input_shape, pieces, windows)
-    below, signs = [layers.quantise(imported.input_shape, limits[0], signed=True)], [True]
-    for piece, limit in zip(pieces[:-1], limits[1:], strict=True):
+    below = [layers.quantise(imported.input_shape, limits[0], signed=True)]
+    ranges = [("the input", limits[0])]
+    for part, piece, limit in zip(parts[:-1], pieces[:-1], limits[1:], strict=True):
         below.append(piece.layer)
         if piece.ranged:
             below.append(layers.quantise(piece.layer.out_shape, limit, signed=piece.signed))
-            signs.append(piece.signed)
+            ranges.append((part.called, limit))
     weights = [piece.weights for piece in pieces]
     if train == "head":
         trunk = layers.chain(*below)
         below, weights = [layers.frozen(trunk, np.concatenate(weights[:-1]))], weights[-1:]
     layer = layers.chain(*below, pieces[-1].layer)
     network = Network(name, classes, layer, PHYSICAL_BATCH, quantised)
-    return Assembled(network, np.concatenate(weights), tuple(limits))
+    return Assembled(network, np.concatenate(weights), tuple(ranges))
+
+
+def outputs(imported: Imported) -> int:
+    """Return how many classes a network tells apart, as `assemble` will ask for."""
+    last = imported.parts[-1] if imported.parts else None
+    return last.kernel.shape[1] if isinstance(last, Dense) else 2
 
 
 def _pieces(input_shape: tuple[int, ...], parts: Sequence[Part]) -> list[_Piece]:

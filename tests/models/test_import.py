@@ -346,12 +346,15 @@ def test_the_artefact_starts_from_the_file_and_exports(train: str) -> None:
 
 def test_ranges_come_from_the_windows() -> None:
     x = windows((40, 4))
-    small = assemble(imported_cnn(), "net", ABC, windows=x * 0.1).ranges
-    large = assemble(imported_cnn(), "net", ABC, windows=x * 10).ranges
+
+    def limits(given: np.ndarray | None) -> list[float]:
+        return [limit for _, limit in assemble(imported_cnn(), "net", ABC, windows=given).ranges]
+
+    small, large = limits(x * 0.1), limits(x * 10)
     assert small[0] < 0.6 < np.abs(x * 10).max() <= large[0]
     assert all(one < other for one, other in zip(small, large, strict=True))
     # Without, as the shipped networks have them.
-    assert set(assemble(imported_cnn(), "net", ABC).ranges) == {4.0, 8.0}
+    assert set(limits(None)) == {4.0, 8.0}
 
 
 @pytest.mark.parametrize(
