@@ -4,6 +4,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
+from vitalring.edge_agent.results import ResultsConfig
+from vitalring.edge_agent.sensing.config import (
+    BufferConfig,
+    LabelsConfig,
+    SensingConfig,
+    SensorConfig,
+)
+from vitalring.errors import ConfigError
 from vitalring.mqtt import BrokerConfig
 from vitalring.schema import OneOf, Pattern, Range
 
@@ -27,16 +35,19 @@ class Floors:
 
 @dataclass(frozen=True)
 class AgentConfig:
-    """Everything an agent is told; paths are relative to the file's folder."""
+    """Everything an agent is told; paths are relative to the file's folder.
+
+    Its records come from a data set, `data` and `device`, or from a `sensor`.
+    """
 
     federation: Path
     authority_key: Annotated[str, Pattern("[0-9a-f]{64}")]
     cohort: Annotated[str, Pattern("[a-z0-9-]{1,32}")]
     ring_key: Path
-    data: Path
-    device: Annotated[str, Pattern(DEVICE_ID)]
     state_dir: Path
     broker: BrokerConfig
+    data: Path | None = None
+    device: Annotated[str, Pattern(DEVICE_ID)] | None = None
     cache_dir: Path | None = None
     floors: Floors = field(default_factory=Floors)
     accountant: Annotated[str, OneOf(("child", "in-process"))] = "child"
@@ -47,3 +58,46 @@ class AgentConfig:
     """Keep the newest verified model to predict with."""
     personalise: Annotated[str, OneOf(("none", "head"))] = "none"
     """Fit the last layer of that model to this device's own records; it stays here."""
+    sensor: SensorConfig | None = None
+    labels: LabelsConfig | None = None
+    buffer: BufferConfig = field(default_factory=BufferConfig)
+    results: ResultsConfig | None = None
+    """Where predictions of the sensor's windows go."""
+
+    def __post_init__(self) -> None:
+        """Refuse a device with no records, or of two kinds. Raises ConfigError."""
+        # 1. One place that records come from.
+        if (self.data is None) != (self.device is None):
+            missing = "device" if self.device is None else "data"
+            raise ConfigError(f"{missing} is missing: data and device go together")
+        if (self.data is None) == (self.sensor is None):
+            raise ConfigError(
+                "records come from a data set (data and device) or from a live sensor (the table "
+                f"[sensor]); {'neither' if self.data is None else 'both'} of the two is given"
+            )
+        # 2. What only a sensor has.
+        if self.sensor is None:
+            for name in ("labels", "results"):
+                if getattr(self, name) is not None:
+                    raise ConfigError(f"[{name}] goes with a live sensor, and there is no [sensor]")
+            if self.buffer != BufferConfig():
+                raise ConfigError("[buffer] goes with a live sensor, and there is no [sensor]")
+        # 3. Who predicts needs a model.
+        if self.results is not None and not self.keep_model:
+            raise ConfigError("[results] needs keep_model = true: without it there is no model")
+        # 4. Sensor, labels and buffer fit together.
+        _ = self.sensing
+
+    @property
+    def sensing(self) -> SensingConfig | None:
+        """The live sensor with its labels and buffer, or None. Raises ConfigError."""
+        if self.sensor is None:
+            return None
+        return SensingConfig(self.sensor, self.labels, self.buffer)
+
+    @property
+    def data_set(self) -> tuple[Path, str]:
+        """Folder and device of the data set. Raises ConfigError where there is a sensor instead."""
+        if self.data is None or self.device is None:
+            raise ConfigError("this device has a live sensor and no data set")
+        return self.data, self.device

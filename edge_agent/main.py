@@ -1,18 +1,23 @@
 """Start agents from their configuration files."""
 
+import contextlib
 import functools
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from vitalring.edge_agent import accountant, state
-from vitalring.edge_agent.agent import Agent, Identity
+from vitalring.edge_agent.agent import Agent, Identity, RecordSource
 from vitalring.edge_agent.budget import Budget
 from vitalring.edge_agent.config import AgentConfig
 from vitalring.edge_agent.daemon import Daemon, Downlink, Submission, subscriptions
 from vitalring.edge_agent.personal import PersonalSettings
+from vitalring.edge_agent.predictor import Predictor
 from vitalring.edge_agent.records import DataSetRecords
 from vitalring.edge_agent.renewal import Renewal
+from vitalring.edge_agent.results import open_sink
+from vitalring.edge_agent.sensing.records import SensorRecords
+from vitalring.edge_agent.sensing.runner import Sensing
 from vitalring.edge_agent.workshop import Workshop
 from vitalring.errors import ConfigError
 from vitalring.files import read_file, read_secret
@@ -37,7 +42,10 @@ def run_agents(configs: Sequence[AgentConfig], stop: threading.Event) -> None:
     )
     dialects = Dialects()
     filters = subscriptions(federation, first.cohort)
-    with Link(first.broker, filters, dialects=dialects) as link:
+    with contextlib.ExitStack() as running:
+        # First, so that sensors live to the very end and go on where nothing else does.
+        sensors = [running.enter_context(each) for each in _sensors(configs, running, stop)]
+        link = running.enter_context(Link(first.broker, filters, dialects=dialects))
         downlink = Downlink(link, federation.name, stop)
         cache = first.cache_dir or first.state_dir / "cache"
         workshop = Workshop(federation, cache, downlink.object)
@@ -48,6 +56,29 @@ def run_agents(configs: Sequence[AgentConfig], stop: threading.Event) -> None:
         finally:
             for agent in agents:
                 agent.db.close()
+    for sensing in sensors:
+        sensing.check()
+
+
+def _sensors(
+    configs: Sequence[AgentConfig], running: contextlib.ExitStack, stop: threading.Event
+) -> Iterator[Sensing]:
+    """Yield the live sensors; `running` closes what takes their windows after they have ended."""
+    for config in configs:
+        if config.sensing is None:
+            continue
+        on_window = None
+        if config.results is not None:
+            predictor = Predictor(config.state_dir, open_sink(config.results))
+            on_window = running.enter_context(predictor).on_window
+        yield Sensing(config.sensing, config.state_dir, on_window, on_fault=stop.set)
+
+
+def _records(config: AgentConfig, workshop: Workshop) -> RecordSource:
+    if config.sensing is not None:
+        return SensorRecords(config.sensing, config.state_dir)
+    folder, device = config.data_set
+    return DataSetRecords(folder, device, workshop.object)
 
 
 def _agent(config: AgentConfig, workshop: Workshop) -> Agent:
@@ -56,7 +87,7 @@ def _agent(config: AgentConfig, workshop: Workshop) -> Agent:
         db,
         Budget(db),
         _identity(config),
-        DataSetRecords(config.data, config.device, workshop.object),
+        _records(config, workshop),
         config.floors,
         config.participation,
         workshop,

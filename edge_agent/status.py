@@ -1,18 +1,20 @@
-"""What a person wants to know of a device: its rounds, its outbox and its privacy budget."""
+"""What a person wants to know of a device: rounds, outbox, privacy budget, model and sensors."""
 
 from contextlib import closing
 from typing import Any
 
 from vitalring.database import open_read_only
-from vitalring.edge_agent import accountant, state
+from vitalring.edge_agent import accountant, model_in_use, state
 from vitalring.edge_agent.budget import Budget
 from vitalring.edge_agent.config import AgentConfig
+from vitalring.edge_agent.sensing.status import sensing_status
 from vitalring.errors import ConfigError
 
 
 def status(config: AgentConfig) -> dict[str, Any]:
     """Return rounds by outcome, updates that wait, and epsilon spent against the device's limit.
 
+    With the model in use, and of a device with a live sensor the windows by label and counts.
     Opens the state for reading only, beside a running agent. Raises
     ConfigError where there is no state, PrivacyError where the budget is damaged.
     """
@@ -24,6 +26,7 @@ def status(config: AgentConfig) -> dict[str, Any]:
         known = state.known_checkpoint(db)
         budget = Budget(db)
         floors = config.floors
+        sensing = config.sensing
         return {
             "rounds": rounds,
             "waiting": [
@@ -37,4 +40,6 @@ def status(config: AgentConfig) -> dict[str, Any]:
                 "epsilon_limit": floors.epsilon,
                 "delta": floors.delta,
             },
+            "model": model_in_use.describe(config.state_dir),
+            **({"sensing": sensing_status(sensing, config.state_dir)} if sensing else {}),
         }

@@ -122,14 +122,15 @@ def _windows(source: str | None, config: AgentConfig, loaded: Loaded) -> Iterato
 
 def _of_device(config: AgentConfig, loaded: Loaded) -> Iterator[_Window]:
     """Yield all rows of the device's data set, those it trains on among them."""
-    info = load_dataset(config.data)
+    folder, device = config.data_set
+    info = load_dataset(folder)
     if info.classes != loaded.about.classes:
         raise DataError(
             f"the model tells {', '.join(loaded.about.classes)} apart, the data set in "
-            f"{config.data} has {', '.join(info.classes)}: use --input"
+            f"{folder} has {', '.join(info.classes)}: use --input"
         )
     features = FeatureSchema.from_json(loaded.features) if loaded.features else None
-    records = load_device(config.data, config.device, info, features)
+    records = load_device(folder, device, info, features)
     for number, (x, y) in enumerate(zip(records.x, records.y, strict=True)):
         yield _Window({"window": number}, x, int(y))
 

@@ -50,7 +50,7 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
             db,
             Budget(db),
             Identity(pair.public, pair.secret),
-            DataSetRecords(config.data, config.device, workshop.object),
+            DataSetRecords(*config.data_set, workshop.object),
             config.floors,
             config.participation,
             workshop,
