@@ -18,7 +18,7 @@ from vitalring.edge_agent.accountant import epsilon
 from vitalring.edge_agent.dpsgd import train
 from vitalring.edge_agent.randomness import fresh_generator
 from vitalring.errors import PrivacyError
-from vitalring.models.artefact import initial_weights, load_artefact
+from vitalring.models.artefact import initial_weights, load_artefact, shipped_names
 from vitalring.models.runtime import TrainableModel
 from vitalring.protocol.privacy import (
     CLIP_SLACK,
@@ -197,10 +197,11 @@ class _Zero(Recorder):
         return np.zeros(1, np.float32), 0.0, np.zeros(len(x), np.float32)
 
 
+@pytest.mark.parametrize("name", shipped_names())
 @pytest.mark.parametrize("clip", [0.1, 1.0, 5.0])
-def test_the_shipped_network_computes_as_the_sensitivity_assumes(clip):
+def test_shipped_networks_compute_as_the_sensitivity_assumes(name, clip):
     """SPEC 7.4 allows float32 2^-8 for one gradient and 2^-20 of the norms for a sum."""
-    artefact = load_artefact("ecg_cnn")
+    artefact = load_artefact(name)
     model = TrainableModel(artefact)
     generator = np.random.default_rng(1)
     count = model.physical_batch
