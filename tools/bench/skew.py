@@ -39,9 +39,6 @@ from vitalring.tools.bench.skew_devices import (
     validation_split,
 )
 
-DEVICE_RATES: Final = (0.1, 0.3, 1.0)
-"""Learning rates on the device that every side tries."""
-
 SAMPLING_RATE: Final = 0.25
 STEPS: Final = 4
 """A round is one pass over a device's rows, in four batches."""
@@ -84,6 +81,8 @@ class SkewSettings:
     rounds: int = 20
     search_rounds: int = 5
     seeds: int = 3
+    rates: tuple[float, ...] = (0.03, 0.1, 0.3, 1.0)
+    """Learning rates on the device that every side tries."""
     heads: personal.PersonalSettings = field(default_factory=personal.PersonalSettings)
 
 
@@ -145,8 +144,8 @@ def measure_skew(
     folder: Path, model: str | None, settings: SkewSettings, say: Say = lambda _line: None
 ) -> dict[str, Any]:
     """Compare all sides on a data set's folder, and return every figure. Raises VitalRingError."""
-    if min(settings.rounds, settings.search_rounds, settings.seeds) < 1:
-        raise ConfigError("rounds and seeds must be 1 or more: nothing would be measured")
+    if min(settings.rounds, settings.search_rounds, settings.seeds, len(settings.rates)) < 1:
+        raise ConfigError("rounds, seeds and rates must be 1 or more: nothing would be measured")
     began = time.monotonic()
     people = load_people(folder)
     classes = people.info.classes
@@ -167,7 +166,6 @@ def measure_skew(
         "parameters": artefact.info.dimension,
         "head": artefact.info.head,
         "settings": asdict(settings),
-        "device_rates": list(DEVICE_RATES),
         "sides": [asdict(side) for side in SIDES],
         "personalised": PERSONALISED,
         "cases": cases,
@@ -224,7 +222,7 @@ def _search(
     fit = [device.fit for device in bench.devices(rest, alpha, _SEARCH_SEED)]
     rows = pooled("validation", aside)
     rounds = bench.settings.search_rounds
-    settings = [_Setting(side, rate, own) for rate in DEVICE_RATES for own in side.values]
+    settings = [_Setting(side, rate, own) for rate in bench.settings.rates for own in side.values]
     tried = []
     for setting in settings:
         score = -1.0  # diverged

@@ -126,8 +126,8 @@ def _searches(result: Mapping[str, Any]) -> Table:
         f"{side['name']}, {_WHAT[side['own']]}: {', '.join(f'{v:g}' for v in side['values'])}"
         for side in result["sides"]
     )
-    rates = ", ".join(f"{rate:g}" for rate in result["device_rates"])
-    points = len(result["device_rates"]) * len(result["sides"][0]["values"])
+    rates = ", ".join(f"{rate:g}" for rate in result["settings"]["rates"])
+    points = len(result["settings"]["rates"]) * len(result["sides"][0]["values"])
     return Table(
         "The search",
         ("devices", "side", "rate on the device", "own number", "best", "worst"),
@@ -138,7 +138,8 @@ def _searches(result: Mapping[str, Any]) -> Table:
             "Adam and Yogi beta_1 0.9, beta_2 0.99 and tau 0.001.",
             f"A setting trains for {result['settings']['search_rounds']} rounds without a fifth of "
             "the training people, and its macro-F1 on these is the score. The held-out people see "
-            "the chosen setting alone.",
+            "the chosen setting alone. A chosen value at the end of its list, and a score from a "
+            "few people, say that a longer search might serve a side better.",
             "Heads: learning rate "
             f"{result['settings']['heads']['learning_rate']:g}, at most "
             f"{result['settings']['heads']['epochs']} passes; each device chooses how many.",

@@ -47,7 +47,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     skew.add_argument("--seeds", type=int, default=3, help="how often each side is run")
     skew.add_argument(
-        "--alphas", type=_alphas, default=(0.1, 1.0, 100.0), help="Dirichlet skews, as 0.1,1,100"
+        "--alphas", type=_numbers, default=(0.1, 1.0, 100.0), help="Dirichlet skews, as 0.1,1,100"
+    )
+    skew.add_argument(
+        "--rates",
+        type=_numbers,
+        default=(0.03, 0.1, 0.3, 1.0),
+        help="learning rates on the device that every side tries, as 0.03,0.1,0.3,1",
     )
     skew.add_argument(
         "--devices", type=int, default=0, help="devices of a Dirichlet skew; 0 is one a person"
@@ -66,7 +72,7 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _alphas(text: str) -> tuple[float, ...]:
+def _numbers(text: str) -> tuple[float, ...]:
     try:
         return tuple(float(part) for part in text.split(",") if part)
     except ValueError as error:
@@ -109,15 +115,17 @@ def _skew(options: argparse.Namespace) -> None:
         rounds=options.rounds,
         search_rounds=options.search_rounds,
         seeds=options.seeds,
+        rates=options.rates,
     )
     console = Console(stderr=True)
     result = measure_skew(options.data, options.model, settings, console.print)
     alphas = ",".join(f"{alpha:g}" for alpha in settings.alphas)
+    rates = ",".join(f"{rate:g}" for rate in settings.rates)
     # The folder's place is one machine's business.
     command = f"vitalring bench skew --data FOLDER --model {result['model']} --alphas {alphas}"
     command += f" --devices {settings.devices}" if settings.devices else ""
     command += f" --rounds {settings.rounds} --search-rounds {settings.search_rounds}"
-    command += f" --seeds {settings.seeds}"
+    command += f" --seeds {settings.seeds} --rates {rates}"
     # One folder may hold the pages of several data sets.
     name = f"skew-{result['dataset']}" if _FILE_NAME.fullmatch(result["dataset"]) else "skew"
     picture = f"![Learning by round, and accuracy on own rows]({name}.svg)"
