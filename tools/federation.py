@@ -144,10 +144,12 @@ def plan_of(
     devices: int,
     records: int,
     features: bytes = b"",
+    most_records: int = 0,
 ) -> StudyPlan:
     """Return the study's plan, checked as every device will check it.
 
     `features` is the text of the agreed feature schema, where records are rows of tables.
+    `records` are those of the smallest device, `most_records` of the largest; 0 is unknown.
     Raises ConfigError.
     """
     info = artefact.info
@@ -155,9 +157,7 @@ def plan_of(
     codec = Codec(
         n_max=settings.n_max or devices,
         clip=settings.update_clip,
-        # With a guarantee for records every device weighs alike: its count would be a record's
-        # trace (SPEC 7.11). The plan's floor of records makes the capped weight the same for all.
-        weight_cap=records if settings.unit == "record" else 1 << 20,
+        weight_cap=_weight_cap(settings, records, most_records),
         bits=settings.bits,
         reach=settings.reach,
         keep=settings.keep,
@@ -178,6 +178,18 @@ def plan_of(
     return _plan(
         settings, settings.study, model, training, privacy, codec, settings.server, devices
     )
+
+
+def _weight_cap(settings: StudySettings, records: int, most_records: int) -> int:
+    """Return the records above which a device weighs no more (SPEC 4.2).
+
+    A cap far above every device would scale all updates down into the rounding of the quantiser.
+    """
+    if settings.unit == "record":
+        # With a guarantee for records every device weighs alike: its count would be a record's
+        # trace (SPEC 7.11). The plan's floor of records makes the capped weight the same for all.
+        return records
+    return settings.weight_cap or most_records or records
 
 
 def statistics_plan_of(

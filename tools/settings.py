@@ -64,6 +64,9 @@ class StudySettings:
     server: ServerOptimiser = field(default_factory=lambda: SERVERS["momentum"])
     records: Annotated[int, Range(0, 100_000_000)] = 0
     """Public floor of records on a device; 0 lets a simulation take its smallest device."""
+    weight_cap: Annotated[int, Range(0, 1 << 40)] = 0
+    """Records above which a device weighs no more, with unit none; with unit record all weigh
+    alike. 0 lets a simulation take its largest device, and is `records` elsewhere."""
     n_max: Annotated[int, Range(0, limits.MAX_DEVICES)] = 0
     """Devices that a sum has room for; 0 is the size of the roster."""
     seed: Annotated[int, Range(0, 2**63 - 1)] = 0

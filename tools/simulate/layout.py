@@ -121,7 +121,12 @@ def draw_training(settings: SimulationSettings, fleet: Fleet, features: bytes) -
     study = settings.study
     artefact = artefact_of(settings, fleet, features)
     plan = federation.plan_of(
-        study, artefact, len(fleet.devices), study.records or fleet.records, features
+        study,
+        artefact,
+        len(fleet.devices),
+        study.records or fleet.records,
+        features,
+        fleet.most_records,
     )
     rate = plan.training.sampling_rate
     if study.unit == "record" and not fits_a_step(fleet.most_records, rate):
