@@ -284,9 +284,8 @@ def evaluations(scores):
 )
 def test_a_study_ends_when_it_no_longer_improves(parties, scores, patience, rounds_until_final):
     schedule = dataclasses.replace(parties.aggregator.schedule, patience=patience)
-    parties.aggregator = dataclasses.replace(
-        parties.aggregator, evaluate=evaluations(scores), schedule=schedule
-    )
+    goal = dataclasses.replace(parties.aggregator.goal, evaluate=evaluations(scores))
+    parties.aggregator = dataclasses.replace(parties.aggregator, goal=goal, schedule=schedule)
     finals = []
     while not (finals and finals[-1]):
         finals.append(conclude(parties, close_round(parties, range(3))).final)

@@ -140,6 +140,12 @@ def changed(record, **changes):
         (lambda p: {"privacy": changed(p.privacy, unit="none", noise="none")}, "must be 0"),
         (lambda p: {"codec": changed(p.codec, bits=17)}, r"codec\.bits is 17"),
         (lambda p: {"codec": changed(p.codec, n_max=0)}, r"codec\.n_max is 0"),
+        (lambda p: {"model": changed(p.model, features=b"x")}, "names features by 1 bytes"),
+        (lambda p: {"task": "statistics"}, "asks for statistics: that takes one round"),
+        (
+            lambda p: {"training": changed(p.training, balance="oversample")},
+            "balance is oversample with privacy.unit record",
+        ),
     ],
 )
 def test_a_study_plan_that_cannot_be_kept_is_refused(federation, records, change, match):

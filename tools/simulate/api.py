@@ -217,7 +217,8 @@ class _Run:
         return resumed
 
     def _wanted(self) -> str:
-        return json.dumps(_plain_settings(self._settings), indent=2, sort_keys=True)
+        shown = dataclasses.replace(self._settings, out=None, broker=None, workers=0)
+        return json.dumps(to_plain(shown), indent=2, sort_keys=True, default=str)
 
     def _claim_folder(self, resumed: bool) -> None:
         if not resumed and self._state.exists():
@@ -389,8 +390,3 @@ def _output_folder(wanted: Path | None) -> Path:
         return wanted.absolute()
     names = itertools.chain(["vitalring-run"], (f"vitalring-run-{n}" for n in itertools.count(2)))
     return next(Path(name).absolute() for name in names if not _is_finished(Path(name)))
-
-
-def _plain_settings(settings: SimulationSettings) -> dict[str, Any]:
-    plain = to_plain(dataclasses.replace(settings, out=None, broker=None, workers=0))
-    return {name: str(value) if isinstance(value, Path) else value for name, value in plain.items()}
