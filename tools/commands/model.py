@@ -4,7 +4,10 @@ import argparse
 import importlib
 import os
 import re
-from collections.abc import Sequence
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -14,7 +17,7 @@ import numpy.typing as npt
 from rich.console import Console
 from rich.table import Table
 
-from vitalring.errors import ConfigError, ModelError
+from vitalring.errors import ConfigError, ModelError, VitalRingError
 from vitalring.files import read_file, write_atomic
 from vitalring.models import dataset
 from vitalring.models.artefact import (
@@ -138,7 +141,8 @@ def _build(options: argparse.Namespace) -> None:
             f"{options.name} tells {len(network.classes)} classes apart, but {len(classes)} are "
             "named; name as many, or choose another network"
         )
-    artefact = convert.build_artefact(network, export=trace.trace(network).to_json())
+    with _quietly():
+        artefact = convert.build_artefact(network, export=trace.trace(network).to_json())
     sizing = convert.sizing_of(network) if network.sized else None
     if sizing and (shape or classes):
         artefact = sized(
@@ -243,7 +247,9 @@ def _import(options: argparse.Namespace) -> None:
     )
     for called, limit in made.ranges:
         print(f"range ±{limit:g} after {called}")
-    _write(made.artefact(), None, options.out)
+    with _quietly():
+        artefact = made.artefact()
+    _write(artefact, None, options.out)
 
 
 def _data(folder: Path) -> tuple[tuple[str, ...], npt.NDArray[np.float32]]:
@@ -283,6 +289,26 @@ def _builder(module: str) -> ModuleType:
             f"building and importing networks needs {error.name}, which is not installed here: "
             "pip install 'vitalring[models]' under Python 3.11"
         ) from error
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Keep what TensorFlow's converter writes to standard error to ourselves, unless it fails."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as said:
+        os.dup2(said.fileno(), 2)
+        try:
+            yield
+        except VitalRingError:
+            raise
+        except BaseException:
+            said.seek(0)
+            os.write(kept, said.read())
+            raise
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
 
 
 def _shape(text: str | None) -> tuple[int, ...] | None:
