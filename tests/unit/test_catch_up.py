@@ -113,7 +113,7 @@ def test_a_round_that_an_older_folder_had_not_finished_is_not_made_again(parties
     parties.begin(parties.propose())
     if before == "charged":
         agent = device(parties, folder)
-        agent._make_update = lambda *_: None
+        agent._keep_update = lambda *_: None
         assert agent.consider(announced(parties), parties.now_ms) == "ready"
     else:
         agent = device(parties, folder, participation=0.0)
