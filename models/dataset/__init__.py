@@ -39,7 +39,6 @@ __all__ = [
     "load_dataset",
     "load_device",
     "load_part",
-    "load_part",
     "load_table",
     "oversample",
     "split",
