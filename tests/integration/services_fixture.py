@@ -145,7 +145,7 @@ class Hospital:
     `faults` are names of FAULTS; each strikes once, in whichever process comes there first.
     `in_process` chooses the devices that account within the agent's own process. `agents`
     processes share the devices; none is one each. `clocks` are seconds by which the agents'
-    clocks are ahead.
+    clocks are ahead. `study` is more of study.toml.
     """
 
     def __init__(
@@ -162,6 +162,7 @@ class Hospital:
         in_process=slice(None),
         agents=None,
         clocks=(),
+        study="",
     ):
         self.folder = folder
         self.devices = DEVICES[:devices]
@@ -179,7 +180,7 @@ class Hospital:
         (folder / "broker" / "local.d" / "save.conf").write_text("autosave_interval 1\n")
         (folder / "study.toml").write_text(
             f'federation = "{FEDERATION}"\ncohort = "{COHORT}"\nrounds = {rounds}\n'
-            f"records = 250\nmin_cohort = {min_cohort}\n"
+            f"records = 250\nmin_cohort = {min_cohort}\n{study}"
         )
         (folder / "names.txt").write_text("\n".join(self.devices))
         vitalring(

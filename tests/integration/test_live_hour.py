@@ -48,6 +48,7 @@ class Hour:
     annotations: list
     windows: list  # (start_ms, end_ms, x)
     gaps: int
+    model: str
 
 
 def write_table(path, annotations):
@@ -79,7 +80,7 @@ def hapt(folder, file):
                     x.append(signal[begin : begin + 128])
                     y.append(activity - 1)
         np.savez(data / "devices" / f"p0{person}.npz", x=np.stack(x), y=np.array(y))
-    hour = Hour("", ACTIVITIES, [], [], gaps=-1)
+    hour = Hour("", ACTIVITIES, [], [], gaps=-1, model="har_cnn")
     now_ms, left, lines = START_MS, HOUR_S * 50, []
     for index in np.flatnonzero(subject > 6):
         signal = raw[offset[index] : offset[index + 1]][:left]
@@ -118,7 +119,7 @@ def heartbeats(folder):
     np.savez(folder / "hour.npz", signal=signal, rate=360.0, start_ms=START_MS)
     scale, classes = [0.005, 0.008, 0.008, 0.008], ("N", "S", "V")
     starts_us = START_MS * 1000 + np.rint(np.arange(beats + 1) * 216 * (1e6 / 360)).astype(np.int64)
-    hour = Hour("", classes, [], [], gaps=0)
+    hour = Hour("", classes, [], [], gaps=0, model="ecg_cnn")
     for beat, row in enumerate(order):
         begin, end = int(starts_us[beat]) // 1000, -(-int(starts_us[beat + 1]) // 1000)
         hour.annotations.append(Annotation(begin, end, classes[y[row]]))
@@ -170,7 +171,9 @@ def test_an_hour_of_recording_trains_and_predicts_in_flat_memory(tmp_path, monke
     monkeypatch.setattr(services_fixture, "DEVICES", names)
     hospital = Hospital(
         tmp_path / "hospital", rounds=ROUNDS, devices=len(names), min_cohort=4,
-        window_s=2.0, timeout_s=15.0, retry_s=5.0,
+        window_s=2.0, timeout_s=15.0, retry_s=5.0, study=f'model = "{hour.model}"\n',
+        # The accountant of the live device runs in a process of its own, as on a device.
+        in_process=slice(1, None),
     )  # fmt: skip
     device, table = hospital.device(names[0]), tmp_path / "annotations.csv"
     config = go_live(device, table, hour)
