@@ -1,0 +1,1 @@
+"""What a trained model looks at: occlusion for windows, permutation importance for tables."""

@@ -1,0 +1,142 @@
+"""Explain a trained model on a data set's held-out records, in pictures with their words."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from vitalring.aggregator.evaluate import HeldOut, final_rows
+from vitalring.models.artefact import Artefact
+from vitalring.models.dataset import DatasetInfo, FeatureSchema
+from vitalring.models.runtime import TrainableModel
+from vitalring.tools.explain import profile_pictures, table_pictures, texts, window_pictures
+from vitalring.tools.explain.channels import channels_of, parse_channels
+from vitalring.tools.explain.examples import spread
+from vitalring.tools.explain.occlusion import Progress, patch_for
+from vitalring.tools.explain.permutation import columns_of, permute
+from vitalring.tools.explain.windows import WindowFindings, explain_windows, shuffled_weights
+from vitalring.tools.report_text import short
+
+MAX_SHEETS: Final = 12
+"""Most classes whose examples are drawn where each needs a sheet of its own."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How much is explained.
+
+    `records` is the most held-out records of each class (windows) or in all (tables), None for
+    the default; `patch_s` the length of a patch in seconds, None for a twelfth of the window;
+    `channels` names them, where the data set is not a known one.
+    """
+
+    records: int | None = None
+    patch_s: float | None = None
+    channels: tuple[str, ...] = ()
+    seed: int = 0
+
+    @property
+    def of_class(self) -> int:
+        """Most windows of each class."""
+        return self.records or 100
+
+    @property
+    def rows(self) -> int:
+        """Most rows of a table."""
+        return self.records or 2_000
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """A picture (SVG text that needs no other file) with a title, and what there is to say."""
+
+    title: str
+    text: str
+    svg: str = field(repr=False)
+
+
+def explain(
+    folder: Path,
+    info: DatasetInfo,
+    features: FeatureSchema | None,
+    artefact: Artefact,
+    weights: npt.NDArray[np.floating[Any]],
+    options: Options,
+    progress: Progress = lambda _: None,
+) -> tuple[Explanation, ...]:
+    """Explain weights (d,) of an artefact on the test rows of a data set.
+
+    Raises DataError, ModelError, and ConfigError for options that do not fit the data.
+    """
+    rows = final_rows(folder, features)
+    model = TrainableModel(artefact)
+    plain = weights.astype(np.float32)
+    if rows.x.ndim == 2:
+        return _of_table(model, plain, rows, features, options, progress)
+    time, count = rows.x.shape[1:]
+    names = options.channels
+    found = explain_windows(
+        partial(model.probabilities, plain),
+        partial(model.probabilities, shuffled_weights(artefact, plain, options.seed)),
+        rows,
+        info.classes,
+        parse_channels(names, count) if names else channels_of(info.name, count),
+        info.sampling_hz,
+        patch_for(time, info.sampling_hz, options.patch_s),
+        options.of_class,
+        progress,
+    )
+    return (*_examples(found), _profiles(found, options.of_class))
+
+
+def _examples(found: WindowFindings) -> Sequence[Explanation]:
+    words = texts.of_examples(found)
+    if window_pictures.is_one_signal(found):
+        svg = window_pictures.draw_sheet(found)
+        return [Explanation("What the model looks at: typical windows", words, svg)]
+    shown = [(label, pair) for label, pair in enumerate(found.examples) if any(pair)]
+    return [
+        Explanation(
+            f"What the model looks at: {short(found.classes[label], 40)}",
+            words if place == 0 else texts.AS_ABOVE,
+            window_pictures.draw_strips(found, pair),
+        )
+        for place, (label, pair) in enumerate(shown[:MAX_SHEETS])
+    ]
+
+
+def _profiles(found: WindowFindings, most: int) -> Explanation:
+    title = "What the model looks at: averages by class"
+    return Explanation(title, texts.of_profiles(found, most), profile_pictures.draw_profiles(found))
+
+
+def _of_table(
+    model: TrainableModel,
+    weights: npt.NDArray[np.float32],
+    rows: HeldOut,
+    features: FeatureSchema | None,
+    options: Options,
+    progress: Progress,
+) -> tuple[Explanation, ...]:
+    columns = columns_of(features, rows.x.shape[1])
+    chosen = spread(len(rows.y), options.rows)
+    permuted = permute(
+        partial(model.probabilities, weights),
+        rows.x[chosen],
+        rows.y[chosen],
+        columns,
+        options.seed,
+        progress=progress,
+    )
+    kind = "columns" if features else "inputs"
+    return (
+        Explanation(
+            f"What the model relies on: {kind} of the table",
+            texts.of_reliance(permuted, kind, len(rows.y)),
+            table_pictures.draw_reliance(permuted),
+        ),
+    )
