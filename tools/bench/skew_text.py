@@ -135,7 +135,8 @@ def _searches(result: Mapping[str, Any]) -> Table:
         (
             f"Every side tries {points} settings in every case: learning rate on the device "
             f"{rates}, with each value of a number of its own. {grids}. FedProx has server rate 1, "
-            "Adam and Yogi beta_1 0.9, beta_2 0.99 and tau 0.001.",
+            "so where FedAvg chose another one they differ by that too; Adam and Yogi have beta_1 "
+            "0.9, beta_2 0.99 and tau 0.001.",
             f"A setting trains for {result['settings']['search_rounds']} rounds without a fifth of "
             "the training people, and its macro-F1 on these is the score. The held-out people see "
             "the chosen setting alone. A chosen value at the end of its list, and a score from a "
