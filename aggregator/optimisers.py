@@ -6,9 +6,10 @@ one function and one line of `OPTIMISERS`.
 
 Settings that are a fair start: fedavg and momentum 0.9 with learning rate 1;
 adam and yogi with `momentum` 0.9, `second_momentum` 0.99, `adaptivity` 1e-3
-(section 5 of Reddi et al. 2021) and a learning rate of 0.03 (0.1 for few rounds; see docs/results). A step of
-theirs moves each weight by about the learning rate however short the average
-update is, so a learning rate of 1, which suits fedavg, throws them far off.
+(section 5 of Reddi et al. 2021) and a learning rate of 0.03, or 0.1 for few
+rounds, which the searches in docs/results chose. A step of theirs moves each
+weight by about the learning rate however short the average update is, so a
+learning rate of 1, which suits fedavg, throws them far off.
 """
 
 from collections.abc import Callable, Mapping
