@@ -243,12 +243,15 @@ class BufferConfig:
     """How much a device keeps: `megabytes` (10^6) of windows, none longer than `days`.
 
     `rows` bounds the records of a round (`records` says why it must be fixed). The newest `rows`
-    windows are never dropped for space, so `megabytes` must hold them.
+    windows are never dropped for space, so `megabytes` must hold them. Samples are written every
+    `commit_s`: more often wears a memory card, more rarely predicts later, and loses more of a
+    pipe or a serial port in a power cut.
     """
 
     megabytes: Annotated[float, Range(0.01, 1e6)] = 200.0
     days: Annotated[float, Range(0.001, 3650.0)] = 30.0
     rows: Annotated[int, Range(1, 10_000_000)] = 10_000
+    commit_s: Annotated[float, Range(0.0, 60.0)] = 1.0
 
 
 @dataclass(frozen=True)

@@ -58,6 +58,11 @@ class Feed:
         """Whether the source ended and every block was taken."""
         return self._ended and self._blocks.empty()
 
+    @property
+    def crowded(self) -> bool:
+        """Whether so much waits that the source may soon have to wait too."""
+        return self._blocks.qsize() >= _MAX_BLOCKS // 2
+
     def take(self) -> Block | None:
         """Return all that waits as one block, or None."""
         blocks: list[Block] = []

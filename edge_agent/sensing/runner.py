@@ -39,6 +39,7 @@ from vitalring.mqtt import Backoff
 
 _log = logging.getLogger(__name__)
 _TURN_S = 0.5
+_LOOK_S = 0.05
 _LABELS_EVERY_S = 1.0
 _DISK_RETRY_S = 5.0
 _BACKLOG_PAGE = 64
@@ -145,10 +146,19 @@ class Sensing:
             keeper.close()
 
     def _work(self, keeper: "_Keeper", feeds: list[Feed]) -> None:
-        labels_at = 0.0
+        labels_at = taken_at = 0.0
         while not self._stop.is_set():
             self._arrived.wait(_TURN_S)
             self._arrived.clear()
+            # Each taking is a write to the disk; what is live can be written together.
+            while (
+                (left := taken_at + self._config.buffer.commit_s - time.monotonic()) > 0
+                and not any(feed.crowded for feed in feeds)
+                and not all(feed.ended for feed in feeds)
+                and not self._stop.wait(min(left, _LOOK_S))
+            ):
+                pass
+            taken_at = time.monotonic()
             for feed in feeds:
                 block = feed.take()
                 faults = feed.take_faults()

@@ -32,7 +32,7 @@ def config(source, *, window=8, stride=4, channels=2, labels=None, buffer=None, 
             **sensor,
         ),
         LabelsConfig(CLASSES, **(labels or {})),
-        BufferConfig(**(buffer or {})),
+        BufferConfig(**{"commit_s": 0.05, **(buffer or {})}),
     )
 
 

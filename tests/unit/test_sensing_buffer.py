@@ -89,7 +89,7 @@ def buffer(tmp_path, sensing):
         yield opened
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(
     st.lists(st.integers(0, 30), min_size=1, max_size=12),
     st.lists(st.booleans(), min_size=12, max_size=12),
@@ -167,7 +167,7 @@ spans = st.tuples(
 )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(st.lists(st.one_of(spans, st.sampled_from("abcd"), st.integers(0, 20)), max_size=14))
 def test_labels_always_follow_from_the_annotations_that_stand(acts):
     """However annotations and windows interleave; the definition is applied to all at the end."""
@@ -310,7 +310,7 @@ def test_a_snapshot_is_bounded_by_the_configuration(tmp_path, unit):
             assert starts == labelled[-5:]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     st.lists(st.integers(1, 30), min_size=1, max_size=8),
     st.lists(st.tuples(st.integers(0, 120), st.integers(1, 40)), max_size=6),
