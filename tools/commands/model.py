@@ -32,6 +32,7 @@ from vitalring.models.artefact import (
 from vitalring.models.catalogue import read_sizing, sized
 from vitalring.models.export import export
 from vitalring.models.sizing import Sizing
+from vitalring.tools.explain import command as explain_command
 from vitalring.tools.model_sources import find_trained
 from vitalring.tools.model_text import artefact_lines, file_lines, input_text
 
@@ -100,6 +101,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     _add_out(imported)
 
+    explain = actions.add_parser(
+        "explain", help="show what a trained model hangs on, on held-out records"
+    )
+    explain_command.add_arguments(explain)
+
 
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
@@ -109,6 +115,7 @@ def run(options: argparse.Namespace) -> int:
         "inspect": _inspect,
         "export": _export,
         "import": _import,
+        "explain": explain_command.run,
     }
     actions[options.action](options)
     return 0

@@ -1,6 +1,6 @@
 """Explain a trained model on a data set's held-out records, in pictures with their words."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -13,12 +13,23 @@ from vitalring.aggregator.evaluate import HeldOut, final_rows
 from vitalring.models.artefact import Artefact
 from vitalring.models.dataset import DatasetInfo, FeatureSchema
 from vitalring.models.runtime import TrainableModel
-from vitalring.tools.explain import profile_pictures, table_pictures, texts, window_pictures
+from vitalring.tools.explain import (
+    figures,
+    profile_pictures,
+    table_pictures,
+    texts,
+    window_pictures,
+)
 from vitalring.tools.explain.channels import channels_of, parse_channels
 from vitalring.tools.explain.examples import spread
 from vitalring.tools.explain.occlusion import Progress, patch_for
 from vitalring.tools.explain.permutation import columns_of, permute
-from vitalring.tools.explain.windows import WindowFindings, explain_windows, shuffled_weights
+from vitalring.tools.explain.windows import (
+    ShownExample,
+    WindowFindings,
+    explain_windows,
+    shuffled_weights,
+)
 from vitalring.tools.report_text import short
 
 MAX_SHEETS: Final = 12
@@ -52,11 +63,15 @@ class Options:
 
 @dataclass(frozen=True)
 class Explanation:
-    """A picture (SVG text that needs no other file) with a title, and what there is to say."""
+    """A picture (SVG text that needs no other file) with a title, and what there is to say.
+
+    `figures` are the numbers that were drawn, in JSON's types.
+    """
 
     title: str
     text: str
     svg: str = field(repr=False)
+    figures: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
 
 def explain(
@@ -97,21 +112,31 @@ def _examples(found: WindowFindings) -> Sequence[Explanation]:
     words = texts.of_examples(found)
     if window_pictures.is_one_signal(found):
         svg = window_pictures.draw_sheet(found)
-        return [Explanation("What the model looks at: typical windows", words, svg)]
+        numbers = _numbers(found, (shown for pair in found.examples for shown in pair))
+        return [Explanation("What the model looks at: typical windows", words, svg, numbers)]
     shown = [(label, pair) for label, pair in enumerate(found.examples) if any(pair)]
     return [
         Explanation(
             f"What the model looks at: {short(found.classes[label], 40)}",
             words if place == 0 else texts.AS_ABOVE,
             window_pictures.draw_strips(found, pair),
+            _numbers(found, pair),
         )
         for place, (label, pair) in enumerate(shown[:MAX_SHEETS])
     ]
 
 
+def _numbers(found: WindowFindings, shown: Iterable[ShownExample | None]) -> dict[str, Any]:
+    return {"examples": [figures.of_example(found, one) for one in shown if one]}
+
+
 def _profiles(found: WindowFindings, most: int) -> Explanation:
-    title = "What the model looks at: averages by class"
-    return Explanation(title, texts.of_profiles(found, most), profile_pictures.draw_profiles(found))
+    return Explanation(
+        "What the model looks at: averages by class",
+        texts.of_profiles(found, most),
+        profile_pictures.draw_profiles(found),
+        figures.of_averages(found),
+    )
 
 
 def _of_table(
@@ -138,5 +163,6 @@ def _of_table(
             f"What the model relies on: {kind} of the table",
             texts.of_reliance(permuted, kind, len(rows.y)),
             table_pictures.draw_reliance(permuted),
+            figures.of_permuted(permuted),
         ),
     )

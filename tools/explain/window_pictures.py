@@ -44,8 +44,7 @@ def draw_sheet(found: WindowFindings) -> str:
     """Draw the examples of every class that has any, as SVG; for one signal."""
     signal = found.searched[0]
     pairs = [pair for pair in found.examples if any(pair)]
-    shown = [example for pair in pairs for example in pair if example]
-    scale = paper.scale_of([e.patches for e in shown], [e.channels for e in shown])
+    scale = _scale(found)
     sizes = [_trace_size(found, pair, signal) for pair in pairs]
     height = sum(_HEAD + size[1] + _FOOT for size in sizes) + _SCALE
     with mpl.rc_context(_STYLE):
@@ -59,6 +58,12 @@ def draw_sheet(found: WindowFindings) -> str:
         place_ = sheet.box(_WIDTH / 2 - 1.9, height - 0.36, 3.8, 0.12)
         paper.draw_scale(sheet.figure, place_, scale.shade)
         return _draw(sheet.figure)
+
+
+def _scale(found: WindowFindings) -> paper.Scale:
+    """Return one scale for all sheets: what is faint for one class may be all for another."""
+    shown = [example for pair in found.examples for example in pair if example]
+    return paper.scale_of([e.patches for e in shown], [e.channels for e in shown])
 
 
 def _trace_size(
@@ -115,9 +120,8 @@ def _bar_name(found: WindowFindings, example: ShownExample, place: int) -> str:
 
 def draw_strips(found: WindowFindings, pair: Pair) -> str:
     """Draw one class's examples as SVG, a strip for each signal and a line for each constant."""
-    shown = [example for example in pair if example]
-    scale = paper.scale_of([e.patches for e in shown], [e.channels for e in shown])
-    signals = _most_important(found.searched, shown)
+    scale = _scale(found)
+    signals = _most_important(found.searched, [example for example in pair if example])
     constant = [place for place in range(len(found.channels)) if place not in found.searched]
     rows = [(place, _STRIP) for place in signals] + [(place, _LINE) for place in constant]
     height = _HEAD + sum(tall for _, tall in rows) + _FOOT + _SCALE

@@ -32,6 +32,7 @@ from vitalring.protocol.weights import pack_weights
 from vitalring.schema import from_plain, to_plain
 from vitalring.tools import report as report_files
 from vitalring.tools.embedded_broker import EmbeddedBroker
+from vitalring.tools.explain.api import Explanation, Options, explain
 from vitalring.tools.federation import Made
 from vitalring.tools.settings import SimulationSettings, StudySettings
 from vitalring.tools.simulate import alone, layout, pooled, results, watch
@@ -112,6 +113,7 @@ class _Measured:
     centralised: pooled.Centralised | None = None
     personal: tuple[dict[str, Any], ...] = ()
     labels: dict[str, list[int]] | None = None
+    explanations: tuple[Explanation, ...] = ()
 
 
 class _Run:
@@ -175,6 +177,10 @@ class _Run:
             personal=measured.personal,
             features=open_artefact(made.study)[1],
             labels=measured.labels,
+            explanations=[
+                {"title": one.title, "text": one.text, "svg": one.svg}
+                for one in measured.explanations
+            ],
         )
         report_files.write_report(content, self._out)
         if not stopped:
@@ -278,11 +284,24 @@ class _Run:
                         "all records in one place, to compare", round(100 * share), 100
                     ),
                 )
+            explanations = None
+            if self._settings.explain:
+                explanations = run_apart(
+                    explain,
+                    (folder, info, features, artefact, weights, Options(seed=seed)),
+                    log_file,
+                    lambda share: display.comparing(
+                        "what the model looks at", round(100 * share), 100
+                    ),
+                )
         except KeyboardInterrupt:
             display.say(STOPPING)
             return _Measured(), True
         labels = label_counts(folder, info, features, self._chosen.devices)
-        return _Measured(singles, test, centralised, self._personal(made), labels), False
+        measured = _Measured(
+            singles, test, centralised, self._personal(made), labels, explanations or ()
+        )
+        return measured, False
 
     def _recipe(self, made: Made, rounds: int) -> Recipe:
         plan = made.study.study.plan
