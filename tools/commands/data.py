@@ -12,6 +12,7 @@ from vitalring.tools.data.importing import ARRAYS, KINDS, import_data
 from vitalring.tools.data.origins import DIABETES, HAPT, MITBIH, UCI_HAR
 from vitalring.tools.data.splitting import SplitOptions, TableOptions, split_data
 from vitalring.tools.data.synthesis import SynthOptions, synth_data
+from vitalring.tools.report_text import plural
 
 _MANY = 100  # devices that are no longer listed
 
@@ -135,7 +136,8 @@ def _check(options: argparse.Namespace) -> int:
     if not found.good:
         for complaint in found.complaints:
             print(complaint)
-        print(f"\n{len(found.complaints)} faults: {options.folder} cannot be trained on")
+        faults = plural(len(found.complaints), "fault")
+        print(f"\n{faults}: {options.folder} cannot be trained on")
         return 1
     for line in (*_summary(found), *(f"note: {note}" for note in found.notes)):
         print(line)
