@@ -9,10 +9,12 @@ import time
 import zipfile
 import zlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from vitalring.edge_agent.sensing.config import ReplayConfig, StreamConfig
 from vitalring.edge_agent.sensing.cutting import Signal, Times
@@ -29,6 +31,22 @@ _FAULTS = (
 )  # fmt: skip
 
 
+TimesOf = Callable[[int, int], Times]
+
+
+@dataclass(frozen=True, eq=False)
+class _Recording:
+    """Raw samples (n, channels) with the factors to multiply them by, and broken lines.
+
+    `times(begin, end)` gives the times of a part: of a long recording all would be much memory.
+    """
+
+    signal: npt.NDArray[Any]
+    times: TimesOf
+    scale: Signal | None = None
+    broken: int = 0
+
+
 class Replay:
     """A recording that is being played."""
 
@@ -42,14 +60,15 @@ class Replay:
     ) -> None:
         """Read the recording and go to `position`. Raises DataError where it cannot be used."""
         place = json.loads(position) if position else {}
-        self._times, self._signal, self._scale, self._bad = _load(config.path, stream)
+        self._recording = _load(config.path, stream)
+        self._count = len(self._recording.signal)
+        self._first_us = int(self._recording.times(0, 1)[0])
         self._sample = int(place.get("sample", 0))
         start_us = place.get("start_us")
         if start_us is None:
-            first = int(self._times[0])
-            start_us = first if config.start_ms is None else config.start_ms * 1000
             # Times of a recording that has none count from 0.
-            start_us = now_us() if config.start_ms is None and first == 0 else start_us
+            own_us = self._first_us or now_us()
+            start_us = own_us if config.start_ms is None else config.start_ms * 1000
         self._start_us = int(start_us)
         self._speed = config.speed
         self._monotonic = monotonic
@@ -59,7 +78,7 @@ class Replay:
     @property
     def ended(self) -> bool:
         """Whether everything was played."""
-        return self._sample >= len(self._times)
+        return self._sample >= self._count
 
     def read(self, timeout_s: float) -> Block | None:
         """Return the samples that are due, at most a block."""
@@ -72,26 +91,27 @@ class Replay:
                 return None
             time.sleep(min(left, 0.02))
         stop = min(due, self._sample + MAX_BLOCK)
-        part = slice(self._sample, stop)
-        values = float32(self._signal[part])
-        if self._scale is not None:
+        start = self._sample
+        values = float32(self._recording.signal[start:stop])
+        if self._recording.scale is not None:
             with np.errstate(over="ignore"):
-                values *= self._scale
+                values *= self._recording.scale
+        times = self._recording.times(start, stop) - self._first_us + self._start_us
         self._sample = stop
         place = json.dumps({"sample": stop, "start_us": self._start_us}).encode()
-        bad, self._bad = self._bad, 0
         # Lines that cannot be read are counted once, not at every restart.
-        counts = {"bad_lines": bad} if bad and part.start == 0 else {}
-        return Block(self._times[part] - self._times[0] + self._start_us, values, place, counts)
+        broken = self._recording.broken
+        counts = {"bad_lines": broken} if broken and start == 0 else {}
+        return Block(times, values, place, counts)
 
     def _due(self) -> int:
         """Return how many samples of the recording should be out by now."""
         if self._speed == 0 or self.ended or self._began is None:
-            return len(self._times)
+            return self._count
         passed_us = (self._monotonic() - self._began) * self._speed * 1e6
-        until = int(self._times[self._from]) + int(passed_us)
+        until = int(self._recording.times(self._from, self._from + 1)[0]) + int(passed_us)
         # Only ahead of where we are: a recording's clock may have been set back.
-        ahead = self._times[self._sample : self._sample + MAX_BLOCK]
+        ahead = self._recording.times(self._sample, min(self._count, self._sample + MAX_BLOCK))
         late = np.flatnonzero(ahead > until)
         return self._sample + (int(late[0]) if len(late) else len(ahead))
 
@@ -99,14 +119,13 @@ class Replay:
         """Nothing is open."""
 
 
-def _load(path: Path, stream: StreamConfig) -> tuple[Times, Any, Signal | None, int]:
-    """Return times (n,), signal (n, channels), its scale, and the number of broken lines."""
+def _load(path: Path, stream: StreamConfig) -> _Recording:
     try:
         size = path.stat().st_size
         if size > MAX_RECORDING_BYTES:
             raise DataError(f"{path}: {size} bytes, at most {MAX_RECORDING_BYTES} are played")
         if path.suffix == ".npz":
-            return *_load_npz(path, stream), 0
+            return _load_npz(path, stream)
         if path.suffix == ".csv":
             return _load_csv(path, stream)
     except _FAULTS as error:
@@ -114,7 +133,7 @@ def _load(path: Path, stream: StreamConfig) -> tuple[Times, Any, Signal | None, 
     raise DataError(f"{path}: a recording is .npz or .csv")
 
 
-def _load_npz(path: Path, stream: StreamConfig) -> tuple[Times, Any, Signal | None]:
+def _load_npz(path: Path, stream: StreamConfig) -> _Recording:
     with zipfile.ZipFile(path) as archive:
         total = sum(entry.file_size for entry in archive.infolist())
     if total > MAX_RECORDING_BYTES:
@@ -140,11 +159,18 @@ def _load_npz(path: Path, stream: StreamConfig) -> tuple[Times, Any, Signal | No
         raise DataError(f"{path}: rate is {rate:g} Hz, sampling_hz says {stream.sampling_hz:g}")
     if scale is not None and scale.shape not in ((), (stream.channels,)):
         raise DataError(f"{path}: scale has shape {scale.shape}, must be ({stream.channels},)")
-    steps = np.arange(len(signal), dtype=np.float64) * (1e6 / rate)
-    return start_ms * 1000 + np.rint(steps).astype(np.int64), signal, scale
+    return _Recording(signal, _evenly(start_ms * 1000, 1e6 / rate), scale)
 
 
-def _load_csv(path: Path, stream: StreamConfig) -> tuple[Times, Any, Signal | None, int]:
+def _evenly(start_us: int, period_us: float) -> TimesOf:
+    def times(begin: int, end: int) -> Times:
+        steps: Times = np.rint(np.arange(begin, end) * period_us).astype(np.int64)
+        return start_us + steps
+
+    return times
+
+
+def _load_csv(path: Path, stream: StreamConfig) -> _Recording:
     reader = LineReader(stream.channels, at_start=True)
     times: list[Times] = []
     values: list[Signal] = []
@@ -161,7 +187,12 @@ def _load_csv(path: Path, stream: StreamConfig) -> tuple[Times, Any, Signal | No
     if not len(signal):
         raise DataError(f"{path}: no line is time_ms,ch1,... of {stream.channels} channels")
     if not reader.timed:
-        steps = np.arange(len(signal), dtype=np.float64) * stream.period_us
-        return np.rint(steps).astype(np.int64), signal, None, broken + rows.broken
+        return _Recording(signal, _evenly(0, stream.period_us), broken=broken + rows.broken)
     stamped = np.concatenate(times)
-    return stamped, signal[len(signal) - len(stamped) :], None, broken + rows.broken
+    if not len(stamped):
+        raise DataError(f"{path}: no line can be read")
+    return _Recording(
+        signal[len(signal) - len(stamped) :],
+        lambda begin, end: stamped[begin:end],
+        broken=broken + rows.broken,
+    )
