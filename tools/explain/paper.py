@@ -1,6 +1,6 @@
 """Parts of the pictures of signals: millimetre paper, shading by importance, bars of channels.
 
-Colours of importance: vermilion spoke for the class, blue against it, white neither. Colour-blind
+Colours of importance: orange spoke for the class, blue against it, white neither. Colour-blind
 readers can tell them apart, and the scale beside says which is which.
 """
 

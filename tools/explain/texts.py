@@ -20,7 +20,7 @@ def of_examples(found: WindowFindings) -> str:
         (
             f"{RULE} ({found.rows:,} held-out windows; nobody chose).",
             _method(found),
-            "The class that the model says is explained, also where it is wrong: vermilion spoke "
+            "The class that the model says is explained, also where it is wrong: orange spoke "
             "for it, blue against it.",
             _bars(found),
             LIMITS,

@@ -54,6 +54,8 @@ def draw_sheet(found: WindowFindings) -> str:
             for place, example in enumerate(pair):
                 if example:
                     _draw_cell(sheet, found, example, (place * _CELL, top), size, scale)
+                else:
+                    sheet.head(place * _CELL + _AXIS, top - 0.27, absent_title(found, pair))
             top += size[1] + _FOOT + _HEAD
         place_ = sheet.box(_WIDTH / 2 - 1.9, height - 0.36, 3.8, 0.12)
         paper.draw_scale(sheet.figure, place_, scale.shade)
@@ -131,6 +133,8 @@ def draw_strips(found: WindowFindings, pair: Pair) -> str:
             left = _STRIP_NAMES + side * _STRIP_CELL
             if example:
                 sheet.head(left, _HEAD - 0.27, title_of(found, example), note_of(example))
+            else:
+                sheet.head(left, _HEAD - 0.27, absent_title(found, pair))
             top = _HEAD
             for row, (place, tall) in enumerate(rows):
                 if side == 0:
@@ -199,6 +203,13 @@ def title_of(found: WindowFindings, example: ShownExample) -> str:
     of = example.example
     label, said = (text.short(found.classes[c], MAX_NAME) for c in (of.label, of.said))
     return f"{label}, recognised" if of.right else f"{label}, taken for {said}"
+
+
+def absent_title(found: WindowFindings, pair: Pair) -> str:
+    """Say that a class has no right example, or no wrong one; the other is there."""
+    (there,) = (example for example in pair if example)
+    name = text.short(found.classes[there.example.label], MAX_NAME)
+    return f"{name}, never {'mistaken' if there.example.right else 'recognised'}"
 
 
 def note_of(example: ShownExample) -> str:
