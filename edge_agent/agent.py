@@ -215,7 +215,9 @@ class Agent:
     def _records(self, study: trust.Study) -> Records:
         """Return the records that learning may see."""
         records = self._source.records(study)
-        return records if self._renewal is None else self._renewal.to_train_on(records)
+        if self._renewal is None:
+            return records
+        return self._renewal.to_train_on(records, study.plan.privacy.unit)
 
     def _renew(self, origin: model_in_use.Origin) -> None:
         if self._renewal is not None:

@@ -6,17 +6,18 @@ Rules kept here:
   noise, so it has no differential privacy and would tell about them if it were sent.
   So would the counts in the result, which are for the device's own screen. Both are
   kept by `personal_files`, for their owner alone.
-- What judges has trained nothing. The last fifth of each class's records is kept back,
-  from the head and, where heads are personal, from the federated training too. One half
-  of it chooses how long the head is trained; the other half takes part in no choice and
-  compares the two heads once.
+- What judges has trained nothing. A fifth of the records is kept back (`keep_back`), from
+  the head and, where heads are personal, from the federated training too. One half of it
+  chooses how long the head is trained; the other half takes part in no choice and compares
+  the two heads once.
 - The personal head must be better to be used: on the records that judge, neither its
   accuracy nor its macro-F1 is lower than the global head's, and one of them is higher.
 - A head belongs to the global weights it was fitted on, and to no others.
 """
 
+import hashlib
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Final, NamedTuple, Protocol
+from typing import Annotated, Any, Final, Literal, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +33,7 @@ from vitalring.schema import Range
 KEPT_ONE_IN: Final = 5
 """One record in so many of each class is kept back."""
 
+KeepRule = Literal["order", "lot"]
 
 Rows = npt.NDArray[np.int64]
 
@@ -100,17 +102,30 @@ class Personal:
     result: PersonalResult
 
 
-def keep_back(records: Records) -> KeptBack:
-    """Divide a device's labelled records, class by class and in their order.
+def keep_rule(unit: str) -> KeepRule:
+    """Return how records are kept back where this is the unit of the plan's guarantee."""
+    return "lot" if unit == "record" else "order"
 
-    Of n records of a class the last n // 5 are kept back, and the later half of these judges.
-    Records that came before in time train, so that no window that overlaps another is on both
-    sides, but at the border. Where records have groups, such as patients, whole groups are
-    divided in the same way, by their first record, whatever their classes.
+
+def keep_back(records: Records, rule: KeepRule) -> KeptBack:
+    """Divide a device's labelled records by `rule`.
+
+    `lot`: by a hash of each record's own samples, or of its group. Whether a record trains then
+    hangs on no other record, so two data sets that differ in one record train on such two; a
+    border that a further record moves would make them differ in more (SPEC 7.2). Windows that
+    overlap may lie on both sides, which flatters a personal head.
+
+    `order`: class by class and in their order. Of n records of a class the last n // 5 are kept
+    back, and the later half of these judges. Records that came before in time train, so that no
+    window that overlaps another is on both sides, but at the border. Where records have groups,
+    such as patients, whole groups are divided in the same way, by their first record, whatever
+    their classes.
 
     While records are only added at the end and dropped at the front, one that has trained is
     never kept back later: what judges today has judged, or was not there, in every round before.
     """
+    if rule == "lot":
+        return _by_lot(records)
     if records.group is None:
         names, which = np.unique(records.y, return_inverse=True)
         divided = [_divide(np.flatnonzero(which == label)) for label in range(names.size)]
@@ -122,6 +137,20 @@ def keep_back(records: Records) -> KeptBack:
     return KeptBack(
         *(records.take(np.sort(np.concatenate(part))) for part in zip(*divided, strict=True))
     )
+
+
+def _by_lot(records: Records) -> KeptBack:
+    """Keep one record, or group, in five back; every second of these judges."""
+    if records.group is None:
+        lots = np.array([_lot(row.tobytes()) for row in records.x], np.int64)
+    else:
+        lots = np.array([_lot(name.tobytes()) for name in records.group], np.int64)
+    sides = lots < 2 * (KEPT_ONE_IN - 1), lots == 2 * KEPT_ONE_IN - 2, lots == 2 * KEPT_ONE_IN - 1
+    return KeptBack(*(records.take(np.flatnonzero(side)) for side in sides))
+
+
+def _lot(data: bytes) -> int:
+    return int.from_bytes(hashlib.sha256(data).digest()[:8], "big") % (2 * KEPT_ONE_IN)
 
 
 def _divide(ordered: Rows) -> tuple[Rows, ...]:
@@ -136,13 +165,14 @@ def personalise(
     weights: Weights,
     head: int,
     records: Records,
+    rule: KeepRule,
     settings: PersonalSettings,
     generator: np.random.Generator,
 ) -> Personal:
     """Fit the last `head` of the global `weights` (d,) to a device's labelled records.
 
     The other weights stay as they are. `records` are all of the device's, before `keep_back`;
-    the federated training must have seen no more than `keep_back(records).train`.
+    the federated training must have seen no more than `keep_back(records, rule).train`.
 
     Raises DataError (no records) and ModelError (a head of another size than the network's, or
     training that leaves the finite numbers).
@@ -151,7 +181,7 @@ def personalise(
         raise ModelError(f"a head of {head} weights does not fit a network of {weights.size}")
     if not len(records):
         raise DataError("a device without labelled records has nothing to personalise with")
-    parts = keep_back(records)
+    parts = keep_back(records, rule)
     fitted, epochs = weights, 0
     reason = _too_little(parts, settings)
     if not reason:

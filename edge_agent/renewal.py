@@ -10,7 +10,13 @@ from pathlib import Path
 
 from vitalring.edge_agent import model_in_use, personal_files
 from vitalring.edge_agent.model_in_use import Origin
-from vitalring.edge_agent.personal import PersonalSettings, keep_back, personalise, with_head
+from vitalring.edge_agent.personal import (
+    PersonalSettings,
+    keep_back,
+    keep_rule,
+    personalise,
+    with_head,
+)
 from vitalring.edge_agent.randomness import fresh_generator
 from vitalring.edge_agent.workshop import Workshop
 from vitalring.errors import VitalRingError
@@ -32,9 +38,12 @@ class Renewal:
         self._workshop = workshop
         self._personal = personal
 
-    def to_train_on(self, records: Records) -> Records:
-        """Return the records that learning may see: what judges a personal head is kept back."""
-        return records if self._personal is None else keep_back(records).train
+    def to_train_on(self, records: Records, unit: str) -> Records:
+        """Return the records that learning may see: what judges a personal head is kept back.
+
+        `unit` is that of the guarantee that learning gives.
+        """
+        return records if self._personal is None else keep_back(records, keep_rule(unit)).train
 
     def renew(self, origin: Origin, records: Callable[[], Records]) -> None:
         """Put the model of a verified origin in use if it is newer. Raises nothing of ours.
@@ -99,6 +108,7 @@ class Renewal:
                 self._workshop.named_weights(origin.weights, dimension),
                 head,
                 records(),
+                keep_rule(origin.study.plan.privacy.unit),
                 self._personal,
                 fresh_generator(),
             )

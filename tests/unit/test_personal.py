@@ -75,7 +75,9 @@ def global_weights():
 
 def run(data, settings=SETTINGS, model=None):
     generator = np.random.default_rng(1)
-    return personalise(model or Softmax(), global_weights(), HEAD, data, settings, generator)
+    return personalise(
+        model or Softmax(), global_weights(), HEAD, data, "order", settings, generator
+    )
 
 
 def rows_of(records):
@@ -94,7 +96,7 @@ def test_an_unlike_wearer_gets_a_head_of_its_own():
 
 def test_the_trunk_stays_and_the_given_weights_too():
     data, start = records(turned=True), global_weights()
-    done = personalise(Softmax(), start, HEAD, data, SETTINGS, np.random.default_rng(1))
+    done = personalise(Softmax(), start, HEAD, data, "order", SETTINGS, np.random.default_rng(1))
     np.testing.assert_array_equal(start, global_weights())
     whole = with_head(start, done.head)
     np.testing.assert_array_equal(whole[:TRUNK], start[:TRUNK])
@@ -103,7 +105,7 @@ def test_the_trunk_stays_and_the_given_weights_too():
 
 def test_the_result_is_what_the_two_heads_reach_on_the_records_that_judge():
     data = records(turned=True)
-    judge = keep_back(data).judge
+    judge = keep_back(data, "order").judge
     done = run(data)
     for head, scores in (
         (global_weights()[-HEAD:], done.result.global_head),
@@ -120,7 +122,7 @@ def test_the_result_is_what_the_two_heads_reach_on_the_records_that_judge():
 
 def test_what_chooses_and_what_judges_never_trains():
     model, data = Softmax(), records(turned=True)
-    parts = keep_back(data)
+    parts = keep_back(data, "order")
     run(data, model=model)
     trained = {row.tobytes() for batch in model.seen for row in batch}
     assert trained == rows_of(parts.train)
@@ -130,12 +132,12 @@ def test_what_chooses_and_what_judges_never_trains():
 def test_what_judges_chooses_nothing():
     """Whatever the labels of the records that judge, the head is the same one."""
     data = records(turned=True)
-    parts = keep_back(data)
+    parts = keep_back(data, "order")
     other = KeptBack(
         parts.train, parts.choose, Records("d", parts.judge.x, (parts.judge.y + 1) % CLASSES)
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("vitalring.edge_agent.personal.keep_back", lambda _records: other)
+        patch.setattr("vitalring.edge_agent.personal.keep_back", lambda *_: other)
         changed = run(data)
     np.testing.assert_array_equal(changed.head, run(data).head)
     assert not changed.result.used
@@ -172,7 +174,7 @@ def test_macro_f1_is_over_the_classes_that_a_device_has():
 
 def test_too_few_records_leave_the_global_head():
     done = run(records(60, turned=True))
-    assert len(keep_back(records(60)).judge) < 20
+    assert len(keep_back(records(60), "order").judge) < 20
     assert not done.result.used
     assert "records can judge, 20 are needed" in done.result.reason
     np.testing.assert_array_equal(done.head, global_weights()[-HEAD:])
@@ -188,7 +190,13 @@ def test_what_cannot_be_personalised_is_refused():
     for head in (0, TRUNK + HEAD + 1):
         with pytest.raises(ModelError, match="does not fit a network of 8"):
             personalise(
-                Softmax(), global_weights(), head, records(), SETTINGS, np.random.default_rng(1)
+                Softmax(),
+                global_weights(),
+                head,
+                records(),
+                "order",
+                SETTINGS,
+                np.random.default_rng(1),
             )
 
 
@@ -209,16 +217,16 @@ def numbers(part):
 @given(labels, st.booleans())
 def test_keeping_back_divides_the_records(y, grouped):
     data = numbered(y, groups=[n // 3 for n in range(len(y))] if grouped else None)
-    parts = [numbers(part) for part in keep_back(data)]
+    parts = [numbers(part) for part in keep_back(data, "order")]
     assert sum(map(len, parts)) == len(y)
     assert set.union(*parts) == set(range(len(y)))
-    for part in keep_back(data):
+    for part in keep_back(data, "order"):
         np.testing.assert_array_equal(part.y, np.asarray(y)[part.x[:, 0].astype(int)])
 
 
 @given(labels)
 def test_a_fifth_of_each_class_is_kept_back_and_it_is_the_latest(y):
-    parts = keep_back(numbered(y))
+    parts = keep_back(numbered(y), "order")
     for label in set(y):
         own = [sorted(n for n in numbers(part) if y[n] == label) for part in parts]
         train, choose, judge = own
@@ -229,15 +237,15 @@ def test_a_fifth_of_each_class_is_kept_back_and_it_is_the_latest(y):
 
 @given(labels, st.lists(st.integers(0, 4), max_size=60), st.integers(0, 60))
 def test_what_has_trained_is_never_kept_back_later(y, more, dropped):
-    before = keep_back(numbered(y)).train
+    before = keep_back(numbered(y), "order").train
     dropped = min(dropped, len(y) + len(more) - 1)
-    after = keep_back(numbered((y + more)[dropped:], first=dropped))
+    after = keep_back(numbered((y + more)[dropped:], first=dropped), "order")
     assert not numbers(before) & (numbers(after.choose) | numbers(after.judge))
 
 
 @given(st.lists(st.integers(0, 6), min_size=1, max_size=60))
 def test_a_group_is_on_one_side(groups):
-    parts = keep_back(numbered([0] * len(groups), groups=groups))
+    parts = keep_back(numbered([0] * len(groups), groups=groups), "order")
     sides = [{groups[n] for n in numbers(part)} for part in parts]
     assert not sides[0] & sides[1]
     assert not sides[0] & sides[2]
@@ -316,3 +324,27 @@ def test_a_result_with_impossible_numbers_is_refused(tmp_path, key):
 
 def test_a_head_is_not_in_the_representation():
     assert "head=" not in repr(some()).replace("global_head=", "").replace("personal_head=", "")
+
+
+@given(labels, st.integers(0, 119))
+def test_by_lot_one_record_more_changes_no_other(y, place):
+    data = numbered(y)
+    place %= len(y)
+    fewer = data.take(np.delete(np.arange(len(y)), place))
+    for whole, without in zip(keep_back(data, "lot"), keep_back(fewer, "lot"), strict=True):
+        changed = set(numbers(whole)) ^ set(numbers(without))
+        assert changed <= {place}
+
+
+def test_by_lot_about_a_fifth_is_kept_back_and_half_of_it_judges():
+    train, choose, judge = (len(part) for part in keep_back(numbered([0] * 5000), "lot"))
+    assert train + choose + judge == 5000
+    assert abs(choose - 500) < 100
+    assert abs(judge - 500) < 100
+
+
+def test_by_lot_a_group_stays_together():
+    groups = np.arange(200) // 4
+    parts = keep_back(numbered([0] * 200, groups=groups.tolist()), "lot")
+    sides = [{int(number) // 4 for number in numbers(part)} for part in parts]
+    assert not (sides[0] & sides[1] or sides[0] & sides[2] or sides[1] & sides[2])

@@ -12,7 +12,7 @@ from wearer_fixture import NETWORK, beats, int8_of, real_federation
 from vitalring.edge_agent import model_in_use, personal_files, state
 from vitalring.edge_agent.agent import Agent, Identity
 from vitalring.edge_agent.budget import Budget
-from vitalring.edge_agent.personal import PersonalSettings, keep_back, with_head
+from vitalring.edge_agent.personal import PersonalSettings, keep_back, keep_rule, with_head
 from vitalring.edge_agent.renewal import Renewal
 from vitalring.edge_agent.workshop import Workshop
 from vitalring.errors import DataError, RecordError, TransportError
@@ -260,6 +260,6 @@ def test_learning_does_not_see_what_judges_the_head(parties, make, monkeypatch):
 
     monkeypatch.setattr(TrainableModel, "gradient_sum", gradient_sum)
     agent.consider(announced(parties), parties.now_ms)
-    parts = keep_back(beats())
+    parts = keep_back(beats(), keep_rule(agent_plan(parties).privacy.unit))
     assert {row.tobytes() for row in parts.train.x} & set(seen)
     assert not {row.tobytes() for row in (*parts.judge.x, *parts.choose.x)} & set(seen)

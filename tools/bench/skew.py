@@ -267,7 +267,7 @@ def _personal_heads(
     for number, device in enumerate(devices):
         generator = np.random.default_rng([_SEARCH_SEED, seed, number])
         done = personal.personalise(
-            bench.model, weights, head, device.records, bench.settings.heads, generator
+            bench.model, weights, head, device.records, "order", bench.settings.heads, generator
         )
         own = _scores(bench.model, personal.with_head(weights, done.head), device.unseen)
         always.append(own)

@@ -87,8 +87,8 @@ def make_devices(records: Sequence[Records]) -> tuple[Device, ...]:
     """
     made = []
     for each in records:
-        parts = keep_back(each)
-        fit = keep_back(parts.train).train
+        parts = keep_back(each, "order")
+        fit = keep_back(parts.train, "order").train
         if len(fit) >= LEAST_RECORDS and len(parts.judge):
             made.append(Device(fit, parts.train, pooled(each.device, [parts.choose, parts.judge])))
     if len(made) < 2:

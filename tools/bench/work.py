@@ -57,7 +57,7 @@ def prepare(settings: SimulationSettings, state: Path) -> Work:
     Raises ConfigError or DataError.
     """
     fleet = layout.choose_fleet(settings)
-    features = layout.features_known(settings, fleet)
+    features = layout.features_known(settings, fleet.folder, fleet.info)
     if features is None:
         raise ConfigError(f"{fleet.folder} declares no features: measure with [features] declared")
     plan, objects = layout.draw_training(settings, fleet, features)

@@ -8,7 +8,7 @@ from vitalring.config import load_config
 from vitalring.edge_agent.config import AgentConfig
 from vitalring.edge_agent.main import run_agents
 from vitalring.edge_agent.status import status
-from vitalring.tools import predict
+from vitalring.tools import mark, predict
 from vitalring.tools.commands.services import add_parent_option, stop_on_signals
 
 
@@ -30,6 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     predict.add_arguments(predict_parser)
 
+    mark.add_arguments(actions.add_parser("mark", help="label what the wearer feels"))
+
     status_parser = actions.add_parser("status", help="say what a device did and spent")
     status_parser.add_argument("--config", type=Path, required=True, help="agent.toml")
 
@@ -41,6 +43,8 @@ def run(options: argparse.Namespace) -> int:
         return 0
     if options.action == "predict":
         return predict.run(options)
+    if options.action == "mark":
+        return mark.run(options)
     configs = [load_config(AgentConfig, path) for path in options.config]
     run_agents(configs, stop_on_signals(options))
     return 0

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from vitalring.aggregator.evaluate import evaluate_weights, final_rows
+from vitalring.edge_agent.personal import KeepRule
 from vitalring.models.dataset import FeatureSchema
 from vitalring.models.runtime import TrainableModel
 from vitalring.tools.simulate.apart import quietly, spawning
@@ -25,7 +26,7 @@ class Task:
     features: FeatureSchema | None
     recipe: Recipe
     seed: int
-    personal: bool = False
+    personal: KeepRule | None = None
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ def train_alone(tasks: list[Task], workers: int, log_file: Path) -> Iterator[Alo
 
 
 def _train(task: Task) -> AloneResult:
-    records = training_rows(task.folder, (task.device,), task.features, personal=task.personal)
+    records = training_rows(task.folder, (task.device,), task.features, task.personal)
     trained = train_rounds(task.recipe, records.x, records.y, task.seed)
     rows = final_rows(task.folder, task.features)
     model = TrainableModel(task.recipe.artefact)

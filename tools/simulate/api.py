@@ -20,7 +20,7 @@ from rich.console import Console
 
 from vitalring.aggregator.goals import open_artefact
 from vitalring.edge_agent import model_in_use, personal_files
-from vitalring.edge_agent.personal import PersonalResult
+from vitalring.edge_agent.personal import KeepRule, PersonalResult, keep_rule
 from vitalring.errors import ConfigError
 from vitalring.files import read_file, write_atomic
 from vitalring.models.artefact import Artefact
@@ -133,7 +133,7 @@ class _Run:
     def go(self) -> Simulation:
         began = time.monotonic()
         resumed = self._is_resumed()
-        features = layout.features_known(self._settings, self._chosen)
+        features = layout.features_known(self._settings, self._chosen.folder, self._chosen.info)
         if features is None and resumed and self._agreed.exists():
             features = read_file(self._agreed)
         # What cannot be drawn up is found before anything is written.
@@ -274,7 +274,7 @@ class _Run:
                     recipe,
                     seed,
                     seed,
-                    personal=self._settings.personalise != "none",
+                    self._kept_back,
                 )
                 centralised = run_apart(
                     pooled.train_pooled,
@@ -303,6 +303,12 @@ class _Run:
         )
         return measured, False
 
+    @property
+    def _kept_back(self) -> KeepRule | None:
+        """By which rule devices keep records back for heads of their own."""
+        settings = self._settings
+        return None if settings.personalise == "none" else keep_rule(settings.study.unit)
+
     def _recipe(self, made: Made, rounds: int) -> Recipe:
         plan = made.study.study.plan
         artefact, _ = open_artefact(made.study)
@@ -319,7 +325,7 @@ class _Run:
                 features,
                 recipe,
                 self._settings.study.seed + index,
-                personal=self._settings.personalise != "none",
+                self._kept_back,
             )
             for index, name in enumerate(self._chosen.devices)
         ]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vitalring.edge_agent.personal import keep_back
+from vitalring.edge_agent.personal import keep_back, keep_rule
 from vitalring.errors import ConfigError
 from vitalring.files import read_file
 from vitalring.models.artefact import Artefact
@@ -15,7 +15,6 @@ from vitalring.models.dataset import (
     DatasetInfo,
     FeatureSchema,
     Records,
-    Table,
     devices,
     holds_tables,
     input_shape,
@@ -62,34 +61,40 @@ def choose_fleet(settings: SimulationSettings) -> Fleet:
             "ask for fewer, or add devices"
         )
     chosen = train[:wanted]
-    tables = holds_tables(folder, info)
     columns: tuple[str, ...] = ()
-    counts = []
-    for name in chosen:
-        if tables:
-            table = load_table(folder, name, info)
-            columns = columns or table.columns
-            records = _without_cells(split(table, info).train)
-        else:
-            records = load_part(folder, name, info, "train")
-        if settings.personalise != "none":
-            records = keep_back(records).train
-        counts.append(len(records))
+    if holds_tables(folder, info):
+        columns = load_table(folder, chosen[0], info).columns
+    counts = [len(_training_rows(settings, folder, info, name)) for name in chosen]
     return Fleet(folder, info, chosen, min(counts), max(counts), columns)
 
 
-def _without_cells(table: Table) -> Records:
-    """Return the rows of a table as records that can be counted and divided, with no inputs."""
-    return Records(table.device, np.zeros((len(table), 0), np.float32), table.y, table.group)
+def _training_rows(
+    settings: SimulationSettings, folder: Path, info: DatasetInfo, name: str
+) -> Records:
+    """Return the rows that a device will train on; of a table yet to be encoded, without inputs."""
+    features = _schema(features_known(settings, folder, info))
+    if features is None and holds_tables(folder, info):
+        table = split(load_table(folder, name, info), info).train
+        nothing = np.zeros((len(table), 0), np.float32)
+        records = Records(table.device, nothing, table.y, table.group)
+    else:
+        records = load_part(folder, name, info, "train", features)
+    if settings.personalise == "none":
+        return records
+    return keep_back(records, keep_rule(settings.study.unit)).train
 
 
-def features_known(settings: SimulationSettings, fleet: Fleet) -> bytes | None:
+def _schema(features: bytes | None) -> FeatureSchema | None:
+    return FeatureSchema.from_json(features) if features else None
+
+
+def features_known(settings: SimulationSettings, folder: Path, info: DatasetInfo) -> bytes | None:
     """Return the text of the feature schema, no bytes for windows, None where none is agreed."""
-    if not holds_tables(fleet.folder, fleet.info):
+    if not holds_tables(folder, info):
         return b""
     if settings.study.features:
         return read_file(settings.study.features)
-    return fleet.info.features.to_json() if fleet.info.features else None
+    return info.features.to_json() if info.features else None
 
 
 def draw_statistics(settings: SimulationSettings, fleet: Fleet) -> Drawn:
@@ -109,9 +114,8 @@ def draw_statistics(settings: SimulationSettings, fleet: Fleet) -> Drawn:
 
 def artefact_of(settings: SimulationSettings, fleet: Fleet, features: bytes) -> Artefact:
     """Return the network that the settings name, or one for this data. Raises ModelError."""
-    schema = FeatureSchema.from_json(features) if features else None
     info = fleet.info
-    shape = input_shape(fleet.folder, info, schema)
+    shape = input_shape(fleet.folder, info, _schema(features))
     name = settings.study.model or suggest_model(shape, info.kind, info.classes)
     return find_artefact(name, shape, info.classes)
 

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from vitalring.aggregator import optimisers
 from vitalring.edge_agent.dpsgd import train
-from vitalring.edge_agent.personal import keep_back
+from vitalring.edge_agent.personal import KeepRule, keep_back
 from vitalring.models.artefact import Artefact, initial_weights
 from vitalring.models.dataset import FeatureSchema, Records, load_dataset, load_device, split
 from vitalring.models.runtime import TrainableModel
@@ -41,16 +41,17 @@ class Trained:
 
 
 def training_rows(
-    folder: Path, devices: Sequence[str], features: FeatureSchema | None, *, personal: bool
+    folder: Path, devices: Sequence[str], features: FeatureSchema | None, personal: KeepRule | None
 ) -> Records:
     """Return the records that these devices train the common model on, all in one.
 
-    `personal`: without those that devices keep back for heads of their own. Raises DataError.
+    `personal`: without those that devices keep back, by this rule, for heads of their own.
+    Raises DataError.
     """
     info = load_dataset(folder)
     parts = [split(load_device(folder, name, info, features), info).train for name in devices]
     if personal:
-        parts = [keep_back(part).train for part in parts]
+        parts = [keep_back(part, personal).train for part in parts]
     return Records(
         "+".join(devices),
         np.concatenate([part.x for part in parts]),

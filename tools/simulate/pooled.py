@@ -12,6 +12,7 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from vitalring.edge_agent.personal import KeepRule
 from vitalring.models.dataset import FeatureSchema, load_dataset
 from vitalring.tools.simulate.apart import Progress
 from vitalring.tools.simulate.final import FinalEvaluation, evaluate_final
@@ -33,7 +34,7 @@ class PooledTask:
     recipe: Recipe
     seed: int
     draws_seed: int
-    personal: bool = False
+    personal: KeepRule | None = None
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class Centralised:
 def train_pooled(task: PooledTask, progress: Progress = lambda _: None) -> Centralised:
     """Train on all devices' rows and evaluate on the test rows. Raises DataError or ModelError."""
     began = time.monotonic()
-    records = training_rows(task.folder, task.devices, task.features, personal=task.personal)
+    records = training_rows(task.folder, task.devices, task.features, task.personal)
     recipe = pooled_recipe(task.recipe, len(task.devices))
     moves = recipe.training.rounds
     trained = train_rounds(
