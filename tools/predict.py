@@ -19,11 +19,15 @@ from vitalring.edge_agent.config import AgentConfig
 from vitalring.edge_agent.inference import Int8Model
 from vitalring.edge_agent.model_in_use import Loaded, ModelInUse, in_words
 from vitalring.edge_agent.results import refusal, result
+from vitalring.edge_agent.sensing.config import SensingConfig
+from vitalring.edge_agent.sensing.records import newest_windows
 from vitalring.errors import ConfigError, DataError
 from vitalring.models.dataset import FeatureSchema, load_dataset, load_device
 
 STANDARD_INPUT = "-"
 _LATENCIES_KEPT = 100_000
+_NEWEST = 1000
+"""Of a live sensor, where no limit is given."""
 _LINE_BYTES = 2**24
 
 
@@ -50,8 +54,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--input",
         metavar="FILE",
-        help="windows instead of the device's own data: an .npz file with x, and y if you like; "
-        "or - for standard input with one window a line, as JSON lists of numbers",
+        help="windows instead of the device's own data or its sensor's newest windows: an .npz "
+        "file with x, and y if you like; or - for standard input with one window a line, as JSON lists of numbers",
     )
     parser.add_argument("--limit", type=int, help="predict so many windows at most")
     parser.add_argument("--json", action="store_true", help="one JSON text a line")
@@ -73,7 +77,8 @@ def run(options: argparse.Namespace) -> int:
     tally = _Tally()
     if not options.json:
         print(f"{'window':>14}  {'class':<20} {'probability':>11} {'ms':>8}")
-    for window in itertools.islice(_windows(options.input, config, loaded), options.limit):
+    windows = _windows(options.input, config, loaded, options.limit or _NEWEST)
+    for window in itertools.islice(windows, options.limit):
         _predict(window, model, about, tally, options.json)
     if not tally.predicted + tally.refused:
         raise DataError("there was no window to predict")
@@ -112,8 +117,12 @@ def _predict(
     print(line, flush=True)
 
 
-def _windows(source: str | None, config: AgentConfig, loaded: Loaded) -> Iterator[_Window]:
+def _windows(
+    source: str | None, config: AgentConfig, loaded: Loaded, newest: int
+) -> Iterator[_Window]:
     if source is None:
+        if config.sensing is not None:
+            return _of_sensor(config.sensing, config.state_dir, newest)
         return _of_device(config, loaded)
     if source == STANDARD_INPUT:
         return _of_lines(sys.stdin)
@@ -133,6 +142,12 @@ def _of_device(config: AgentConfig, loaded: Loaded) -> Iterator[_Window]:
     records = load_device(folder, device, info, features)
     for number, (x, y) in enumerate(zip(records.x, records.y, strict=True)):
         yield _Window({"window": number}, x, int(y))
+
+
+def _of_sensor(sensing: SensingConfig, state_dir: Path, newest: int) -> Iterator[_Window]:
+    """Yield the newest windows that a live sensor left in the device's buffer."""
+    for window in newest_windows(sensing, state_dir, newest):
+        yield _Window({"start_ms": window.start_ms}, window.x, None)
 
 
 def _of_file(path: Path, classes: int) -> Iterator[_Window]:

@@ -29,7 +29,8 @@ import numpy.typing as npt
 from vitalring.database import open_read_only
 from vitalring.edge_agent.sensing.buffer import FILE, last_number
 from vitalring.edge_agent.sensing.config import SensingConfig
-from vitalring.errors import DataError
+from vitalring.edge_agent.sensing.cutting import Window
+from vitalring.errors import ConfigError, DataError
 from vitalring.models.dataset import Records
 from vitalring.protocol.trust import Study
 
@@ -86,3 +87,24 @@ class SensorRecords:
         x.flags.writeable = False
         y.flags.writeable = False
         return Records("sensor", x, y)
+
+
+def newest_windows(config: SensingConfig, state_dir: Path, most: int) -> list[Window]:
+    """Return the newest windows of a device's buffer, with labels or without, oldest first.
+
+    Reads beside a running agent. Raises ConfigError where nothing was ever recorded.
+    """
+    path, sensor = state_dir / FILE, config.sensor
+    if not path.exists():
+        raise ConfigError(f"{path} does not exist: the agent has not run with this sensor yet")
+    with closing(open_read_only(path)) as db:
+        rows = db.execute(
+            "SELECT start_ms, end_ms, x, number FROM windows JOIN samples USING (number) "
+            "ORDER BY number DESC LIMIT ?",
+            (most,),
+        ).fetchall()
+    shape = sensor.window, sensor.width
+    return [
+        Window(start, end, np.frombuffer(x, "<f4").reshape(shape), number)
+        for start, end, x, number in reversed(rows)
+    ]

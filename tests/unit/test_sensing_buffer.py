@@ -25,7 +25,7 @@ from vitalring.edge_agent.sensing.config import BufferConfig, LinesConfig, Sensi
 from vitalring.edge_agent.sensing.cutting import cut
 from vitalring.edge_agent.sensing.labels import Annotation, Change, verdict
 from vitalring.edge_agent.sensing.marks import mark
-from vitalring.edge_agent.sensing.records import SensorRecords
+from vitalring.edge_agent.sensing.records import SensorRecords, newest_windows
 from vitalring.edge_agent.sensing.rules import Hold
 from vitalring.edge_agent.sensing.status import sensing_status
 from vitalring.errors import ConfigError, DataError, StorageError
@@ -282,6 +282,17 @@ def test_a_round_sees_the_labelled_windows_and_no_others(buffer, sensing, tmp_pa
     # What a study calls its classes, in its order.
     turned = SensorRecords(sensing, tmp_path).records(study(classes=("other", "walk")))
     assert turned.y.tolist() == [1, 1, 1]
+
+
+def test_the_newest_windows_are_there_to_predict_labelled_or_not(buffer, sensing, tmp_path):
+    feed(buffer, sensing, 0, 40)
+    newest = newest_windows(sensing, tmp_path, 3)
+    assert [window.number for window in newest] == sorted(labels(buffer))[-3:]
+    for window in newest:
+        first = 4 * (window.number - 1)
+        assert np.array_equal(window.x, signal(40)[first : first + 8])
+    with pytest.raises(ConfigError, match="has not run with this sensor"):
+        newest_windows(sensing, tmp_path / "elsewhere", 3)
 
 
 def test_a_study_that_is_about_something_else_is_refused(buffer, sensing, tmp_path):
