@@ -148,8 +148,9 @@ def test_the_broker_keeps_the_topics_of_the_specification_and_no_others(finished
     assert len(kinds[topics.Kind.PLAN]) == 1
     assert len(kinds[topics.Kind.RECEIPTS]) == ROUNDS
     assert topics.checkpoint_topic(FEDERATION) in held
-    # Records, key, artefact with its description, plans, models, the last plan's weights.
-    assert len(kinds[topics.Kind.OBJECT]) <= 4 + 3 + 2 * ROUNDS + 1
+    # Records; key, artefact with its description and export table; plans and models; the last
+    # plan's weights and the final model's.
+    assert len(kinds[topics.Kind.OBJECT]) <= 4 + 4 + 2 * ROUNDS + 2
 
 
 def test_every_service_ends_cleanly_when_told_to(finished, outcome):
