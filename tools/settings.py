@@ -12,8 +12,8 @@ from vitalring.schema import OneOf, Range
 SERVERS: Mapping[str, ServerOptimiser] = {
     "fedavg": ServerOptimiser(name="fedavg", learning_rate=1.0, momentum=0.0),
     "momentum": ServerOptimiser(name="momentum", learning_rate=1.0, momentum=0.9),
-    "adam": ServerOptimiser(name="adam", learning_rate=0.01, momentum=0.9),
-    "yogi": ServerOptimiser(name="yogi", learning_rate=0.01, momentum=0.9),
+    "adam": ServerOptimiser(name="adam", learning_rate=0.03, momentum=0.9),
+    "yogi": ServerOptimiser(name="yogi", learning_rate=0.03, momentum=0.9),
 }
 """The server optimisers with their default settings."""
 

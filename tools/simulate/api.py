@@ -15,16 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from rich.console import Console
 
 from vitalring.aggregator.goals import open_artefact
-from vitalring.edge_agent import model_in_use, personal_files
-from vitalring.edge_agent.personal import KeepRule, PersonalResult, keep_rule
 from vitalring.errors import ConfigError
 from vitalring.files import read_file, write_atomic
-from vitalring.models.artefact import Artefact
-from vitalring.models.dataset import DatasetInfo, FeatureSchema
 from vitalring.models.export import export
 from vitalring.mqtt import BrokerConfig, Link
 from vitalring.protocol import trust
@@ -32,13 +27,10 @@ from vitalring.protocol.weights import pack_weights
 from vitalring.schema import from_plain, to_plain
 from vitalring.tools import report as report_files
 from vitalring.tools.embedded_broker import EmbeddedBroker
-from vitalring.tools.explain.api import Explanation, Options, explain
 from vitalring.tools.federation import Made
 from vitalring.tools.settings import SimulationSettings, StudySettings
-from vitalring.tools.simulate import alone, layout, pooled, results, watch
-from vitalring.tools.simulate.apart import Progress, run_apart
-from vitalring.tools.simulate.final import FinalEvaluation, evaluate_final, label_counts
-from vitalring.tools.simulate.one_place import Recipe
+from vitalring.tools.simulate import layout, results, watch
+from vitalring.tools.simulate.measure import Measured, Run, heads_are_fitted, measure
 from vitalring.tools.simulate.phase import STOPPING, Phase, write_log
 from vitalring.tools.simulate.progress import Display
 
@@ -104,18 +96,6 @@ def _check(settings: SimulationSettings) -> None:
         raise ConfigError("unit none goes with noise none: add --noise none")
 
 
-@dataclass(frozen=True)
-class _Measured:
-    """The final model on rows that nobody trained on, and what it is held against."""
-
-    singles: tuple[alone.AloneResult, ...] = ()
-    test: FinalEvaluation | None = None
-    centralised: pooled.Centralised | None = None
-    personal: tuple[dict[str, Any], ...] = ()
-    labels: dict[str, list[int]] | None = None
-    explanations: tuple[Explanation, ...] = ()
-
-
 class _Run:
     """One run of a simulation in its folder."""
 
@@ -129,6 +109,8 @@ class _Run:
         self._workers = settings.workers or os.cpu_count() or 1
         self._started = datetime.now(UTC)
         self._chosen = layout.choose_fleet(settings)
+        # When devices are no longer waited for (monotonic seconds), once all rounds are over.
+        self._patience: float | None = None
 
     def go(self) -> Simulation:
         began = time.monotonic()
@@ -155,9 +137,13 @@ class _Run:
                 reached, stopped = training.run(
                     made, self._workers, display, lambda: self._devices_done(made)
                 )
-            measured = _Measured()
+            measured = Measured()
             if not stopped:
-                measured, stopped = self._measure(made, reached, display)
+                try:
+                    measured = measure(self._finished(made, len(reached)), display)
+                except KeyboardInterrupt:
+                    display.say(STOPPING)
+                    stopped = True
         seconds = time.monotonic() - began
         checkpoint = write_log(made, self._out / "log")
         if reached and not stopped:
@@ -251,108 +237,16 @@ class _Run:
         write_atomic(self._agreed, features)
         return features
 
-    def _measure(
-        self, made: Made, reached: list[watch.RoundResult], display: Display
-    ) -> tuple[_Measured, bool]:
-        """Measure the final model and what it is held against; True where somebody stopped us."""
-        artefact, features = open_artefact(made.study)
-        log_file = self._state / "logs" / "measure.log"
-        folder, info = self._chosen.folder, self._chosen.info
-        seed = self._settings.study.seed
-        weights = watch.final_weights(made.layout.hospital_folder)
-        display.comparing("the final model on the test rows", 0, 1)
-        try:
-            singles = self._alone(made, display) if self._settings.alone else ()
-            test = run_apart(_evaluate, (folder, info, features, artefact, weights, seed), log_file)
-            centralised = None
-            if self._settings.centralised:
-                recipe = self._recipe(made, len(reached))
-                task = pooled.PooledTask(
-                    folder,
-                    self._chosen.devices,
-                    features,
-                    recipe,
-                    seed,
-                    seed,
-                    self._kept_back,
-                )
-                centralised = run_apart(
-                    pooled.train_pooled,
-                    (task,),
-                    log_file,
-                    lambda share: display.comparing(
-                        "all records in one place, to compare", round(100 * share), 100
-                    ),
-                )
-            explanations = None
-            if self._settings.explain:
-                explanations = run_apart(
-                    explain,
-                    (folder, info, features, artefact, weights, Options(seed=seed)),
-                    log_file,
-                    lambda share: display.comparing(
-                        "what the model looks at", round(100 * share), 100
-                    ),
-                )
-        except KeyboardInterrupt:
-            display.say(STOPPING)
-            return _Measured(), True
-        labels = label_counts(folder, info, features, self._chosen.devices)
-        measured = _Measured(
-            singles, test, centralised, self._personal(made), labels, explanations or ()
-        )
-        return measured, False
-
-    @property
-    def _kept_back(self) -> KeepRule | None:
-        """By which rule devices keep records back for heads of their own."""
-        settings = self._settings
-        return None if settings.personalise == "none" else keep_rule(settings.study.unit)
-
-    def _recipe(self, made: Made, rounds: int) -> Recipe:
-        plan = made.study.study.plan
-        artefact, _ = open_artefact(made.study)
-        training = dataclasses.replace(plan.training, rounds=rounds)
-        return Recipe(artefact, plan.model.initial_seed, training, plan.privacy.clip, plan.server)
-
-    def _alone(self, made: Made, display: Display) -> tuple[alone.AloneResult, ...]:
-        _, features = open_artefact(made.study)
-        recipe = self._recipe(made, made.study.study.plan.training.rounds)
-        tasks = [
-            alone.Task(
-                self._chosen.folder,
-                name,
-                features,
-                recipe,
-                self._settings.study.seed + index,
-                self._kept_back,
-            )
-            for index, name in enumerate(self._chosen.devices)
-        ]
-        compared: list[alone.AloneResult] = []
-        for result in alone.train_alone(tasks, self._workers, self._state / "logs" / "alone.log"):
-            compared.append(result)
-            display.comparing("devices alone, to compare", len(compared), len(tasks))
-        order = {name: index for index, name in enumerate(self._chosen.devices)}
-        return tuple(sorted(compared, key=lambda result: order[result.device]))
-
-    def _personal(self, made: Made) -> tuple[dict[str, Any], ...]:
-        """Return each device's global and personal head side by side, where heads are personal."""
-        if self._settings.personalise == "none":
-            return ()
-        rows = []
-        for name in self._chosen.devices:
-            result = personal_files.load_result(made.layout.device_folder(name) / "state")
-            if result is not None:
-                rows.append(_personal_row(name, result))
-        return tuple(rows)
+    def _finished(self, made: Made, rounds: int) -> Run:
+        logs = self._state / "logs"
+        return Run(self._settings, self._chosen, made, rounds, logs, self._workers)
 
     def _devices_done(self, made: Made) -> bool:
-        """Tell whether each device has the final model, where it fits a head to it."""
+        """Tell whether no device is awaited: each fits a head of its own to the final model."""
         if self._settings.personalise == "none":
             return True
-        states = (made.layout.device_folder(name) / "state" for name in self._chosen.devices)
-        return all(model_in_use.describe(state).get("final") for state in states)
+        self._patience = self._patience or time.monotonic() + self._settings.timeout_s
+        return heads_are_fitted(self._finished(made, 0)) or time.monotonic() > self._patience
 
     def _write_model(self, made: Made) -> None:
         weights = watch.final_weights(made.layout.hospital_folder)
@@ -360,32 +254,6 @@ class _Run:
         artefact, _ = open_artefact(made.study)
         for name, content in export(artefact, weights.astype(np.float32)).items():
             write_atomic(self._out / name, content)
-
-
-def _evaluate(
-    folder: Path,
-    info: DatasetInfo,
-    features: FeatureSchema | None,
-    artefact: Artefact,
-    weights: npt.NDArray[np.float64],
-    seed: int,
-    _progress: Progress,
-) -> FinalEvaluation:
-    return evaluate_final(folder, info, features, artefact, weights, seed)
-
-
-def _personal_row(device: str, result: PersonalResult) -> dict[str, Any]:
-    scores = {"global": result.global_head, "personal": result.personal_head}
-    return {
-        "device": device,
-        "rows": result.rows,
-        **{
-            name: {"accuracy": score.accuracy, "macro_f1": score.macro_f1}
-            for name, score in scores.items()
-        },
-        "used": result.used,
-        "reason": result.reason,
-    }
 
 
 @contextmanager
