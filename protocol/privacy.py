@@ -99,6 +99,12 @@ def check_privacy(privacy: Privacy, training: Training) -> None:
             "training.balance is oversample with privacy.unit record: a repeated record would "
             "count more than once against the clip; use balance none"
         )
+    if training.learning_rate * training.proximal >= 2.0:
+        raise ConfigError(
+            f"training.learning_rate * training.proximal is "
+            f"{training.learning_rate * training.proximal:g}: from 2 on the pull overshoots and "
+            "training diverges; lower one of them"
+        )
     # 2. No privacy is written in one way only; a clip may still steady the training.
     if privacy.unit == "none":
         if privacy != Privacy(clip=privacy.clip):

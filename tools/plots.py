@@ -41,7 +41,7 @@ MAX_NAMED: Final = 60
 MAX_OUTLINED: Final = 500
 """Most points that are drawn as outlines; more become an embedded picture."""
 
-_STYLE: Any = {
+STYLE: Any = {
     "svg.hashsalt": "vitalring",
     "svg.fonttype": "path",
     "text.parse_math": False,
@@ -74,7 +74,7 @@ _HALF_IN: Final = 5.6
 _FULL_IN: Final = 10.0
 
 
-def _draw(figure: Figure) -> str:
+def draw(figure: Figure) -> str:
     buffer = io.StringIO()
     nothing = {"Date": None, "Creator": None, "Format": None, "Type": None}
     figure.savefig(buffer, format="svg", dpi=200, metadata=nothing)
@@ -127,7 +127,7 @@ def learning_curve(
     skipped: Sequence[int],
 ) -> str:
     """Draw accuracy and macro-F1 by round; `alone` is the single devices' (median, best)."""
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(_HALF_IN, 3.7), layout="constrained")
         axes = figure.add_subplot()
         marked = len(rounds) <= MAX_MARKED
@@ -145,7 +145,7 @@ def learning_curve(
         _share_axis(axes)
         _round_axis(axes, rounds)
         _legend_below(figure, 2)
-        return _draw(figure)
+        return draw(figure)
 
 
 def recall_by_class(
@@ -154,7 +154,7 @@ def recall_by_class(
     skipped: Sequence[int],
 ) -> str:
     """Draw each class's recall by round: lines, or a heat map for more than MAX_LINES classes."""
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         if len(recall) > MAX_LINES:
             return _recall_map(rounds, recall)
         figure = Figure(figsize=(_HALF_IN, 3.7), layout="constrained")
@@ -174,7 +174,7 @@ def recall_by_class(
         _round_axis(axes, rounds)
         axes.set_ylabel("recall")
         _legend_below(figure, min(4, len(recall) + bool(skipped)))
-        return _draw(figure)
+        return draw(figure)
 
 
 def _recall_map(rounds: Sequence[int], recall: Mapping[str, Sequence[Metric]]) -> str:
@@ -198,12 +198,12 @@ def _recall_map(rounds: Sequence[int], recall: Mapping[str, Sequence[Metric]]) -
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=10, min_n_ticks=1))
     axes.set_xlabel("round")
     figure.colorbar(picture, ax=axes, label="recall", shrink=0.9, pad=0.01)
-    return _draw(figure)
+    return draw(figure)
 
 
 def single_devices(alone: Sequence[float], federated: Metric, median: Metric) -> str:
     """Draw every single device's macro-F1, sorted, against the federated model's."""
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(_HALF_IN, 3.7), layout="constrained")
         axes = figure.add_subplot()
         ranks = range(1, len(alone) + 1)
@@ -228,7 +228,7 @@ def single_devices(alone: Sequence[float], federated: Metric, median: Metric) ->
         axes.set_xlabel("macro-F1 on the held-out devices")
         axes.set_ylabel("devices, sorted")
         _legend_below(figure, 3)
-        return _draw(figure)
+        return draw(figure)
 
 
 def _tenths_around(figures: Sequence[Interval]) -> tuple[float, float]:
@@ -241,7 +241,7 @@ def _tenths_around(figures: Sequence[Interval]) -> tuple[float, float]:
 
 def intervals(rows: Mapping[str, Sequence[Interval]], models: Sequence[str]) -> str:
     """Draw figures by name, each with one interval for each model, one figure below the other."""
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(_HALF_IN, 1.1 + 0.32 * len(rows)), layout="constrained")
         axes = figure.add_subplot()
         gap = 0.26 if len(models) > 1 else 0.0
@@ -269,7 +269,7 @@ def intervals(rows: Mapping[str, Sequence[Interval]], models: Sequence[str]) -> 
         axes.set_xlim(*_tenths_around([value for row in rows.values() for value in row]))
         if len(models) > 1:
             _legend_below(figure, len(models))
-        return _draw(figure)
+        return draw(figure)
 
 
 def pairs(
@@ -284,7 +284,7 @@ def pairs(
 
     With several `columns` the list goes on at the top of the next one.
     """
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         named = len(names) <= MAX_NAMED
         length = -(-len(names) // columns)
         height = 1.2 + (0.21 * length if named else 6.0)
@@ -304,7 +304,7 @@ def pairs(
             axes.set_xlim(0.0, 1.02)
             axes.set_xlabel(axis)
         _legend_below(figure, 2)
-        return _draw(figure)
+        return draw(figure)
 
 
 def _joined(
@@ -333,7 +333,7 @@ def _joined(
 
 def stage_bar(seconds: Mapping[str, float]) -> str:
     """Draw the stages of the path as one stacked bar, in the order of STAGES."""
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(_FULL_IN, 1.05), layout="constrained")
         axes = figure.add_subplot()
         left, total = 0.0, sum(seconds.values())
@@ -357,12 +357,12 @@ def stage_bar(seconds: Mapping[str, float]) -> str:
         axes.spines["left"].set_visible(False)
         axes.grid(visible=False)
         axes.set_xlabel("seconds")
-        return _draw(figure)
+        return draw(figure)
 
 
 def byte_bars(update: float, float32: float) -> str:
     """Draw the bytes of one protected update above those of the bare float32 weights."""
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(_FULL_IN, 1.15), layout="constrained")
         axes = figure.add_subplot()
         bars = axes.barh([1, 0], [update, float32], color=[BLUE, GREY], height=0.62)
@@ -374,4 +374,4 @@ def byte_bars(update: float, float32: float) -> str:
         axes.set_xticks([])
         axes.spines["bottom"].set_visible(False)
         axes.grid(visible=False)
-        return _draw(figure)
+        return draw(figure)

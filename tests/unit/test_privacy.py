@@ -95,3 +95,9 @@ def test_a_step_samples_no_more_than_it_is_argued_for():
         count = max(n for n in range(1, 2_000_000, 7) if p.fits_a_step(n, rate))
         assert stats.binom.sf(p.MAX_SAMPLED, count, rate) < 2.0**-60
         assert count * rate > 1600
+
+
+def test_a_pull_that_overshoots_is_refused():
+    p.check_privacy(RECORD_LOCAL, replace(TRAINING, proximal=3.9))
+    with pytest.raises(ConfigError, match=r"training\.proximal is 2: from 2 on"):
+        p.check_privacy(RECORD_LOCAL, replace(TRAINING, proximal=4.0))

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from vitalring.tools.bench.skew import case_name, personal_name
-from vitalring.tools.plots import _STYLE, MARKERS, PALETTE, _draw
+from vitalring.tools.plots import MARKERS, PALETTE, STYLE, draw
 
 _CASE_IN = 2.75
 _LINES = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (4, 1.2, 1, 1.2)))
@@ -20,7 +20,7 @@ def skew_plot(result: Mapping[str, Any]) -> str:
     """Draw a column for each case: macro-F1 by round on held-out rows, accuracy on own rows."""
     cases = result["cases"]
     names = [side["name"] for side in result["sides"]]
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(0.9 + _CASE_IN * len(cases), 6.0), layout="constrained")
         grid = figure.subplots(2, len(cases), sharey="row", squeeze=False, height_ratios=(3, 2))
         for column, case in enumerate(cases):
@@ -35,7 +35,7 @@ def skew_plot(result: Mapping[str, Any]) -> str:
         grid[0][0].set_ylabel("macro-F1, held-out rows")
         handles, labels = grid[0][0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=len(names))
-        return _draw(figure)
+        return draw(figure)
 
 
 def _curves(axes: Axes, sides: Sequence[Mapping[str, Any]]) -> None:
