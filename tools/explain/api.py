@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -31,9 +31,6 @@ from vitalring.tools.explain.windows import (
     shuffled_weights,
 )
 from vitalring.tools.report_text import short
-
-MAX_SHEETS: Final = 12
-"""Most classes whose examples are drawn where each needs a sheet of its own."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +88,7 @@ def explain(
     model = TrainableModel(artefact)
     plain = weights.astype(np.float32)
     if rows.x.ndim == 2:
-        return _of_table(model, plain, rows, features, options, progress)
+        return _of_table(model, plain, rows, features or info.features, options, progress)
     time, count = rows.x.shape[1:]
     names = options.channels
     found = explain_windows(
@@ -122,7 +119,7 @@ def _examples(found: WindowFindings) -> Sequence[Explanation]:
             window_pictures.draw_strips(found, pair),
             _numbers(found, pair),
         )
-        for place, (label, pair) in enumerate(shown[:MAX_SHEETS])
+        for place, (label, pair) in enumerate(shown)
     ]
 
 

@@ -30,6 +30,9 @@ SHORT_S: Final = 2.0
 _FINE, _COARSE = "#F3DEDA", "#E2B9B2"
 _LEAST: Final = 0.05  # of log-odds: a model that hangs on nothing shows no colour
 _BAR: Final = 0.62
+LEAST_OF_BARS: Final = 0.35
+"""Inches that a bar with a name of two lines needs."""
+_MOST_NUMBERS: Final = 10  # below a trace
 
 
 @dataclass(frozen=True)
@@ -60,17 +63,29 @@ def span_of(traces: Sequence[Array], step: float) -> tuple[float, float]:
     return low, max(high, low + 2 * step)
 
 
-def draw_paper(axes: Axes, seconds: float) -> None:
-    """Rule the axes like millimetre paper: thin lines each mm, thick ones each 5 mm."""
-    speed = speed_of(seconds)
-    for axis, millimetre in ((axes.xaxis, 1 / speed), (axes.yaxis, 1 / MM_PER_MV)):
-        axis.set_minor_locator(MultipleLocator(millimetre))
-        axis.set_major_locator(MultipleLocator(5 * millimetre))
-        axis.grid(visible=True, which="minor", color=_FINE, linewidth=0.5)
-        axis.grid(visible=True, which="major", color=_COARSE, linewidth=0.8)
+def draw_paper(axes: Axes, seconds: float, tall: float) -> None:
+    """Rule the axes like millimetre paper: thin lines each mm, thick ones each 5 mm.
+
+    The axis of millivolts, `tall` inches long, must have its ends already.
+    """
+    across, up = 1 / speed_of(seconds), 1 / MM_PER_MV
+    low, high = axes.get_ylim()
+    axes.grid(visible=False)
+    # Lines of their own: hundreds of ticks would take a second to draw. Above the shading (0.2),
+    # below the trace (3).
+    for every, colour, width in ((1, _FINE, 0.5), (5, _COARSE, 0.8)):
+        columns = np.arange(0.0, seconds, every * across)
+        rows = np.arange(
+            math.ceil(low / (every * up) - 1e-6), math.floor(high / (every * up) + 1.000001)
+        )
+        axes.vlines(columns, low, high, color=colour, linewidth=width, zorder=0.5 + every / 10)
+        axes.hlines(
+            rows * every * up, 0.0, seconds, color=colour, linewidth=width, zorder=0.5 + every / 10
+        )
+    axes.set_ylim(low, high)
+    axes.xaxis.set_major_locator(MultipleLocator(_few(seconds, 5 * across, _MOST_NUMBERS)))
+    axes.yaxis.set_major_locator(MultipleLocator(_few(high - low, 5 * up, 5.5 * tall)))
     axes.tick_params(which="both", length=0, pad=5)
-    # Above the shading, below the trace.
-    axes.set_axisbelow("line")
     for side in axes.spines.values():
         side.set(visible=True, color=_COARSE, linewidth=0.8)
 
@@ -101,14 +116,19 @@ def draw_trace(
     axes.set_ylim(low, high)
 
 
-def style_signal(axes: Axes, channel: Channel, seconds: float) -> None:
+def style_signal(axes: Axes, channel: Channel, seconds: float, tall: float) -> None:
     """Rule the axes as suits the channel's unit."""
     if channel.unit == MILLIVOLT:
-        draw_paper(axes, seconds)
+        draw_paper(axes, seconds, tall)
     else:
         axes.grid(visible=True, axis="x")
         axes.yaxis.set_major_locator(MaxNLocator(nbins=3))
         axes.xaxis.set_major_locator(MaxNLocator(nbins=6))
+
+
+def bars_height(count: int, most: float) -> float:
+    """Return how high so many bars are drawn: not above `most`, unless their names need it."""
+    return max(LEAST_OF_BARS * count, min(most, 0.1 + 0.42 * count))
 
 
 def draw_bars(
@@ -130,10 +150,23 @@ def draw_bars(
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.set_yticks(places, names)
     axes.tick_params(axis="y", length=0, pad=4)
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=4))
+    round_one = _round_below(most)
+    axes.set_xticks([-round_one, 0.0, round_one], [f"-{round_one:g}", "0", f"{round_one:g}"])
     axes.grid(visible=True, axis="x")
     axes.grid(visible=False, axis="y")
     axes.spines["left"].set_visible(False)
+
+
+def _few(length: float, thick: float, most: float) -> float:
+    """Return how far apart numbers stand: so many thick lines that there are at most `most`."""
+    steps = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000)
+    return next((thick * n for n in steps if length / (thick * n) <= most), length)
+
+
+def _round_below(value: float) -> float:
+    """Return the greatest of 1, 2 and 5 times a power of ten up to a value."""
+    power = 10.0 ** math.floor(math.log10(value))
+    return next(n * power for n in (5.0, 2.0, 1.0) if n * power <= value * 1.0001)
 
 
 def draw_scale(figure: Figure, place: tuple[float, float, float, float], shade: float) -> None:

@@ -14,7 +14,7 @@ from vitalring.tools.explain.channels import MILLIVOLT
 from vitalring.tools.explain.layout import MAX_NAME, Sheet
 from vitalring.tools.explain.window_pictures import is_one_signal
 from vitalring.tools.explain.windows import ClassAverage, WindowFindings
-from vitalring.tools.plots import _STYLE, BLUE, GREY, INK, VERMILION, _draw
+from vitalring.tools.plots import STYLE, BLUE, GREY, INK, VERMILION, draw
 
 MAX_CURVES: Final = 8
 """Most signals whose curves are drawn; of more, whole channels alone."""
@@ -49,7 +49,7 @@ def _one_signal(found: WindowFindings) -> str:
     tall = min(tall, 3.0)
     curves = [a.patches[:, :, signal] for a in averages]
     limits = _limits(curves)
-    row = _HEAD + tall + _FOOT
+    row = _HEAD + max(tall, paper.LEAST_OF_BARS * len(found.channels)) + _FOOT
     height = row * len(averages) + _SCALE
     names = [
         f"whole {text.short(c.name, MAX_NAME)}"
@@ -57,7 +57,7 @@ def _one_signal(found: WindowFindings) -> str:
         else _two_lines(c.name, c.unit)
         for place, c in enumerate(found.channels)
     ]
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         sheet = Sheet.of(_WIDTH, height)
         for place, average in enumerate(averages):
             top = _HEAD + row * place
@@ -66,10 +66,10 @@ def _one_signal(found: WindowFindings) -> str:
             )
             axes = sheet.axes(0.55, top, wide, tall)
             axes.set_ylim(low, high)
-            paper.style_signal(axes, channel, seconds)
+            paper.style_signal(axes, channel, seconds, tall)
             paper.draw_trace(axes, traces[place], curves[place][0], found.sampling_hz, scale.shade)
             axes.set_xlabel("seconds")
-            axes.set_ylabel(channel.unit or channel.name)
+            axes.set_ylabel(text.short(channel.unit or channel.name, MAX_NAME))
             axes = sheet.axes(3.55, top, 2.5, tall)
             axes.set_ylabel("drop of log-odds")
             _curve(axes, curves[place], found.sampling_hz)
@@ -77,7 +77,7 @@ def _one_signal(found: WindowFindings) -> str:
             axes.set_xlabel("seconds")
             if place == 0:
                 axes.set_title("patches over time", fontsize=8.5, color=GREY, pad=4)
-            bars = sheet.axes(8.0, top, 1.85, min(tall, 0.1 + 0.42 * len(names)))
+            bars = sheet.axes(8.0, top, 1.85, paper.bars_height(len(names), tall))
             spans = [(float(a), float(b)) for a, b in average.channels[1:].T]
             values = [float(value) for value in average.channels[0]]
             most = max(float(np.abs(a.channels).max()) for a in averages)
@@ -86,7 +86,7 @@ def _one_signal(found: WindowFindings) -> str:
             if place == 0:
                 bars.set_title("whole channels", fontsize=8.5, color=GREY, pad=4)
         paper.draw_scale(sheet.figure, sheet.box(3.1, height - 0.36, 3.8, 0.12), scale.shade)
-        return _draw(sheet.figure)
+        return draw(sheet.figure)
 
 
 def _many_signals(found: WindowFindings) -> str:
@@ -99,7 +99,7 @@ def _many_signals(found: WindowFindings) -> str:
     map_wide = _WIDTH - map_left - 0.2
     height = names_height + (tall + 0.12) * len(averages) + 0.5
     limits = _limits([average.patches[:, :, list(signals)] for average in averages])
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         sheet = Sheet.of(_WIDTH, height)
         for row, average in enumerate(averages):
             top = names_height + (tall + 0.12) * row
@@ -123,7 +123,7 @@ def _many_signals(found: WindowFindings) -> str:
             sheet.figure.text(x, y, "drop of the log-odds over seconds", ha="center", fontsize=8.5)
         x, y, _, _ = sheet.box(map_left + map_wide / 2, height - 0.16, 0.0, 0.0)
         sheet.figure.text(x, y, "whole channels", ha="center", fontsize=8.5)
-        return _draw(sheet.figure)
+        return draw(sheet.figure)
 
 
 def _map(

@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 from vitalring.tools import report_text as text
 from vitalring.tools.explain.layout import Sheet
 from vitalring.tools.explain.permutation import Drop, Permuted
-from vitalring.tools.plots import _STYLE, BLUE, GREEN, GREY, INK, _draw
+from vitalring.tools.plots import STYLE, BLUE, GREEN, GREY, INK, draw
 
 SHOWN: Final = 20
 """Most columns that are drawn; all are in the table of figures."""
@@ -24,7 +24,7 @@ def draw_reliance(permuted: Permuted) -> str:
     """Draw the drops of AUROC and of macro-F1 as SVG, the most important columns first."""
     shown = permuted.columns[:SHOWN]
     height = 0.75 + _BAR * len(shown)
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         sheet = Sheet.of(_NAMES + 2 * _PANEL + 0.6, height)
         for place, (name, figure) in enumerate(
             (("AUROC", permuted.auroc), ("macro-F1", permuted.macro_f1))
@@ -35,7 +35,7 @@ def draw_reliance(permuted: Permuted) -> str:
             axes.set_title(f"drop of {name}, from {text.fraction(_known(figure))}", fontsize=9)
             labels = [text.short(one.column, 40) for one in shown] if place == 0 else []
             axes.set_yticks(range(len(shown)) if place == 0 else [], labels)
-        return _draw(sheet.figure)
+        return draw(sheet.figure)
 
 
 def _bars(axes: Axes, drops: Sequence[Drop], colour: str) -> None:

@@ -3,7 +3,7 @@
 from vitalring.tools.explain.examples import RULE
 from vitalring.tools.explain.permutation import Permuted
 from vitalring.tools.explain.table_pictures import SHOWN
-from vitalring.tools.explain.windows import WindowFindings
+from vitalring.tools.explain.windows import MAX_CLASSES, WindowFindings
 
 LIMITS = (
     "This tells what the model hangs on, not what is so in the body: a model can be right for a "
@@ -18,7 +18,7 @@ def of_examples(found: WindowFindings) -> str:
     """Say what a sheet of examples shows."""
     return " ".join(
         (
-            f"{RULE} ({found.rows:,} held-out windows; nobody chose).",
+            f"{RULE} ({found.rows:,} held-out windows; nobody chose).{_classes(found)}",
             _method(found),
             "The class that the model says is explained, also where it is wrong: orange spoke "
             "for it, blue against it.",
@@ -33,7 +33,7 @@ def of_profiles(found: WindowFindings, most: int) -> str:
     parts = [
         f"Up to {most:,} held-out windows of each class, evenly spread over the devices' files; "
         "their own class is explained. Lines and bars are means; grey bands and whiskers span the "
-        "middle half of the windows.",
+        f"middle half of the windows.{_classes(found)}",
         "Occlusion as in the pictures of typical windows.",
         "Averages over time mean something where windows are cut at an event, as heartbeats are; "
         "elsewhere only how high a curve is, not where.",
@@ -76,6 +76,12 @@ def _method(found: WindowFindings) -> str:
         f"{patch.stride} samples ({_ms(patch.stride / rate)}); the colour is how far the class's "
         "log-odds then fall, ln p/(1−p): by 0.7 halves the odds, by 2.3 divides them by ten."
     )
+
+
+def _classes(found: WindowFindings) -> str:
+    if found.held_out <= MAX_CLASSES:
+        return ""
+    return f" The {MAX_CLASSES} of {found.held_out} classes with most windows are explained."
 
 
 def _bars(found: WindowFindings) -> str:

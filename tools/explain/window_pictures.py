@@ -5,6 +5,7 @@ each class; several signals make a sheet of strips for each class.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
 import matplotlib as mpl
@@ -15,7 +16,7 @@ from vitalring.tools.explain import paper
 from vitalring.tools.explain.channels import MILLIVOLT, Channel
 from vitalring.tools.explain.layout import MAX_NAME, Sheet
 from vitalring.tools.explain.windows import ShownExample, WindowFindings
-from vitalring.tools.plots import _STYLE, _draw
+from vitalring.tools.plots import STYLE, draw
 
 Pair = tuple[ShownExample | None, ShownExample | None]
 
@@ -29,10 +30,12 @@ _TRACE: Final = 2.05
 _BARS: Final = 0.9
 _TALLEST: Final = 3.4
 _HEAD, _FOOT, _SCALE = 0.5, 0.5, 0.62
-_STRIP, _LINE, _STRIP_GAP = 0.78, 0.42, 0.1
+_STRIP, _LINE, _STRIP_GAP = 0.68, 0.32, 0.1
 _STRIP_NAMES: Final = 1.65
 _STRIP_CELL: Final = 4.4
 _STRIP_WIDE: Final = 2.8
+_LONG: Final = 7.1
+_GAP: Final = 0.35
 
 
 def is_one_signal(found: WindowFindings) -> bool:
@@ -46,20 +49,22 @@ def draw_sheet(found: WindowFindings) -> str:
     pairs = [pair for pair in found.examples if any(pair)]
     scale = _scale(found)
     sizes = [_trace_size(found, pair, signal) for pair in pairs]
-    height = sum(_HEAD + size[1] + _FOOT for size in sizes) + _SCALE
-    with mpl.rc_context(_STYLE):
+    least = paper.LEAST_OF_BARS * len(found.channels)
+    rows = [max(size[1], least) for size in sizes]
+    height = sum(_HEAD + row + _FOOT for row in rows) + _SCALE
+    with mpl.rc_context(STYLE):
         sheet = Sheet.of(_WIDTH, height)
         top = _HEAD
-        for pair, size in zip(pairs, sizes, strict=True):
+        for pair, size, row in zip(pairs, sizes, rows, strict=True):
             for place, example in enumerate(pair):
                 if example:
                     _draw_cell(sheet, found, example, (place * _CELL, top), size, scale)
                 else:
                     sheet.head(place * _CELL + _AXIS, top - 0.27, absent_title(found, pair))
-            top += size[1] + _FOOT + _HEAD
+            top += row + _FOOT + _HEAD
         place_ = sheet.box(_WIDTH / 2 - 1.9, height - 0.36, 3.8, 0.12)
         paper.draw_scale(sheet.figure, place_, scale.shade)
-        return _draw(sheet.figure)
+        return draw(sheet.figure)
 
 
 def _scale(found: WindowFindings) -> paper.Scale:
@@ -98,14 +103,14 @@ def _draw_cell(
     sheet.head(left + _AXIS, top - 0.27, title_of(found, example), note_of(example))
     axes = sheet.axes(left + _AXIS, top, width, height)
     axes.set_ylim(*span)
-    paper.style_signal(axes, channel, found.time / found.sampling_hz)
+    paper.style_signal(axes, channel, found.time / found.sampling_hz, height)
     paper.draw_trace(
         axes, example.x[:, signal], example.patches[:, signal], found.sampling_hz, scale.shade
     )
     axes.set_xlabel("seconds")
-    axes.set_ylabel(channel.unit or channel.name)
+    axes.set_ylabel(text.short(channel.unit or channel.name, MAX_NAME))
     names = [_bar_name(found, example, place) for place in range(len(found.channels))]
-    bars_height = min(height, 0.1 + 0.42 * len(names))
+    bars_height = paper.bars_height(len(names), height)
     bars = sheet.axes(left + _CELL - _BARS - 0.12, top, _BARS, bars_height)
     paper.draw_bars(bars, names, [float(value) for value in example.channels], scale.bar)
     bars.tick_params(labelsize=8)
@@ -123,63 +128,104 @@ def _bar_name(found: WindowFindings, example: ShownExample, place: int) -> str:
 def draw_strips(found: WindowFindings, pair: Pair) -> str:
     """Draw one class's examples as SVG, a strip for each signal and a line for each constant."""
     scale = _scale(found)
-    signals = _most_important(found.searched, [example for example in pair if example])
-    constant = [place for place in range(len(found.channels)) if place not in found.searched]
-    rows = [(place, _STRIP) for place in signals] + [(place, _LINE) for place in constant]
-    height = _HEAD + sum(tall for _, tall in rows) + _FOOT + _SCALE
-    with mpl.rc_context(_STYLE):
+    rows = _rows(found, pair)
+    is_long = _is_long(found)
+    tall = _HEAD + sum(row.tall + row.gap for row in rows) + _FOOT
+    height = tall * (2 if is_long else 1) + _SCALE
+    wide = _LONG if is_long else _STRIP_WIDE
+    with mpl.rc_context(STYLE):
         sheet = Sheet.of(_WIDTH, height)
         for side, example in enumerate(pair):
-            left = _STRIP_NAMES + side * _STRIP_CELL
+            left = _STRIP_NAMES + (0.0 if is_long else side * _STRIP_CELL)
+            top = _HEAD + (side * tall if is_long else 0.0)
             if example:
-                sheet.head(left, _HEAD - 0.27, title_of(found, example), note_of(example))
+                sheet.head(left, top - 0.27, title_of(found, example), note_of(example))
             else:
-                sheet.head(left, _HEAD - 0.27, absent_title(found, pair))
-            top = _HEAD
-            for row, (place, tall) in enumerate(rows):
-                if side == 0:
-                    _name(sheet, found.channels[place], top + (tall - _STRIP_GAP) / 2)
+                sheet.head(left, top - 0.27, absent_title(found, pair))
+            for row in rows:
                 if example:
-                    last = row == len(rows) - 1, row == len(signals) - 1
-                    _draw_strip(sheet, found, example, place, (left, top, tall), scale, last)
-                top += tall
+                    _draw_strip(sheet, found, example, row, (left, top, wide), scale)
+                if side == 0 or (is_long and example):
+                    _name(sheet, found.channels[row.place], top + row.tall / 2)
+                top += row.tall + row.gap
         place_ = sheet.box(_WIDTH / 2 - 1.9, height - 0.36, 3.8, 0.12)
         paper.draw_scale(sheet.figure, place_, scale.shade)
-        return _draw(sheet.figure)
+        return draw(sheet.figure)
+
+
+def _is_long(found: WindowFindings) -> bool:
+    """Tell whether examples need the whole width, one below the other: long electrocardiograms."""
+    units = {found.channels[place].unit for place in found.searched}
+    return MILLIVOLT in units and found.time / found.sampling_hz > paper.SHORT_S
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A channel's place, its height and the gap below it, in inches; and what stands below it."""
+
+    place: int
+    tall: float
+    gap: float = _STRIP_GAP
+    has_seconds: bool = False
+    is_last: bool = False
+
+
+def _rows(found: WindowFindings, pair: Pair) -> list[_Row]:
+    """Return the channels from top to bottom, signals first."""
+    shown = [example for example in pair if example]
+    signals = _most_important(found.searched, shown)
+    constant = [place for place in range(len(found.channels)) if place not in found.searched]
+    rows = [_Row(place, _strip_height(found, shown, place)) for place in signals]
+    if rows:
+        gap = _GAP if constant else _STRIP_GAP
+        rows[-1] = replace(rows[-1], has_seconds=True, gap=gap)
+    rows += [_Row(place, _LINE) for place in constant]
+    rows[-1] = replace(rows[-1], is_last=True)
+    return rows
+
+
+def _strip_height(found: WindowFindings, shown: Sequence[ShownExample], place: int) -> float:
+    """Return a strip's height in inches; a long electrocardiogram's squares are square."""
+    if not _is_long(found) or found.channels[place].unit != MILLIVOLT:
+        return _STRIP
+    spans = [paper.span_of([example.x[:, place]], 0.5) for example in shown]
+    seconds = found.time / found.sampling_hz
+    inch = _LONG / (seconds * paper.speed_of(seconds))
+    tall = max(high - low for low, high in spans) * paper.MM_PER_MV * inch
+    return min(max(tall, _STRIP), _TALLEST)
 
 
 def _draw_strip(
     sheet: Sheet,
     found: WindowFindings,
     example: ShownExample,
-    place: int,
+    row: _Row,
     corner: tuple[float, float, float],
     scale: paper.Scale,
-    last: tuple[bool, bool],
 ) -> None:
-    """Draw a channel and its bar; `last` says whether it is the last row, and the last signal."""
-    left, top, tall = corner
+    """Draw a channel and its bar at a corner (left, top), so wide."""
+    left, top, wide = corner
+    place, tall = row.place, row.tall
     channel, trace = found.channels[place], example.x[:, place]
     if place in found.searched:
-        axes = sheet.axes(left, top, _STRIP_WIDE, tall - _STRIP_GAP)
+        axes = sheet.axes(left, top, wide, tall)
         step = 0.5 if channel.unit == MILLIVOLT else max(float(np.ptp(trace)), 0.2) / 4
         axes.set_ylim(*paper.span_of([trace], step))
-        paper.style_signal(axes, channel, found.time / found.sampling_hz)
+        paper.style_signal(axes, channel, found.time / found.sampling_hz, tall)
         maps = example.patches[:, place]
         paper.draw_trace(axes, trace, maps, found.sampling_hz, scale.shade, 1.1)
         axes.tick_params(labelsize=7.5)
-        axes.tick_params(axis="x", labelbottom=last[1])
-        if last[1] and last[0]:
+        axes.tick_params(axis="x", labelbottom=row.has_seconds)
+        if row.has_seconds and row.is_last:
             axes.set_xlabel("seconds")
     else:
-        x, y, _, _ = sheet.box(left, top + (tall - _STRIP_GAP) / 2, 0.0, 0.0)
-        words = channel.shown(float(trace[0]))
-        sheet.figure.text(x, y, words, va="center", fontsize=8.5)
-    bars = sheet.axes(left + _STRIP_WIDE + 0.15, top, _BARS, tall - _STRIP_GAP)
+        x, y, _, _ = sheet.box(left, top + tall / 2, 0.0, 0.0)
+        sheet.figure.text(x, y, channel.shown(float(trace[0])), va="center", fontsize=8.5)
+    bars = sheet.axes(left + wide + 0.15, top, _BARS, tall)
     paper.draw_bars(bars, [""], [float(example.channels[place])], scale.bar)
-    bars.tick_params(labelsize=7.5, labelbottom=last[0], bottom=last[0])
-    bars.spines["bottom"].set_visible(last[0])
-    if last[0]:
+    bars.tick_params(labelsize=7.5, labelbottom=row.is_last, bottom=row.is_last)
+    bars.spines["bottom"].set_visible(row.is_last)
+    if row.is_last:
         bars.set_xlabel("whole channel", fontsize=8)
 
 

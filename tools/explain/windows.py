@@ -24,6 +24,8 @@ from vitalring.tools.explain.occlusion import (
     varying_channels,
 )
 
+MAX_CLASSES: Final = 12
+"""Most classes that are explained."""
 CHECKED: Final = 64
 """Records on which the maps are held against those of random weights."""
 
@@ -62,8 +64,9 @@ class ClassAverage:
 class WindowFindings:
     """All that is shown of windows. `examples` has a right and a wrong one for each class.
 
-    `likeness` is the mean rank correlation with the maps of random weights, or None; `rows` are
-    all held-out windows, from which the examples are.
+    Of more than `MAX_CLASSES` classes those with most windows are explained; `held_out` counts the
+    classes that have any. `rows` counts all held-out windows, from which the examples are;
+    `likeness` is the mean rank correlation with the maps of random weights, or None.
     """
 
     classes: tuple[str, ...]
@@ -72,6 +75,7 @@ class WindowFindings:
     sampling_hz: float
     patch: Patch
     rows: int
+    held_out: int
     examples: tuple[tuple[ShownExample | None, ShownExample | None], ...]
     averages: tuple[ClassAverage, ...]
     likeness: float | None
@@ -100,9 +104,14 @@ def explain_windows(
     """
     searched = varying_channels(rows.x)
     donors = rows.x[_donors(rows.y)]
-    pairs = typical(rows.y, predict(rows.x), len(classes))
+    counts = np.bincount(rows.y, minlength=len(classes))
+    kept = np.sort(np.argsort(-counts, kind="stable")[:MAX_CLASSES])
+    pairs = [
+        pair if label in kept else (None, None)
+        for label, pair in enumerate(typical(rows.y, predict(rows.x), len(classes)))
+    ]
     shown = [example for pair in pairs for example in pair if example]
-    chosen = _chosen(rows.y, most)
+    chosen = _chosen(rows.y, kept, most)
     picked = np.array([*(example.row for example in shown), *chosen], np.int64)
     # An example explains what the model says, an average what the records are.
     explained = np.array([*(example.said for example in shown), *rows.y[chosen]], np.int64)
@@ -136,7 +145,7 @@ def explain_windows(
     }
     averages = [
         _average(rows, picked, found, label, np.flatnonzero(rows.y[chosen] == label) + len(shown))
-        for label in np.unique(rows.y)
+        for label in np.unique(rows.y[chosen])
     ]
     return WindowFindings(
         classes,
@@ -145,6 +154,7 @@ def explain_windows(
         sampling_hz,
         patch,
         len(rows.y),
+        int((counts > 0).sum()),
         tuple((by_row.get(right), by_row.get(wrong)) for right, wrong in pairs),  # type: ignore[arg-type]
         tuple(averages),
         likeness(*maps),
@@ -165,13 +175,14 @@ def shuffled_weights(artefact: Artefact, weights: Array, seed: int) -> Array:
 
 def _donors(y: Classes) -> Classes:
     """Return about `DONORS` rows, as many of each class."""
-    of_each = _chosen(y, max(1, DONORS // len(np.unique(y))))
+    classes = np.unique(y)
+    of_each = _chosen(y, classes, max(1, DONORS // len(classes)))
     return of_each[spread(len(of_each), DONORS)]
 
 
-def _chosen(y: Classes, most: int) -> Classes:
-    """Return at most `most` rows of each class, evenly spread over the held-out ones."""
-    parts = [np.flatnonzero(y == label) for label in np.unique(y)]
+def _chosen(y: Classes, classes: Classes, most: int) -> Classes:
+    """Return at most `most` rows of each of these classes, evenly spread over the held-out ones."""
+    parts = [np.flatnonzero(y == label) for label in classes]
     return np.concatenate([part[spread(len(part), most)] for part in parts])
 
 
