@@ -75,6 +75,7 @@ _FULL_IN: Final = 10.0
 
 
 def draw(figure: Figure) -> str:
+    """Return a figure as SVG, the same text for the same figure."""
     buffer = io.StringIO()
     nothing = {"Date": None, "Creator": None, "Format": None, "Type": None}
     figure.savefig(buffer, format="svg", dpi=200, metadata=nothing)
