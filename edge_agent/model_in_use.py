@@ -270,7 +270,8 @@ def in_words(about: ModelInUse) -> str:
         else "not proved to be in the log"
     )
     kind = "final model" if about.final else "round plan"
-    return f"{kind} signed by {about.signatures} aggregators, quorum {about.quorum}; {logged}"
+    signers = "1 aggregator" if about.signatures == 1 else f"{about.signatures} aggregators"
+    return f"{kind} signed by {signers}, quorum {about.quorum}; {logged}"
 
 
 def _make_private(folder: Path) -> None:

@@ -62,6 +62,20 @@ def suggest_model(input_shape: tuple[int, ...], kind: str, classes: tuple[str, .
     return names[0]
 
 
+def is_of_one_size(model: str) -> bool:
+    """Tell whether a network takes data of one size only. Raises ModelError if there is none."""
+    return read_sizing(*_place(model)) is None
+
+
+def load_of_one_size(model: str) -> Artefact:
+    """Return a network of one size, with the names that its own file gives its classes.
+
+    Raises:
+        ModelError: there is none.
+    """
+    return read_artefact(*_place(model))
+
+
 def read_sizing(folder: Folder, name: str) -> Sizing | None:
     """Return the sizing in `<name>-sizing.json`, or None where there is no such file."""
     file = folder / f"{name}{SIZING_FILE}"

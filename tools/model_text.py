@@ -22,7 +22,7 @@ def shape_text(shape: tuple[int | str, ...]) -> str:
 
 def input_text(artefact: Artefact, sizing: Sizing | None) -> str:
     """Return what a network takes: lengths, or names where any will do."""
-    return shape_text(sizing.axes if sizing else artefact.info.input_shape)
+    return " x ".join(sizing.axes) if sizing else shape_text(artefact.info.input_shape)
 
 
 def artefact_lines(artefact: Artefact, sizing: Sizing | None, path: Path) -> Iterator[str]:

@@ -55,7 +55,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--input",
         metavar="FILE",
         help="windows instead of the device's own data or its sensor's newest windows: an .npz "
-        "file with x, and y if you like; or - for standard input with one window a line, as JSON lists of numbers",
+        "file with x, and y if you like; or - for standard input with one window a line, as JSON "
+        "lists of numbers",
     )
     parser.add_argument("--limit", type=int, help="predict so many windows at most")
     parser.add_argument("--json", action="store_true", help="one JSON text a line")

@@ -32,6 +32,7 @@ class Verdict:
 
     federation: str
     study: str
+    task: str
     authority_key: bytes
     size: int
     root: bytes
@@ -80,6 +81,7 @@ def verify_log(folder: Path, authority_key: bytes | None) -> Verdict:
     return Verdict(
         federation=federation.name,
         study=plan.study,
+        task=plan.task,
         authority_key=federation.authority_key,
         size=checkpoint.size,
         root=checkpoint.root,

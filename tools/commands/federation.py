@@ -10,8 +10,8 @@ from vitalring.config import load_config
 from vitalring.edge_agent.config import DEVICE_ID, AgentConfig
 from vitalring.errors import ConfigError
 from vitalring.files import read_file, write_atomic
-from vitalring.models.artefact import load_artefact
-from vitalring.models.catalogue import find_artefact
+from vitalring.models.artefact import Artefact
+from vitalring.models.catalogue import find_artefact, is_of_one_size, load_of_one_size
 from vitalring.models.dataset import FeatureSchema, load_dataset, load_table
 from vitalring.models.dataset import devices as list_devices
 from vitalring.models.dataset.statistics import question_of
@@ -80,6 +80,11 @@ def _features(options: argparse.Namespace) -> int:
     verdict = verify_log(options.log, key)
     if not verdict.rounds or not verdict.final_weights:
         raise ConfigError(f"the log in {options.log} has no result yet")
+    if verdict.task != "statistics":
+        raise ConfigError(
+            f"the log in {options.log} is of study {verdict.study}, which trains a network: give "
+            "the log of the study that `federation init --agree-on` made"
+        )
     text = read_file(options.log / "objects" / verdict.final_weights.hex())
     schema = FeatureSchema.from_json(text)
     write_atomic(options.out, text)
@@ -96,14 +101,27 @@ def _drawn(settings: StudySettings, devices: int, agree_on: Path | None) -> layo
         plan = federation.statistics_plan_of(settings, question, info.classes, devices)
         return plan, federation.question_files(question)
     text = read_file(settings.features) if settings.features else b""
-    shape = (FeatureSchema.from_json(text).inputs,) if text else settings.input
-    name = settings.model or ("ehr_mlp" if text else "ecg_cnn")
-    if shape or settings.classes:
-        artefact = find_artefact(name, shape, settings.classes)
-    else:
-        artefact = load_artefact(name)
+    artefact = _artefact(settings, text)
     plan = federation.plan_of(settings, artefact, devices, settings.records, text)
     return plan, federation.artefact_files(artefact, text)
+
+
+def _artefact(settings: StudySettings, features: bytes) -> Artefact:
+    """Return the network that the settings name. Raises ConfigError or ModelError."""
+    name = settings.model or ("ehr_mlp" if features else "ecg_cnn")
+    shape = (FeatureSchema.from_json(features).inputs,) if features else settings.input
+    if shape and settings.classes:
+        return find_artefact(name, shape, settings.classes)
+    if not shape and not settings.classes and is_of_one_size(name):
+        return load_of_one_size(name)
+    missing = "classes" if shape else "input" if settings.classes else "input and classes"
+    raise ConfigError(
+        f"{name} takes data of any size, and study.toml does not say {missing}: write "
+        'input = [128, 6], or [inputs], and classes = ["...", "..."], as the data has them'
+        if not is_of_one_size(name)
+        else f"study.toml says only one of input and classes: {missing} is missing; write both, "
+        f"or neither for the size and class names of {name}"
+    )
 
 
 def _init(options: argparse.Namespace) -> int:

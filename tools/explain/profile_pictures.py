@@ -14,7 +14,7 @@ from vitalring.tools.explain.channels import MILLIVOLT
 from vitalring.tools.explain.layout import MAX_NAME, Sheet
 from vitalring.tools.explain.window_pictures import is_one_signal
 from vitalring.tools.explain.windows import ClassAverage, WindowFindings
-from vitalring.tools.plots import STYLE, BLUE, GREY, INK, VERMILION, draw
+from vitalring.tools.plots import BLUE, GREY, INK, STYLE, VERMILION, draw
 
 MAX_CURVES: Final = 8
 """Most signals whose curves are drawn; of more, whole channels alone."""

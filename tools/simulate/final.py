@@ -1,8 +1,8 @@
 """The final model on the rows that nobody trained on, touched once, with intervals.
 
-Intervals are over held-out devices where whole devices are held out: what the figure would be on
-other patients. Where rows are held out on every device, the devices are the same for all, and the
-intervals are over the groups (patients) that the data set names, or else over rows.
+Intervals are over the groups (patients) that the data set names, or else over held-out devices
+where whole devices are held out: what the figure would be on other patients. Where rows are held
+out on every device, the devices are the same for all, and the intervals are over rows.
 """
 
 from collections.abc import Sequence
@@ -122,10 +122,10 @@ def label_counts(
 
 
 def _clusters(info: DatasetInfo, rows: HeldOut) -> tuple[str, npt.NDArray[np.int64]]:
-    if info.test_devices is not None:
-        return "devices", rows.owner
     if rows.group is not None:
         return "groups", numbered(rows.group)
+    if info.test_devices is not None:
+        return "devices", rows.owner
     return "rows", np.arange(len(rows.y))
 
 
