@@ -168,8 +168,6 @@ def same_as_federated(training: Mapping[str, Any]) -> list[str]:
         f"{training['passes']:.1f} passes over them, in batches of {training['batch']:.0f} on the "
         "average, as on a device",
         f"learning rate {general(training['learning_rate'])}{clipped}",
-        f"the server's optimiser, {training['optimiser']}, after as many steps as a device makes "
-        "in a round",
     ]
 
 
@@ -177,8 +175,9 @@ def other_than_federated(training: Mapping[str, Any]) -> list[str]:
     """List what centralised training had and the federated one had not."""
     return [
         "every batch mixes the records of all devices",
-        f"{count(training['steps'])} gradient steps one after another, and "
-        f"{count(training['moves'])} moves of the optimiser; devices make theirs side by side",
+        f"{count(training['steps'])} gradient steps one after another; devices make theirs side "
+        "by side, and the server averages",
+        "no optimiser of a server, only the steps themselves",
         "no noise, no quantised updates, no device that misses a round",
     ]
 

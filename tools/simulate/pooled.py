@@ -1,22 +1,28 @@
 """Centralised training on the same records in the same run, for comparison.
 
-It is the federation's own algorithm with one device that holds everything: the same network and
-initial weights, the same learning rate, and batches as large as a device's on the average. The
-server's optimiser moves after as many local steps as in a round of the federation. There are as
-many passes over the records, so there are as many times more moves as there are devices: pooled
-data may be used more often in a row, which is what not being federated is good for. There is no
-noise, no quantised update, no encryption and no device that misses a round.
+It is a device's own algorithm on everybody's records: the same network and initial weights, the
+same learning rate, and batches as large as a device's on the average. There are as many passes
+over the records, so there are as many times more steps in a row as there are devices: pooled data
+may be used more often in a row, which is what not being federated is good for. There is no server,
+so its optimiser is left out. Its momentum is meant for averages over devices; on the steps of one
+learner, which no average steadies, the same momentum can diverge. There is no noise, no quantised
+update, no encryption and no device that misses a round.
 """
 
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Final
 
 from vitalring.edge_agent.personal import KeepRule
 from vitalring.models.dataset import FeatureSchema, load_dataset
+from vitalring.protocol.records import ServerOptimiser
 from vitalring.tools.simulate.apart import Progress
 from vitalring.tools.simulate.final import FinalEvaluation, evaluate_final
 from vitalring.tools.simulate.one_place import Recipe, train_rounds, training_rows
+
+_NO_SERVER: Final = ServerOptimiser(name="fedavg", learning_rate=1.0, momentum=0.0)
+"""Takes what one learner reached as it is."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +47,7 @@ class PooledTask:
 class PooledTraining:
     """How the pooled model was trained.
 
-    `passes` over the records and `batch` are counted, not planned; `steps` are gradient steps,
-    `moves` the server optimiser's.
+    `passes` over the records and `batch` are counted, not planned; `steps` are gradient steps.
     """
 
     rows: int
@@ -50,10 +55,8 @@ class PooledTraining:
     passes: float
     batch: float
     steps: int
-    moves: int
     learning_rate: float
     clip: float
-    optimiser: str
     seconds: float
 
 
@@ -70,9 +73,9 @@ def train_pooled(task: PooledTask, progress: Progress = lambda _: None) -> Centr
     began = time.monotonic()
     records = training_rows(task.folder, task.devices, task.features, task.personal)
     recipe = pooled_recipe(task.recipe, len(task.devices))
-    moves = recipe.training.rounds
+    rounds = recipe.training.rounds
     trained = train_rounds(
-        recipe, records.x, records.y, task.seed, lambda number: progress(number / moves)
+        recipe, records.x, records.y, task.seed, lambda number: progress(number / rounds)
     )
     evaluation = evaluate_final(
         task.folder,
@@ -82,17 +85,15 @@ def train_pooled(task: PooledTask, progress: Progress = lambda _: None) -> Centr
         trained.weights,
         task.draws_seed,
     )
-    steps = moves * recipe.training.steps
+    steps = rounds * recipe.training.steps
     training = PooledTraining(
         rows=len(records),
         devices=len(task.devices),
         passes=trained.examples / len(records),
         batch=trained.examples / steps,
         steps=steps,
-        moves=moves,
         learning_rate=recipe.training.learning_rate,
         clip=recipe.clip,
-        optimiser=recipe.server.name,
         seconds=time.monotonic() - began,
     )
     return Centralised(evaluation, training)
@@ -101,11 +102,12 @@ def train_pooled(task: PooledTask, progress: Progress = lambda _: None) -> Centr
 def pooled_recipe(recipe: Recipe, devices: int) -> Recipe:
     """Return the recipe for the records of so many devices in one place.
 
-    A record enters a step `devices` times less often, and there are `devices` times more rounds.
+    A record enters a step `devices` times less often, and there are `devices` times more rounds,
+    each of which goes on where the last one ended.
     """
     training = replace(
         recipe.training,
         sampling_rate=recipe.training.sampling_rate / devices,
         rounds=recipe.training.rounds * devices,
     )
-    return replace(recipe, training=training)
+    return replace(recipe, training=training, server=_NO_SERVER)
