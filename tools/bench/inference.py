@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from rich.console import Console
-from vitalring.models.catalogue import find_artefact
 
 from vitalring.aggregator.evaluate import final_rows
 from vitalring.errors import ConfigError
 from vitalring.files import read_file, write_atomic
 from vitalring.models.artefact import Artefact
+from vitalring.models.catalogue import find_artefact
 from vitalring.models.dataset import FeatureSchema, input_shape, load_dataset
 from vitalring.models.export import export
 from vitalring.models.metrics import accuracy, confusion_matrix, macro_f1
