@@ -1,0 +1,389 @@
+"""Threshold decryption on real ciphertexts (SPEC 5.16 to 5.20)."""
+
+from fractions import Fraction
+from itertools import combinations
+from math import prod, sqrt
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vitalring.errors import CiphertextError, ConfigError
+from vitalring.protocol.bfv import BfvParams, largest_primes
+from vitalring.protocol.ciphertext import add, decode_ciphertexts, encode_ciphertexts
+from vitalring.protocol.packing import pack_fields, unpack_fields
+from vitalring.protocol.quantise import Codec
+from vitalring.protocol.seal import Encryptor, from_ntt, scale_and_round, to_ntt
+from vitalring.protocol.threshold import modular
+from vitalring.protocol.threshold.decryption import combine, decode_part, encode_part, key_share
+from vitalring.protocol.threshold.joint_key import check_piece, contribute, join
+from vitalring.protocol.threshold.params import (
+    ThresholdParams,
+    choose_threshold_params,
+    combined_noise_bound,
+    sum_noise_bound,
+)
+from vitalring.protocol.threshold.pieces import Access
+
+CONTEXT = b"k" * 32
+CODEC = Codec(n_max=10_000, clip=1.0, weight_cap=1)
+FIELDS = 6_000
+
+
+class Federation:
+    """Hospitals that have made a key, and devices that encrypt under it."""
+
+    def __init__(self, access: Access, codec: Codec = CODEC, dimension: int = FIELDS) -> None:
+        self.params = choose_threshold_params(codec, dimension, access, releases=200)
+        self.access = access
+        made = [contribute(h, CONTEXT, self.params) for h in range(access.hospitals)]
+        self.pieces = {piece.index: piece for pieces, _ in made for piece in pieces}
+        for index, piece in self.pieces.items():
+            check_piece(piece, made[access.dealer(index)][1], CONTEXT, self.params)
+        key = join([c for _, c in made], CONTEXT, self.params)
+        self.encryptor = Encryptor(self.params.bfv, key)
+
+    def held_by(self, hospital: int):
+        return [self.pieces[i] for i in self.access.held_by(hospital)]
+
+    def update(self, seed: int):
+        """Return an update's fields and ciphertexts."""
+        bfv = self.params.bfv
+        fields = np.random.default_rng(seed).integers(
+            0, bfv.field_max + 1, bfv.fields, dtype=np.uint64
+        )
+        return fields, self.encryptor.encrypt(pack_fields(fields, bfv))
+
+    def sum(self, count: int, fresh: int):
+        """Return the fields and ciphertexts of a sum of `count` updates, `fresh` of them new."""
+        bfv = self.params.bfv
+        total, cipher = self.update(0)
+        for seed in range(1, fresh):
+            fields, residues = self.update(seed)
+            total, cipher = total + fields, add(cipher, residues, bfv)
+        once, repeated = cipher, cipher
+        for _ in range(count // fresh - 1):
+            repeated = add(repeated, once, bfv)
+        return total * np.uint64(count // fresh), repeated
+
+    def part(self, hospital: int, members, cipher):
+        return key_share(hospital, self.held_by(hospital), members, self.params).decrypt(cipher)
+
+    def parts(self, members, cipher):
+        return {h: self.part(h, members, cipher) for h in members}
+
+    def secret(self):
+        return sum(piece.ternary.astype(np.int64) for piece in self.pieces.values())
+
+
+def integers(rows: np.ndarray, primes) -> np.ndarray:
+    """Return residues (primes, degree) as integers modulo their product."""
+    q = prod(primes)
+    weights = [q // p * pow(q // p, -1, p) for p in primes]
+    return sum(row.astype(object) * w for row, w in zip(rows, weights, strict=True)) % q
+
+
+def centred(values: np.ndarray, modulus: int) -> np.ndarray:
+    return (values + modulus // 2) % modulus - modulus // 2
+
+
+def phase_of(cipher, parts, params: ThresholdParams):
+    """Return c0 plus all parts of each ciphertext as integers below q, (ciphertexts, degree)."""
+    primes = params.bfv.data_primes
+    rows = [integers(pair[0], primes) for pair in cipher]
+    for part in parts.values():
+        rows = [r + integers(p, primes) for r, p in zip(rows, part, strict=True)]
+    return np.stack(rows) % prod(primes)
+
+
+def decode(phase, params: ThresholdParams):
+    """Scale and round by integers; return plaintext and t times the noise."""
+    q, t = prod(params.bfv.data_primes), params.bfv.plain_modulus
+    plain = (2 * t * phase + q) // (2 * q) % t
+    return plain, centred(t * phase - q * plain, q * t)
+
+
+@pytest.fixture(scope="module")
+def three():
+    return Federation(Access(3, 2))
+
+
+@pytest.mark.parametrize(
+    "access", [Access(3, 3), Access(3, 2), Access(5, 5), Access(5, 3)], ids=str
+)
+def test_sums_of_1_and_1000_and_10000_are_exact_whoever_decrypts(access):
+    federation = Federation(access)
+    bfv = federation.params.bfv
+    choices = list(combinations(range(access.hospitals), access.threshold))
+    for turn, (count, fresh) in enumerate([(1, 1), (1_000, 25), (10_000, 100)]):
+        expected, cipher = federation.sum(count, fresh)
+        # What travels is bytes.
+        cipher = decode_ciphertexts(encode_ciphertexts(cipher, bfv), bfv)
+        for members in {choices[turn % len(choices)], choices[-1]}:
+            parts = {
+                h: decode_part(encode_part(part, federation.params), federation.params)
+                for h, part in federation.parts(members, cipher).items()
+            }
+            coefficients = combine(cipher, parts, federation.params)
+            assert (unpack_fields(coefficients, bfv, count) == expected).all()
+            # A second opinion, by integers of any length.
+            plain, _ = decode(phase_of(cipher, parts, federation.params), federation.params)
+            assert (plain == coefficients).all()
+
+
+def test_the_noise_of_a_full_sum_stays_within_its_bounds():
+    codec = Codec(n_max=1_000, clip=1.0, weight_cap=1)
+    federation = Federation(Access(3, 3), codec, 4_000)
+    params, primes = federation.params, federation.params.bfv.data_primes
+    _, cipher = federation.sum(1_000, 1_000)
+    t = params.bfv.plain_modulus
+    # The sum alone, decrypted without smudging by who has all pieces.
+    secret = to_ntt(modular.reduce(federation.secret(), primes), primes)
+    exact = {
+        0: np.stack(
+            [
+                from_ntt(modular.multiply(to_ntt(pair[1], primes), secret, primes), primes)
+                for pair in cipher
+            ]
+        )
+    }
+    _, noise = decode(phase_of(cipher, exact, params), params)
+    largest = int(np.abs(noise).max()) // t
+    assert sum_noise_bound(params) / 8 < largest <= sum_noise_bound(params)
+    # The smudging is sized by the mean square, so that is measured too.
+    variance = 1_000 * (3 * params.bfv.degree + 1) / 12 + 500**2
+    measured = float(np.mean((noise // t).astype(float) ** 2))
+    assert variance / 3 < measured < 1.1 * variance
+    # With the parts of all three hospitals.
+    parts = federation.parts((0, 1, 2), cipher)
+    _, noise = decode(phase_of(cipher, parts, params), params)
+    largest = int(np.abs(noise).max()) // t
+    assert params.smudging_bound / 2 < largest <= combined_noise_bound(params)
+    assert 4 * t * combined_noise_bound(params) < prod(primes)
+
+
+def test_smudging_is_what_the_bound_assumes(three):
+    params, primes = three.params, three.params.bfv.data_primes
+    _, cipher = three.update(1)
+    members = (0, 2)
+    share = sum(three.pieces[i].ternary.astype(np.int64) for i in three.access.assigned(0, members))
+    factor = to_ntt(modular.reduce(share, primes), primes)
+    product = from_ntt(modular.multiply(to_ntt(cipher[0, 1], primes), factor, primes), primes)
+    ours = key_share(0, three.held_by(0), members, params)
+    first, second = ours.decrypt(cipher), ours.decrypt(cipher)
+    assert (first != second).mean() > 0.99
+    noise = integers(modular.subtract(first[0], product, primes), primes)
+    noise = centred(noise, prod(primes))
+    width = 2.0**params.smudging_bits
+    assert int(np.abs(noise).max()) <= params.smudging_bound
+    assert int(np.abs(noise).max()) > 1.2 * width
+    # Three uniform numbers: mean 0, standard deviation width / 2, kurtosis 2.6.
+    scaled = noise.astype(float) / width
+    count = scaled.size
+    assert abs(scaled.mean()) < 6 * 0.5 / sqrt(count)
+    assert abs(scaled.std() - 0.5) < 0.02
+    assert abs((scaled**4).mean() / (scaled**2).mean() ** 2 - 2.6) < 0.2
+    # The low word is not left out.
+    assert len({int(x) & 0xFFFF for x in noise}) > count / 16
+
+
+@pytest.mark.parametrize("access", [Access(3, 3), Access(3, 2), Access(5, 3)], ids=str)
+def test_one_hospital_fewer_reads_nothing(access):
+    federation = Federation(access, dimension=1_000)
+    params = federation.params
+    expected, cipher = federation.update(3)
+    plain = pack_fields(expected, params.bfv)
+    few = tuple(range(access.threshold - 1))
+    with pytest.raises(ConfigError, match="partial decryptions, not"):
+        combine(cipher, dict.fromkeys(few, cipher[:, 0]), params)
+    # They pool all that they hold, and leave the smudging out.
+    held = {i for h in few for i in access.held_by(h)}
+    assert len(held) == access.pieces - 1
+    primes = params.bfv.data_primes
+    pooled = sum(federation.pieces[i].ternary.astype(np.int64) for i in held)
+    factor = to_ntt(modular.reduce(pooled, primes), primes)
+    product = modular.multiply(to_ntt(cipher[0, 1], primes), factor, primes)
+    phase = modular.add(cipher[0, 0], from_ntt(product, primes), primes)
+    with pytest.raises(CiphertextError, match="noise"):
+        scale_and_round(params.bfv, phase[None])
+    found, noise = decode(integers(phase, primes)[None], params)
+    assert (found == plain[:1]).mean() < 0.001
+    # What they see is uniform: its noise fills the whole range.
+    assert int(np.abs(noise).max()) > 0.99 * prod(primes) / 2
+
+
+def other_members(federation, cipher, parts):
+    return {**parts, 1: federation.part(1, (1, 2), cipher)}
+
+
+def other_sum(federation, cipher, parts):
+    return {**parts, 1: federation.part(1, (0, 1), federation.update(99)[1])}
+
+
+def random_part(federation, cipher, parts):
+    rng = np.random.default_rng(5)
+    rows = [
+        rng.integers(0, p, (len(cipher), federation.params.bfv.degree), dtype=np.uint64)
+        for p in federation.params.bfv.data_primes
+    ]
+    return {**parts, 1: np.stack(rows, axis=1)}
+
+
+def no_part(federation, cipher, parts):
+    return {**parts, 1: np.zeros_like(parts[1])}
+
+
+def one_coefficient(federation, cipher, parts):
+    """Half a plaintext step, at one place."""
+    bfv = federation.params.bfv
+    half = prod(bfv.data_primes) // (2 * bfv.plain_modulus)
+    part = parts[1].copy()
+    for j, prime in enumerate(bfv.data_primes):
+        part[0, j, 17] = (int(part[0, j, 17]) + half) % prime
+    return {**parts, 1: part}
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [other_members, other_sum, random_part, no_part, one_coefficient],
+    ids=lambda f: f.__name__,
+)
+def test_a_wrong_part_is_noticed(three, lie):
+    _, cipher = three.sum(20, 20)
+    parts = three.parts((0, 1), cipher)
+    combine(cipher, parts, three.params)
+    with pytest.raises(CiphertextError, match=r"hospitals \[0, 1\] do not decrypt"):
+        combine(cipher, lie(three, cipher, parts), three.params)
+
+
+def test_another_set_of_members_names_the_culprit(three):
+    """Hospital 1 lies whenever it takes part; the sets without it agree."""
+    expected, cipher = three.sum(20, 20)
+    opened = {}
+    for members in combinations(range(3), 2):
+        parts = three.parts(members, cipher)
+        if 1 in parts:
+            parts = random_part(three, cipher, parts)
+        try:
+            opened[members] = combine(cipher, parts, three.params)
+        except CiphertextError:
+            continue
+    assert set(opened) == {(0, 2)}
+    assert (unpack_fields(opened[0, 2], three.params.bfv, 20) == expected).all()
+
+
+def test_what_noise_does_not_show(three):
+    """A part moved by whole plaintext steps changes the result; only another set shows it."""
+    bfv = three.params.bfv
+    expected, cipher = three.sum(20, 20)
+    parts = three.parts((0, 1), cipher)
+    step = (prod(bfv.data_primes) + bfv.plain_modulus // 2) // bfv.plain_modulus
+    moved = parts[1].copy()
+    for j, prime in enumerate(bfv.data_primes):
+        moved[0, j, 3] = (int(moved[0, j, 3]) + 5 * step) % prime
+    changed = unpack_fields(combine(cipher, {**parts, 1: moved}, three.params), bfv, 20)
+    difference = changed.astype(np.int64) - expected.astype(np.int64)
+    assert np.flatnonzero(difference).tolist() == [3 * bfv.digits]
+    assert difference[3 * bfv.digits] == 5
+    honest = combine(cipher, three.parts((0, 2), cipher), three.params)
+    assert (unpack_fields(honest, bfv, 20) == expected).all()
+
+
+def test_a_malformed_update_can_read_the_key(three):
+    """Why updates must come from devices that encrypt as they should (SPEC 5.20).
+
+    c1 moved by q / t makes the sum's plaintext differ by the secret key itself.
+    """
+    bfv = three.params.bfv
+    q, t = prod(bfv.data_primes), bfv.plain_modulus
+    honest = np.full((bfv.ciphertexts, bfv.degree), 100, dtype=np.uint64)
+    cipher = three.encryptor.encrypt(honest)
+    step = (q + t // 2) // t
+    for j, prime in enumerate(bfv.data_primes):
+        cipher[0, 1, j, 0] = (int(cipher[0, 1, j, 0]) + step) % prime
+    parts = three.parts((0, 1), cipher)
+    shown = combine(cipher, parts, three.params)[0].astype(np.int64) - 100
+    assert (shown == three.secret()).all()
+
+
+def shamir_view(corrupt, members, hospitals):
+    """Return, for each honest member h, lambda_h alpha_h of SPEC 5.12: its part shows that
+    multiple of the noise, plus its own smudging, to the corrupt hospitals."""
+
+    def weight(at, point, points):
+        return prod((Fraction(at - p, point - p) for p in points if p != point), start=Fraction(1))
+
+    known = (0, *corrupt)
+    return {h: weight(0, h, members) * weight(h, 0, known) for h in members if h not in corrupt}
+
+
+def test_why_the_key_is_not_shared_by_shamirs_scheme():
+    """Lagrange weights show the noise modulo their denominators through any smudging."""
+    assert shamir_view((3,), (1, 2), 3) == {1: Fraction(4, 3), 2: Fraction(-1, 3)}
+    assert shamir_view((4, 5), (1, 2, 3), 5)[2] == Fraction(-9, 10)
+    # Numbers: 2 of 3 over a prime, hospital 3 corrupt and not a member.
+    rng = np.random.default_rng(8)
+    prime = largest_primes(8192, 60, 1)[0]
+
+    def uniform():
+        return int(rng.integers(0, prime))
+
+    for _ in range(50):
+        secret, slope, c1, plain_part = (uniform() for _ in range(4))
+        shares = {x: (secret + slope * x) % prime for x in (1, 2, 3)}
+        noise = int(rng.integers(-(2**14), 2**14))
+        # c0 + c1 s = plaintext + noise, here with the plaintext's part known after the release.
+        c0 = (plain_part + noise - c1 * secret) % prime
+        smudging = int(rng.integers(-(2**54), 2**54))
+        part = (c1 * 2 * shares[1] + smudging) % prime
+        # f(1) = (2 f(0) + f(3)) / 3, so 3 * part = 4 c1 f(0) + 2 c1 f(3) + 3 * smudging.
+        seen = 3 * part - 4 * (plain_part - c0) - 2 * c1 * shares[3]
+        seen = int(centred(np.array(seen % prime, dtype=object), prime))
+        assert seen % 3 == noise % 3
+    # Pieces show the noise once, whole, and under the smudging: all weights are 0 and 1.
+    access = Access(3, 2)
+    for members in combinations(range(3), 2):
+        assert sorted(p for h in members for p in access.assigned(h, members)) == [0, 1, 2]
+
+
+def test_wrong_shapes_and_missing_pieces_are_refused(three):
+    _, cipher = three.update(1)
+    parts = three.parts((0, 1), cipher)
+    with pytest.raises(CiphertextError, match="residues of shape"):
+        combine(cipher[:, :, :1], parts, three.params)
+    with pytest.raises(CiphertextError, match="hospital 1 sent a part of shape"):
+        combine(cipher, {**parts, 1: parts[1][:, :1]}, three.params)
+    with pytest.raises(CiphertextError, match="residues of shape"):
+        three.part(0, (0, 1), cipher[:, :1])
+    with pytest.raises(ConfigError, match="restore its backup"):
+        key_share(0, three.held_by(0)[:1], (0, 1), three.params)
+
+
+def test_nothing_shows_a_share(three):
+    share = key_share(0, three.held_by(0), (0, 1), three.params)
+    assert "Multiplier" not in repr(share)
+    assert "array" not in repr(share)
+
+
+SMALL = ThresholdParams(
+    BfvParams(8, largest_primes(8, 20, 3), 10, 3, 1, 16), Access(3, 2), 1, 128, 40
+)
+PART_BYTES = 2 * 2 * 20
+
+
+@settings(max_examples=200)
+@given(st.one_of(st.binary(min_size=PART_BYTES, max_size=PART_BYTES), st.binary(max_size=200)))
+def test_any_bytes_are_refused_or_the_one_encoding_of_a_part(data):
+    try:
+        part = decode_part(data, SMALL)
+    except CiphertextError as error:
+        assert len(data) != PART_BYTES or "not below its prime" in str(error)
+    else:
+        assert encode_part(part, SMALL) == data
+
+
+def test_residues_are_packed_as_the_document_says():
+    rows = np.arange(2 * 2 * 8, dtype=np.uint64).reshape(2, 2, 8) * 1_000
+    number = sum(int(value) << 20 * place for place, value in enumerate(rows.reshape(-1)))
+    assert encode_part(rows, SMALL) == number.to_bytes(PART_BYTES, "little")
