@@ -38,6 +38,7 @@ class BfvParams:
     field_max: int  # largest value of one update's field
     digits: int  # fields in one coefficient
     fields: int  # fields in one update
+    reserved: int = 0  # coefficients at the end of each ciphertext that hold nothing
 
     @property
     def base(self) -> int:
@@ -55,9 +56,14 @@ class BfvParams:
         return self.primes[:-1] or self.primes
 
     @property
+    def used(self) -> int:
+        """Return the coefficients of each ciphertext that hold fields."""
+        return self.degree - self.reserved
+
+    @property
     def ciphertexts(self) -> int:
         """Return the ciphertexts of one update."""
-        return -(-self.fields // (self.digits * self.degree))
+        return -(-self.fields // (self.digits * self.used))
 
     @property
     def update_bytes(self) -> int:

@@ -10,6 +10,7 @@ call of `KeyShare.decrypt` uses up one of the key's releases.
 import secrets
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from math import prod
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,11 @@ from vitalring.protocol.ciphertext import Residues
 from vitalring.protocol.seal import Multiplier, scale_and_round, to_ntt
 from vitalring.protocol.threshold import modular
 from vitalring.protocol.threshold.encoding import decode_polynomials, encode_polynomials
-from vitalring.protocol.threshold.params import SMUDGING_TERMS, ThresholdParams
+from vitalring.protocol.threshold.params import (
+    SMUDGING_TERMS,
+    ThresholdParams,
+    check_noise_bound,
+)
 from vitalring.protocol.threshold.pieces import SecretPiece
 
 _LOW_BITS = 32
@@ -93,6 +98,42 @@ def combine(
         ) from error
 
 
+def open_checks(total: Residues, checks: Mapping[int, Residues], params: ThresholdParams) -> None:
+    """Open the reserved coefficients of a sum, before anything else of it (SPEC 5.20).
+
+    `checks` has what `check_part` returns for each member. Raises ConfigError for another
+    number of them, CiphertextError if the sum holds an update that is no encryption, which
+    could show the key, or if a part is wrong.
+    """
+    _check_sum(total, params)
+    if len(checks) != params.access.threshold:
+        raise ConfigError(f"{len(checks)} check parts, not {params.access.threshold}")
+    primes = params.bfv.data_primes
+    phase = check_part(total[:, 0], params)
+    for hospital, check in checks.items():
+        if check.shape != phase.shape:
+            raise CiphertextError(f"hospital {hospital} sent a check of shape {check.shape}")
+        phase = modular.add(phase, check, primes)
+    q = prod(primes)
+    values = np.zeros((len(phase), params.bfv.reserved), dtype=object)
+    for j, prime in enumerate(primes):
+        rest = q // prime
+        values = (values + phase[:, j].astype(object) * (rest * pow(rest, -1, prime))) % q
+    # Nothing is packed there, so noise is all that may be left.
+    largest = int(np.minimum(values, q - values).max())
+    if largest > check_noise_bound(params):
+        raise CiphertextError(
+            f"reserved coefficients of the sum hold up to {largest:.3g}, at most "
+            f"{check_noise_bound(params):.3g} is noise: an update is not an encryption, or the "
+            f"part of one of hospitals {sorted(checks)} is wrong; release no more of this sum"
+        )
+
+
+def check_part(part: Residues, params: ThresholdParams) -> Residues:
+    """Return the reserved coefficients of a part (ciphertexts, primes, reserved)."""
+    return part[..., params.bfv.used :]
+
+
 def encode_part(part: Residues, params: ThresholdParams) -> bytes:
     """Encode a partial decryption (SPEC 5.15)."""
     return encode_polynomials(part, params.bfv.data_primes)
@@ -104,25 +145,39 @@ def decode_part(data: bytes, params: ThresholdParams) -> Residues:
     return decode_polynomials(data, bfv.ciphertexts, bfv.data_primes, bfv.degree)
 
 
-def _smudging(params: ThresholdParams) -> Residues:
-    """Draw noise (ciphertexts, primes, degree): the sum of three uniform numbers, centred."""
+def encode_checks(checks: Residues, params: ThresholdParams) -> bytes:
+    """Encode what `check_part` returns (SPEC 5.15)."""
+    return encode_polynomials(checks, params.bfv.data_primes)
+
+
+def decode_checks(data: bytes, params: ThresholdParams) -> Residues:
+    """Read a part's reserved coefficients. Raises CiphertextError."""
     bfv = params.bfv
-    count = bfv.ciphertexts * bfv.degree
-    shape = (SMUDGING_TERMS, count)
-    # One number is high * 2**32 + low, because it is wider than a word.
-    low_words = np.frombuffer(secrets.token_bytes(4 * SMUDGING_TERMS * count), dtype="<u4")
-    high_words = np.frombuffer(secrets.token_bytes(8 * SMUDGING_TERMS * count), dtype="<u8")
-    low = low_words.reshape(shape).sum(axis=0, dtype=np.int64)
-    unused = np.uint64(64 - (params.smudging_bits - _LOW_BITS))
-    high = (high_words >> unused).reshape(shape).sum(axis=0, dtype=np.uint64).astype(np.int64)
-    rows = (bfv.ciphertexts, bfv.degree)
-    primes = bfv.data_primes
-    high_part = modular.reduce(high.reshape(rows), primes)
-    weight = np.array([(1 << _LOW_BITS) % prime for prime in primes], dtype=np.uint64)[:, None]
-    centre = np.array([params.smudging_bound % prime for prime in primes], dtype=np.uint64)[:, None]
-    noise = modular.multiply(high_part, np.broadcast_to(weight, high_part.shape), primes)
-    noise = modular.add(noise, modular.reduce(low.reshape(rows), primes), primes)
-    return modular.subtract(noise, centre, primes)
+    return decode_polynomials(data, bfv.ciphertexts, bfv.data_primes, bfv.reserved)
+
+
+def _smudging(params: ThresholdParams) -> Residues:
+    """Draw noise (ciphertexts, primes, degree): the sum of three uniform numbers, centred.
+
+    Reserved coefficients have numbers that are `check_bits` shorter.
+    """
+    bfv, primes = params.bfv, params.bfv.data_primes
+    shape = (SMUDGING_TERMS, bfv.ciphertexts, bfv.degree)
+    count = prod(shape)
+    # A number is wider than a word: high * 2**32 + low.
+    low = np.frombuffer(secrets.token_bytes(4 * count), dtype="<u4").reshape(shape)
+    high = np.frombuffer(secrets.token_bytes(8 * count), dtype="<u8").reshape(shape)
+    thinner = np.where(np.arange(bfv.degree) < bfv.used, 0, params.check_bits).astype(np.uint64)
+    high = high >> np.uint64(64 - (params.smudging_bits - _LOW_BITS)) >> thinner
+    low_sum = modular.reduce(low.sum(axis=0, dtype=np.int64), primes)
+    high_sum = modular.reduce(high.sum(axis=0, dtype=np.uint64).astype(np.int64), primes)
+    moduli = np.array(primes, dtype=np.uint64)[:, None]
+    noise = modular.multiply(high_sum, np.uint64(1 << _LOW_BITS) % moduli, primes)
+    noise = modular.add(noise, low_sum, primes)
+    centres = [params.smudging_bound % p for p in primes]
+    check_centres = [params.check_smudging_bound % p for p in primes]
+    centre, check_centre = np.array([centres, check_centres], dtype=np.uint64)[:, :, None]
+    return modular.subtract(noise, np.where(thinner == 0, centre, check_centre), primes)
 
 
 def _check_sum(total: Residues, params: ThresholdParams) -> None:

@@ -33,6 +33,9 @@ MAX_PIECES = 64
 """Pieces of the secret; 2 of 3 has 3, 3 of 5 has 10, 4 of 7 has 35."""
 
 STATISTICAL_BITS = 40
+RESERVED = 32
+"""Coefficients of each ciphertext that hold nothing, opened before the others (SPEC 5.20)."""
+
 SMUDGING_TERMS = 3
 """Uniform numbers that one coefficient of smudging noise is the sum of (SPEC 5.16)."""
 
@@ -53,11 +56,17 @@ class ThresholdParams:
     releases: int  # partial decryptions of a whole sum that one hospital may make with a key
     security: int  # bits, by the table
     smudging_bits: int  # each of the three uniform numbers has this many bits
+    check_bits: int  # and this many fewer on reserved coefficients
 
     @property
     def smudging_bound(self) -> int:
         """Return the largest absolute value of one hospital's smudging noise."""
         return SMUDGING_TERMS << self.smudging_bits - 1
+
+    @property
+    def check_smudging_bound(self) -> int:
+        """Return the same for the reserved coefficients, which have thinner noise."""
+        return self.smudging_bound >> self.check_bits
 
     @property
     def partial_bytes(self) -> int:
@@ -74,7 +83,8 @@ class ThresholdParams:
             f"(table: at least {self.security}-bit security), {bfv.digits} fields a coefficient, "
             f"{bfv.ciphertexts} ciphertexts; update {bfv.update_bytes} bytes, partial decryption "
             f"{self.partial_bytes} bytes; smudging 3 x {self.smudging_bits} bits for "
-            f"{self.releases} releases"
+            f"{self.releases} releases, {self.check_bits} fewer on the {bfv.reserved} reserved "
+            "coefficients of a ciphertext"
         )
 
 
@@ -132,6 +142,11 @@ def combined_noise_bound(params: ThresholdParams) -> int:
     return sum_noise_bound(params) + params.access.threshold * params.smudging_bound
 
 
+def check_noise_bound(params: ThresholdParams) -> int:
+    """Bound what the reserved coefficients of an honest sum decrypt to (SPEC 5.20)."""
+    return sum_noise_bound(params) + params.access.threshold * params.check_smudging_bound
+
+
 def _candidates(
     codec: Codec, fields: int, access: Access, releases: int, security: int
 ) -> Iterator[ThresholdParams]:
@@ -143,14 +158,16 @@ def _candidates(
             if (base**digits).bit_length() > _MAX_PLAIN_BITS:
                 break
             # The noise depends on the special prime alone, so the data primes can wait.
-            bfv = BfvParams(degree, special, codec.n_max, codec.field_max, digits, fields)
-            smudging = _smudging_bits(bfv, access.pieces, releases)
-            params = ThresholdParams(bfv, access, releases, security, smudging)
+            packing = (codec.n_max, codec.field_max, digits, fields, RESERVED)
+            bfv = BfvParams(degree, special, *packing)
+            check = _check_bits(access.threshold, releases)
+            smudging = _smudging_bits(bfv, access.pieces, releases, check)
+            params = ThresholdParams(bfv, access, releases, security, smudging, check)
             shortest = (4 * bfv.plain_modulus * combined_noise_bound(params)).bit_length()
             for bits in range(max(shortest, _SPECIAL_BITS + 1), limit - _SPECIAL_BITS + 1):
                 primes = _split(degree, bits) + special
-                chosen = BfvParams(degree, primes, codec.n_max, codec.field_max, digits, fields)
-                params = ThresholdParams(chosen, access, releases, security, smudging)
+                bfv = BfvParams(degree, primes, *packing)
+                params = ThresholdParams(bfv, access, releases, security, smudging, check)
                 if _serves(params):
                     yield params
                     break
@@ -163,13 +180,24 @@ def _serves(params: ThresholdParams) -> bool:
     return coprime and 4 * t * combined_noise_bound(params) < q
 
 
-def _smudging_bits(bfv: BfvParams, pieces: int, releases: int) -> int:
+def _check_bits(threshold: int, releases: int) -> int:
+    """Return by how many bits reserved coefficients have thinner smudging noise (SPEC 5.20).
+
+    What passes the check is so small that, squared and summed over a key's life, it is at
+    most an eighth of the variance of one honest hospital's noise: 4**bits >= 72 t^2 R.
+    """
+    return ((72 * threshold**2 * releases - 1).bit_length() + 1) // 2
+
+
+def _smudging_bits(bfv: BfvParams, pieces: int, releases: int, check_bits: int) -> int:
     """Return the bits of the uniform numbers that hide the noise for a key's life (SPEC 5.16).
 
-    2**bits >= 1.1 * 2**40 * the root of the mean squared length of all noise ever released.
+    2**bits >= 1.1 * 2**40 * the root of the mean squared length of all noise ever released,
+    reserved coefficients weighted by how much thinner their smudging is.
     """
-    coefficients = releases * bfv.ciphertexts * bfv.degree
-    squared = _SMUDGING_FACTOR * coefficients * _noise_square(bfv, pieces)
+    # A reserved coefficient, with thinner noise, counts as many.
+    weight = bfv.used + (bfv.reserved << 2 * check_bits)
+    squared = _SMUDGING_FACTOR * releases * bfv.ciphertexts * weight * _noise_square(bfv, pieces)
     width = _ceil_sqrt(squared * 4**STATISTICAL_BITS)
     return (width - 1).bit_length()
 

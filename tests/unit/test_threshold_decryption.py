@@ -16,10 +16,20 @@ from vitalring.protocol.packing import pack_fields, unpack_fields
 from vitalring.protocol.quantise import Codec
 from vitalring.protocol.seal import Encryptor, from_ntt, scale_and_round, to_ntt
 from vitalring.protocol.threshold import modular
-from vitalring.protocol.threshold.decryption import combine, decode_part, encode_part, key_share
+from vitalring.protocol.threshold.decryption import (
+    check_part,
+    combine,
+    decode_checks,
+    decode_part,
+    encode_checks,
+    encode_part,
+    key_share,
+    open_checks,
+)
 from vitalring.protocol.threshold.joint_key import check_piece, contribute, join
 from vitalring.protocol.threshold.params import (
     ThresholdParams,
+    check_noise_bound,
     choose_threshold_params,
     combined_noise_bound,
     sum_noise_bound,
@@ -104,6 +114,13 @@ def decode(phase, params: ThresholdParams):
     return plain, centred(t * phase - q * plain, q * t)
 
 
+def checks_of(parts, params: ThresholdParams):
+    return {
+        h: decode_checks(encode_checks(check_part(part, params), params), params)
+        for h, part in parts.items()
+    }
+
+
 @pytest.fixture(scope="module")
 def three():
     return Federation(Access(3, 2))
@@ -125,6 +142,7 @@ def test_sums_of_1_and_1000_and_10000_are_exact_whoever_decrypts(access):
                 h: decode_part(encode_part(part, federation.params), federation.params)
                 for h, part in federation.parts(members, cipher).items()
             }
+            open_checks(cipher, checks_of(parts, federation.params), federation.params)
             coefficients = combine(cipher, parts, federation.params)
             assert (unpack_fields(coefficients, bfv, count) == expected).all()
             # A second opinion, by integers of any length.
@@ -160,6 +178,8 @@ def test_the_noise_of_a_full_sum_stays_within_its_bounds():
     _, noise = decode(phase_of(cipher, parts, params), params)
     largest = int(np.abs(noise).max()) // t
     assert params.smudging_bound / 2 < largest <= combined_noise_bound(params)
+    reserved = int(np.abs(noise[:, params.bfv.used :]).max()) // t
+    assert params.check_smudging_bound / 2 < reserved <= check_noise_bound(params)
     assert 4 * t * combined_noise_bound(params) < prod(primes)
 
 
@@ -175,6 +195,9 @@ def test_smudging_is_what_the_bound_assumes(three):
     assert (first != second).mean() > 0.99
     noise = integers(modular.subtract(first[0], product, primes), primes)
     noise = centred(noise, prod(primes))
+    noise, reserved = noise[: params.bfv.used], noise[params.bfv.used :]
+    assert len(reserved) == 32
+    assert params.check_smudging_bound / 8 < np.abs(reserved).max() <= params.check_smudging_bound
     width = 2.0**params.smudging_bits
     assert int(np.abs(noise).max()) <= params.smudging_bound
     assert int(np.abs(noise).max()) > 1.2 * width
@@ -244,6 +267,15 @@ def one_coefficient(federation, cipher, parts):
     return {**parts, 1: part}
 
 
+@pytest.mark.parametrize("lie", [other_members, other_sum, random_part, no_part])
+def test_a_wrong_part_is_noticed_before_the_sum_is_opened(three, lie):
+    _, cipher = three.sum(20, 20)
+    parts = three.parts((0, 1), cipher)
+    open_checks(cipher, checks_of(parts, three.params), three.params)
+    with pytest.raises(CiphertextError, match=r"one of hospitals \[0, 1\] is wrong"):
+        open_checks(cipher, checks_of(lie(three, cipher, parts), three.params), three.params)
+
+
 @pytest.mark.parametrize(
     "lie",
     [other_members, other_sum, random_part, no_part, one_coefficient],
@@ -290,21 +322,47 @@ def test_what_noise_does_not_show(three):
     assert (unpack_fields(honest, bfv, 20) == expected).all()
 
 
-def test_a_malformed_update_can_read_the_key(three):
-    """Why updates must come from devices that encrypt as they should (SPEC 5.20).
-
-    c1 moved by q / t makes the sum's plaintext differ by the secret key itself.
-    """
+def test_a_malformed_update_would_show_the_key(three):
+    """c1 moved by q / t moves the sum's plaintext by the secret key; the checks come first."""
     bfv = three.params.bfv
     q, t = prod(bfv.data_primes), bfv.plain_modulus
     honest = np.full((bfv.ciphertexts, bfv.degree), 100, dtype=np.uint64)
+    honest[:, bfv.used :] = 0
     cipher = three.encryptor.encrypt(honest)
     step = (q + t // 2) // t
     for j, prime in enumerate(bfv.data_primes):
         cipher[0, 1, j, 0] = (int(cipher[0, 1, j, 0]) + step) % prime
     parts = three.parts((0, 1), cipher)
-    shown = combine(cipher, parts, three.params)[0].astype(np.int64) - 100
-    assert (shown == three.secret()).all()
+    shown = combine(cipher, parts, three.params)[0].astype(np.int64)
+    assert (shown[: bfv.used] - 100 == three.secret()[: bfv.used]).all()
+    with pytest.raises(CiphertextError, match="an update is not an encryption"):
+        open_checks(cipher, checks_of(parts, three.params), three.params)
+
+
+@pytest.mark.parametrize("bits_below", [3, 8])
+def test_a_key_hidden_in_noise_is_noticed_too(three, bits_below):
+    """A shift below the smudging changes no plaintext, but shows in the thinner noise."""
+    bfv = three.params.bfv
+    expected, cipher = three.sum(20, 20)
+    shift = three.params.smudging_bound >> bits_below
+    for j, prime in enumerate(bfv.data_primes):
+        cipher[0, 1, j, 0] = (int(cipher[0, 1, j, 0]) + shift) % prime
+    parts = three.parts((0, 1), cipher)
+    opened = combine(cipher, parts, three.params)
+    assert (unpack_fields(opened, bfv, 20) == expected).all()
+    with pytest.raises(CiphertextError, match="an update is not an encryption"):
+        open_checks(cipher, checks_of(parts, three.params), three.params)
+
+
+def test_only_the_reserved_coefficients_are_opened_early(three):
+    _, cipher = three.update(1)
+    part = three.part(0, (0, 1), cipher)
+    check = check_part(part, three.params)
+    assert check.shape == (*part.shape[:2], 32)
+    with pytest.raises(ConfigError, match="1 check parts, not 2"):
+        open_checks(cipher, {0: check}, three.params)
+    with pytest.raises(CiphertextError, match="hospital 1 sent a check of shape"):
+        open_checks(cipher, {0: check, 1: part}, three.params)
 
 
 def shamir_view(corrupt, members, hospitals):
@@ -367,7 +425,7 @@ def test_nothing_shows_a_share(three):
 
 
 SMALL = ThresholdParams(
-    BfvParams(8, largest_primes(8, 20, 3), 10, 3, 1, 16), Access(3, 2), 1, 128, 40
+    BfvParams(8, largest_primes(8, 20, 3), 10, 3, 1, 16), Access(3, 2), 1, 128, 40, 5
 )
 PART_BYTES = 2 * 2 * 20
 

@@ -35,7 +35,7 @@ PARAMS = choose_threshold_params(
 )
 PRIMES = PARAMS.bfv.primes
 SMALL = ThresholdParams(
-    BfvParams(8, largest_primes(8, 20, 2), 10, 3, 1, 8), Access(3, 2), 1, 128, 40
+    BfvParams(8, largest_primes(8, 20, 2), 10, 3, 1, 8), Access(3, 2), 1, 128, 40, 5
 )
 
 
