@@ -23,7 +23,7 @@ from tenseal import sealapi
 
 from vitalring.errors import CiphertextError, ConfigError
 from vitalring.protocol.bfv import BfvParams
-from vitalring.protocol.ciphertext import POLYNOMIALS, Residues, decode_public_key
+from vitalring.protocol.ciphertext import POLYNOMIALS, Residues, decode_public_key, shorten
 
 _HEADER = struct.Struct("<2sBBBBHQ")  # magic, header size, version, compression, 0, frame size
 _MAGIC = b"\x5e\xa1"
@@ -76,8 +76,8 @@ class Encryptor:
     def encrypt(self, coefficients: NDArray[np.uint64]) -> Residues:
         """Encrypt coefficients (ciphertexts, degree) below the plain modulus.
 
-        Returns residues (ciphertexts, 2, primes, degree). Raises CiphertextError for
-        coefficients of another shape or range.
+        Returns residues (ciphertexts, 2, primes, degree), shortened where the parameters
+        ask for it. Raises CiphertextError for coefficients of another shape or range.
         """
         params = self._params
         if coefficients.ndim != 2 or coefficients.shape[1] != params.degree:
@@ -92,7 +92,7 @@ class Encryptor:
             plain = _load(sealapi.Plaintext(), self._context, _plaintext_frame(row, _NO_ID))
             self._encryptor.encrypt(plain, ciphertext)
             residues[i] = _read_ciphertext(ciphertext, shape, data_id, ntt=False)
-        return residues
+        return shorten(residues, params)
 
 
 class Decryptor:

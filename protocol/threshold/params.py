@@ -9,7 +9,7 @@ update wins.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from math import comb, gcd, isqrt, prod
 
@@ -71,7 +71,25 @@ class ThresholdParams:
     @property
     def partial_bytes(self) -> int:
         """Return the bytes of one partial decryption (SPEC 5.15)."""
-        return self.bfv.update_bytes // 2
+        widths = sum(prime.bit_length() for prime in self.bfv.data_primes)
+        return self.bfv.ciphertexts * widths * self.bfv.degree // 8
+
+    @property
+    def rounding_bound(self) -> int:
+        """Return how far shortening c0 moves the phase of a sum of n_max updates (SPEC 5.18)."""
+        return self.bfv.additions * (self.bfv.data_primes[0] // 2)
+
+    @property
+    def tolerated_failures(self) -> int:
+        """Return how many checks may fail before the hospitals need a new key (SPEC 5.20).
+
+        Each may show `RESERVED` coefficients of the key for each ciphertext. As many may be
+        known as leave a degree for which the table still allows these primes.
+        """
+        bfv = self.bfv
+        bits = prod(bfv.primes).bit_length()
+        needed = -(-bfv.degree * bits // MAX_MODULUS_BITS[self.security][bfv.degree])
+        return (bfv.degree - needed) // (bfv.reserved * bfv.ciphertexts)
 
     def __str__(self) -> str:
         """Say in one line what was chosen, for people."""
@@ -84,7 +102,8 @@ class ThresholdParams:
             f"{bfv.ciphertexts} ciphertexts; update {bfv.update_bytes} bytes, partial decryption "
             f"{self.partial_bytes} bytes; smudging 3 x {self.smudging_bits} bits for "
             f"{self.releases} releases, {self.check_bits} fewer on the {bfv.reserved} reserved "
-            "coefficients of a ciphertext"
+            f"coefficients of a ciphertext; a new key after {self.tolerated_failures + 1} failed "
+            "checks"
         )
 
 
@@ -139,12 +158,14 @@ def sum_noise_bound(params: ThresholdParams) -> int:
 
 def combined_noise_bound(params: ThresholdParams) -> int:
     """Bound the noise of such a sum together with its partial decryptions (SPEC 5.17)."""
-    return sum_noise_bound(params) + params.access.threshold * params.smudging_bound
+    smudging = params.access.threshold * params.smudging_bound
+    return sum_noise_bound(params) + params.rounding_bound + smudging
 
 
 def check_noise_bound(params: ThresholdParams) -> int:
     """Bound what the reserved coefficients of an honest sum decrypt to (SPEC 5.20)."""
-    return sum_noise_bound(params) + params.access.threshold * params.check_smudging_bound
+    smudging = params.access.threshold * params.check_smudging_bound
+    return sum_noise_bound(params) + params.rounding_bound + smudging
 
 
 def _candidates(
@@ -153,24 +174,32 @@ def _candidates(
     """Yield, for each degree and number of digits, the shortest modulus that serves."""
     base = codec.n_max * codec.field_max + 1
     for degree, limit in MAX_MODULUS_BITS[security].items():
-        special = largest_primes(degree, _SPECIAL_BITS, 1)
         for digits in range(1, _MAX_PLAIN_BITS):
             if (base**digits).bit_length() > _MAX_PLAIN_BITS:
                 break
+            packing = (codec.n_max, codec.field_max, digits, fields, RESERVED, True)
+            special = largest_primes(degree, _SPECIAL_BITS, 1)
             # The noise depends on the special prime alone, so the data primes can wait.
-            packing = (codec.n_max, codec.field_max, digits, fields, RESERVED)
             bfv = BfvParams(degree, special, *packing)
             check = _check_bits(access.threshold, releases)
             smudging = _smudging_bits(bfv, access.pieces, releases, check)
             params = ThresholdParams(bfv, access, releases, security, smudging, check)
+            dropped = _dropped_bits(params)
+            # q exceeds 4 t times what is known of the noise so far.
             shortest = (4 * bfv.plain_modulus * combined_noise_bound(params)).bit_length()
-            for bits in range(max(shortest, _SPECIAL_BITS + 1), limit - _SPECIAL_BITS + 1):
-                primes = _split(degree, bits) + special
-                bfv = BfvParams(degree, primes, *packing)
-                params = ThresholdParams(bfv, access, releases, security, smudging, check)
+            shortest = max(shortest, dropped + _SPECIAL_BITS + 1)
+            for bits in range(shortest, limit - _SPECIAL_BITS + 1):
+                primes = _primes(degree, (dropped, *_split(bits - dropped))) + special
+                params = replace(params, bfv=BfvParams(degree, primes, *packing))
                 if _serves(params):
                     yield params
                     break
+
+
+def _dropped_bits(params: ThresholdParams) -> int:
+    """Return the bits of the first prime: c0's rounding stays below one hospital's thin noise."""
+    room = 2 * params.check_smudging_bound // params.bfv.additions
+    return min(MAX_PRIME_BITS, room.bit_length() - 1)
 
 
 def _serves(params: ThresholdParams) -> bool:
@@ -183,10 +212,10 @@ def _serves(params: ThresholdParams) -> bool:
 def _check_bits(threshold: int, releases: int) -> int:
     """Return by how many bits reserved coefficients have thinner smudging noise (SPEC 5.20).
 
-    What passes the check is so small that, squared and summed over a key's life, it is at
-    most an eighth of the variance of one honest hospital's noise: 4**bits >= 72 t^2 R.
+    The largest shift that can pass the check, squared and summed over a key's life, is at
+    most the variance of one honest hospital's noise: 4**bits >= 36 (t + 1)^2 R.
     """
-    return ((72 * threshold**2 * releases - 1).bit_length() + 1) // 2
+    return ((36 * (threshold + 1) ** 2 * releases - 1).bit_length() + 1) // 2
 
 
 def _smudging_bits(bfv: BfvParams, pieces: int, releases: int, check_bits: int) -> int:
@@ -222,12 +251,17 @@ def _sum_noise(bfv: BfvParams, pieces: int) -> int:
     return rounding + -(-fresh // bfv.primes[-1]) + -(-bfv.additions // 2)
 
 
-def _split(degree: int, bits: int) -> tuple[int, ...]:
-    """Return primes of `bits` bits together, as few and as alike in size as can be."""
+def _split(bits: int) -> tuple[int, ...]:
+    """Return the sizes of primes of `bits` bits together: few and alike, larger first."""
     count = -(-bits // MAX_PRIME_BITS)
     small, larger = divmod(bits, count)
-    primes = largest_primes(degree, small + 1, larger) if larger else ()
-    return primes + largest_primes(degree, small, count - larger)
+    return (small + 1,) * larger + (small,) * (count - larger)
+
+
+def _primes(degree: int, sizes: tuple[int, ...]) -> tuple[int, ...]:
+    """Return different primes of these sizes: of each size the largest ones, in order."""
+    pools = {size: iter(largest_primes(degree, size, sizes.count(size))) for size in sizes}
+    return tuple(next(pools[size]) for size in sizes)
 
 
 def _ceil_sqrt(value: Fraction) -> int:

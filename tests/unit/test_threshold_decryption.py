@@ -1,5 +1,6 @@
 """Threshold decryption on real ciphertexts (SPEC 5.16 to 5.20)."""
 
+from dataclasses import replace
 from fractions import Fraction
 from itertools import combinations
 from math import prod, sqrt
@@ -11,7 +12,12 @@ from hypothesis import strategies as st
 
 from vitalring.errors import CiphertextError, ConfigError
 from vitalring.protocol.bfv import BfvParams, largest_primes
-from vitalring.protocol.ciphertext import add, decode_ciphertexts, encode_ciphertexts
+from vitalring.protocol.ciphertext import (
+    add,
+    decode_ciphertexts,
+    encode_ciphertexts,
+    shorten,
+)
 from vitalring.protocol.packing import pack_fields, unpack_fields
 from vitalring.protocol.quantise import Codec
 from vitalring.protocol.seal import Encryptor, from_ntt, scale_and_round, to_ntt
@@ -51,8 +57,8 @@ class Federation:
         self.pieces = {piece.index: piece for pieces, _ in made for piece in pieces}
         for index, piece in self.pieces.items():
             check_piece(piece, made[access.dealer(index)][1], CONTEXT, self.params)
-        key = join([c for _, c in made], CONTEXT, self.params)
-        self.encryptor = Encryptor(self.params.bfv, key)
+        self.key = join([c for _, c in made], CONTEXT, self.params)
+        self.encryptor = Encryptor(self.params.bfv, self.key)
 
     def held_by(self, hospital: int):
         return [self.pieces[i] for i in self.access.held_by(hospital)]
@@ -154,25 +160,40 @@ def test_the_noise_of_a_full_sum_stays_within_its_bounds():
     codec = Codec(n_max=1_000, clip=1.0, weight_cap=1)
     federation = Federation(Access(3, 3), codec, 4_000)
     params, primes = federation.params, federation.params.bfv.data_primes
-    _, cipher = federation.sum(1_000, 1_000)
     t = params.bfv.plain_modulus
+    # Devices send c0 rounded; the noise of the encryptions is measured without that.
+    whole = replace(params.bfv, short=False)
+    encryptor = Encryptor(whole, federation.key)
+    rng = np.random.default_rng(2)
+    unrounded = cipher = None
+    for _ in range(1_000):
+        fields = rng.integers(0, whole.field_max + 1, whole.fields, dtype=np.uint64)
+        residues = encryptor.encrypt(pack_fields(fields, whole))
+        rounded = shorten(residues, params.bfv)
+        unrounded = residues if unrounded is None else add(unrounded, residues, whole)
+        cipher = rounded if cipher is None else add(cipher, rounded, params.bfv)
     # The sum alone, decrypted without smudging by who has all pieces.
     secret = to_ntt(modular.reduce(federation.secret(), primes), primes)
     exact = {
         0: np.stack(
             [
                 from_ntt(modular.multiply(to_ntt(pair[1], primes), secret, primes), primes)
-                for pair in cipher
+                for pair in unrounded
             ]
         )
     }
-    _, noise = decode(phase_of(cipher, exact, params), params)
+    _, noise = decode(phase_of(unrounded, exact, params), params)
     largest = int(np.abs(noise).max()) // t
     assert sum_noise_bound(params) / 8 < largest <= sum_noise_bound(params)
     # The smudging is sized by the mean square, so that is measured too.
     variance = 1_000 * (3 * params.bfv.degree + 1) / 12 + 500**2
     measured = float(np.mean((noise // t).astype(float) ** 2))
     assert variance / 3 < measured < 1.1 * variance
+    # Rounded, it is larger, and no longer secret what by: anybody sees c0.
+    _, noise_rounded = decode(phase_of(cipher, exact, params), params)
+    largest = int(np.abs(noise_rounded - noise).max()) // t
+    assert params.rounding_bound / 100 < largest <= params.rounding_bound
+    assert params.rounding_bound <= params.check_smudging_bound
     # With the parts of all three hospitals.
     parts = federation.parts((0, 1, 2), cipher)
     _, noise = decode(phase_of(cipher, parts, params), params)
@@ -445,3 +466,47 @@ def test_residues_are_packed_as_the_document_says():
     rows = np.arange(2 * 2 * 8, dtype=np.uint64).reshape(2, 2, 8) * 1_000
     number = sum(int(value) << 20 * place for place, value in enumerate(rows.reshape(-1)))
     assert encode_part(rows, SMALL) == number.to_bytes(PART_BYTES, "little")
+
+
+SHORT = replace(SMALL.bfv, short=True)
+SHORT_BYTES = 2 * (20 + 2 * 20)
+
+
+@settings(max_examples=200)
+@given(st.one_of(st.binary(min_size=SHORT_BYTES, max_size=SHORT_BYTES), st.binary(max_size=200)))
+def test_any_bytes_are_refused_or_the_one_encoding_of_short_ciphertexts(data):
+    try:
+        residues = decode_ciphertexts(data, SHORT)
+    except CiphertextError as error:
+        text = str(error)
+        assert len(data) != SHORT_BYTES or "not below its prime" in text or "transparent" in text
+    else:
+        assert not residues[:, 0, 0].any()
+        assert encode_ciphertexts(residues, SHORT) == data
+
+
+@given(st.data())
+def test_shortening_rounds_c0_to_a_multiple_of_the_first_prime(data):
+    """Checked on integers, and kept by every sum."""
+    primes = SHORT.data_primes
+    q, first = prod(primes), primes[0]
+    values = st.lists(st.integers(0, q - 1), min_size=8, max_size=8)
+    plain = np.array([[data.draw(values) for _ in range(2)] for _ in range(2)], dtype=object)
+    residues = np.stack([(plain % p).astype(np.uint64) for p in primes], axis=2)
+    short = shorten(residues, SHORT)
+    assert (short[:, 1] == residues[:, 1]).all()
+    for ciphertext in range(2):
+        value = integers(short[ciphertext, 0], primes)
+        assert not (value % first).any()
+        assert int(np.abs(centred(value - plain[ciphertext, 0], q)).max()) <= first // 2
+    assert not add(short, short, SHORT)[:, 0, 0].any()
+    assert (shorten(short, SHORT) == short).all()
+    assert (shorten(residues, SMALL.bfv) == residues).all()
+
+
+def test_what_is_not_short_is_not_encoded_as_if_it_were():
+    residues = np.ones((2, 2, 2, 8), dtype=np.uint64)
+    with pytest.raises(CiphertextError, match="not a multiple of the first prime"):
+        encode_ciphertexts(residues, SHORT)
+    data = encode_ciphertexts(shorten(residues, SHORT), SHORT)
+    assert len(data) == SHORT_BYTES == SHORT.update_bytes

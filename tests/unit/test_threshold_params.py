@@ -13,6 +13,7 @@ from vitalring.protocol.quantise import Codec
 from vitalring.protocol.seal import make_context
 from vitalring.protocol.threshold.params import (
     MAX_MODULUS_BITS,
+    check_noise_bound,
     choose_threshold_params,
     combined_noise_bound,
     sum_noise_bound,
@@ -56,7 +57,14 @@ def test_parameters_hold_what_they_promise(
     assert len(set(bfv.primes)) == len(bfv.primes)
     assert max(bfv.primes).bit_length() <= 50
     assert gcd(bfv.plain_modulus, prod(bfv.primes)) == 1
-    assert 72 * threshold**2 * releases <= 4**params.check_bits < 4 * 72 * threshold**2 * releases
+    largest_shift = 2 * check_noise_bound(params)  # more cannot pass, whatever the noise is
+    deviation = 2.0**params.smudging_bits / 2
+    assert releases * (largest_shift / deviation) ** 2 <= 1.001
+    assert releases * (largest_shift / deviation) ** 2 > 1 / 36
+    leaked = params.tolerated_failures * bfv.reserved * bfv.ciphertexts
+    limit = MAX_MODULUS_BITS[security][bfv.degree]
+    assert prod(bfv.primes).bit_length() / (bfv.degree - leaked) <= limit / bfv.degree
+    assert params.rounding_bound <= params.check_smudging_bound
     # Correctness with a bit to spare.
     assert 4 * bfv.plain_modulus * combined_noise_bound(params) < prod(bfv.data_primes)
     # Hiding, in floating point as a second opinion: 1.1 / W * root of the mean squared length.
@@ -98,15 +106,22 @@ def test_seal_accepts_what_is_chosen(access):
 
 def test_frozen_choice_and_what_it_says():
     params = choose_threshold_params(CODEC, 100_000, Access(3, 2), releases=1_000)
-    assert params.bfv.primes == (8796092858369, 8796092792833, 4398046150657, 1032193)
+    assert params.bfv.primes == (1125899906826241, 549755731969, 549755486209, 1032193)
     assert (params.bfv.degree, params.bfv.digits, params.smudging_bits) == (8192, 3, 70)
     assert sum_noise_bound(params) < 2**14
     assert str(params) == (
-        "2 of 3 hospitals, 3 key pieces; degree 8192, primes of 43+43+42+20 bits (table: at "
-        "least 128-bit security), 3 fields a coefficient, 5 ciphertexts; update 1310720 bytes, "
+        "2 of 3 hospitals, 3 key pieces; degree 8192, primes of 50+39+39+20 bits (table: at "
+        "least 128-bit security), 3 fields a coefficient, 5 ciphertexts; update 1054720 bytes, "
         "partial decryption 655360 bytes; smudging 3 x 70 bits for 1000 releases, 10 fewer on "
-        "the 32 reserved coefficients of a ciphertext"
+        "the 32 reserved coefficients of a ciphertext; a new key after 18 failed checks"
     )
+
+
+def test_targets_of_bytes_a_parameter():
+    for access, large, larger in [(Access(3, 3), 10.7, 8.9), (Access(5, 3), 10.8, 9.0)]:
+        for dimension, target in [(100_000, large), (1_000_000, larger)]:
+            params = choose_threshold_params(CODEC, dimension, access, releases=1_000)
+            assert params.bfv.update_bytes / dimension <= target
 
 
 def test_a_longer_life_costs_at_most_a_bit_a_doubling():
