@@ -1,16 +1,19 @@
 """Partial decryptions with smudging noise, and their combination.
 
-Rules (SPEC 5.16 to 5.19): a hospital's part of a decryption is c1 times its share, hidden
-under fresh noise from the operating system's generator; no part leaves without it. Noise
-of all parts together stays within a bound that the parameters guarantee, so noise beyond
-it convicts somebody. Whether a sum may be released is decided by the caller, and each
-call of `KeyShare.decrypt` uses up one of the key's releases.
+Rules (SPEC 5.16 to 5.20): a hospital's part of a decryption is c1 times its share, hidden
+under fresh noise from the operating system's generator; no part leaves without it. A
+check of the sum is opened first, because a malformed update could show the key. Noise of
+all parts together stays within a bound that the parameters guarantee, so noise beyond it
+convicts somebody. Whether a sum may be released is decided by the caller, and each call
+of `KeyShare.decrypt` uses up one of the key's releases.
 """
 
+import hashlib
 import secrets
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from math import prod
+from operator import mul
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +24,7 @@ from vitalring.protocol.seal import Multiplier, scale_and_round, to_ntt
 from vitalring.protocol.threshold import modular
 from vitalring.protocol.threshold.encoding import decode_polynomials, encode_polynomials
 from vitalring.protocol.threshold.params import (
+    MAX_WEIGHT,
     SMUDGING_TERMS,
     ThresholdParams,
     check_noise_bound,
@@ -28,6 +32,10 @@ from vitalring.protocol.threshold.params import (
 from vitalring.protocol.threshold.pieces import SecretPiece
 
 _LOW_BITS = 32
+
+
+CHALLENGE_BYTES = 32
+_WEIGHT_DOMAIN = b"vitalring/check-weights/1\x00"
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,15 +47,21 @@ class KeyShare:
     members: tuple[int, ...]
     _multiplier: Multiplier = field(repr=False)
 
-    def decrypt(self, total: Residues) -> Residues:
-        """Return this hospital's part (ciphertexts, primes, degree) for a sum's residues.
+    def decrypt(self, total: Residues, challenge: bytes) -> tuple[Residues, Residues]:
+        """Return this hospital's check (primes, reserved) and part (ciphertexts, primes, degree).
 
-        Two calls on one sum give two different results, and both count as releases. Raises
-        CiphertextError for residues of another shape.
+        The part stays here until the checks of all members opened to noise. `challenge` is
+        32 bytes that nobody could know when the sum was fixed (SPEC 5.20). Two calls on one
+        sum give different results, and both count as releases. Raises CiphertextError for
+        residues of another shape.
         """
-        _check_sum(total, self.params)
+        params, primes = self.params, self.params.bfv.data_primes
+        _check_sum(total, params)
         product = self._multiplier.multiply(total[:, 1])
-        return modular.add(product, _smudging(self.params), self.params.bfv.data_primes)
+        check = _weighted(product, challenge, params)
+        thin = _smudging((params.bfv.reserved,), params.smudging_bits - params.check_bits, primes)
+        full = _smudging(product[:, 0].shape, params.smudging_bits, primes)
+        return modular.add(check, thin, primes), modular.add(product, full, primes)
 
 
 def key_share(
@@ -98,40 +112,52 @@ def combine(
         ) from error
 
 
-def open_checks(total: Residues, checks: Mapping[int, Residues], params: ThresholdParams) -> None:
-    """Open the reserved coefficients of a sum, before anything else of it (SPEC 5.20).
+def open_checks(
+    total: Residues, checks: Mapping[int, Residues], challenge: bytes, params: ThresholdParams
+) -> None:
+    """Open the check of a sum, before anything else of it (SPEC 5.20).
 
-    `checks` has what `check_part` returns for each member. Raises ConfigError for another
-    number of them, CiphertextError if the sum holds an update that is no encryption, which
-    could show the key, or if a part is wrong.
+    `checks` has one of each member. Raises ConfigError for another number of them,
+    CiphertextError if the sum holds an update that is no encryption, which could show the
+    key, or if a check is wrong.
     """
     _check_sum(total, params)
     if len(checks) != params.access.threshold:
-        raise ConfigError(f"{len(checks)} check parts, not {params.access.threshold}")
+        raise ConfigError(f"{len(checks)} checks, not {params.access.threshold}")
     primes = params.bfv.data_primes
-    phase = check_part(total[:, 0], params)
+    phase = _weighted(total[:, 0], challenge, params)
     for hospital, check in checks.items():
         if check.shape != phase.shape:
             raise CiphertextError(f"hospital {hospital} sent a check of shape {check.shape}")
         phase = modular.add(phase, check, primes)
-    q = prod(primes)
-    values = np.zeros((len(phase), params.bfv.reserved), dtype=object)
-    for j, prime in enumerate(primes):
-        rest = q // prime
-        values = (values + phase[:, j].astype(object) * (rest * pow(rest, -1, prime))) % q
     # Nothing is packed there, so noise is all that may be left.
-    largest = int(np.minimum(values, q - values).max())
-    if largest > check_noise_bound(params):
+    q, bound = prod(primes), check_noise_bound(params)
+    rests = [q // prime for prime in primes]
+    weights = [rest * pow(rest, -1, prime) for rest, prime in zip(rests, primes, strict=True)]
+    values = [sum(map(mul, column, weights)) % q for column in phase.T.tolist()]
+    largest = max(min(value, q - value) for value in values)
+    if largest > bound:
         raise CiphertextError(
-            f"reserved coefficients of the sum hold up to {largest:.3g}, at most "
-            f"{check_noise_bound(params):.3g} is noise: an update is not an encryption, or the "
-            f"part of one of hospitals {sorted(checks)} is wrong; release no more of this sum"
+            f"the check of this sum opens to {largest:.3g}, where {bound:.3g} is noise: an update "
+            f"is not an encryption, or one of hospitals {sorted(checks)} is wrong; release "
+            "nothing else of this sum, and count the failure"
         )
 
 
-def check_part(part: Residues, params: ThresholdParams) -> Residues:
-    """Return the reserved coefficients of a part (ciphertexts, primes, reserved)."""
-    return part[..., params.bfv.used :]
+def check_weights(challenge: bytes, params: ThresholdParams) -> NDArray[np.int64]:
+    """Expand the weights (ciphertexts, reserved) of a check: 1 to 4, of either sign (SPEC 5.20).
+
+    A byte of SHAKE-256 each: the two low bits are one less than the weight, the highest is
+    its sign.
+    """
+    if len(challenge) != CHALLENGE_BYTES:
+        raise ConfigError(f"a challenge of {len(challenge)} bytes, not {CHALLENGE_BYTES}")
+    shape = (params.bfv.ciphertexts, params.bfv.reserved)
+    stream = hashlib.shake_256(_WEIGHT_DOMAIN + challenge).digest(prod(shape))
+    numbers = np.frombuffer(stream, dtype=np.uint8).astype(np.int64)
+    signs = 1 - 2 * (numbers >> 7)
+    weights: NDArray[np.int64] = ((numbers % MAX_WEIGHT + 1) * signs).reshape(shape)
+    return weights
 
 
 def encode_part(part: Residues, params: ThresholdParams) -> bytes:
@@ -145,39 +171,43 @@ def decode_part(data: bytes, params: ThresholdParams) -> Residues:
     return decode_polynomials(data, bfv.ciphertexts, bfv.data_primes, bfv.degree)
 
 
-def encode_checks(checks: Residues, params: ThresholdParams) -> bytes:
-    """Encode what `check_part` returns (SPEC 5.15)."""
-    return encode_polynomials(checks, params.bfv.data_primes)
+def encode_check(check: Residues, params: ThresholdParams) -> bytes:
+    """Encode a check (SPEC 5.15)."""
+    return encode_polynomials(check[None], params.bfv.data_primes)
 
 
-def decode_checks(data: bytes, params: ThresholdParams) -> Residues:
-    """Read a part's reserved coefficients. Raises CiphertextError."""
-    bfv = params.bfv
-    return decode_polynomials(data, bfv.ciphertexts, bfv.data_primes, bfv.reserved)
+def decode_check(data: bytes, params: ThresholdParams) -> Residues:
+    """Read a check. Raises CiphertextError, naming the check that failed."""
+    return decode_polynomials(data, 1, params.bfv.data_primes, params.bfv.reserved)[0]
 
 
-def _smudging(params: ThresholdParams) -> Residues:
-    """Draw noise (ciphertexts, primes, degree): the sum of three uniform numbers, centred.
+def _weighted(polynomials: Residues, challenge: bytes, params: ThresholdParams) -> Residues:
+    """Add up the reserved coefficients of (ciphertexts, primes, degree), to (primes, reserved)."""
+    primes = params.bfv.data_primes
+    weights = modular.reduce(check_weights(challenge, params), primes)
+    terms = modular.multiply(polynomials[..., params.bfv.used :], weights, primes)
+    # Up to 2**14 ciphertexts of 50-bit terms fit a word.
+    result: Residues = terms.sum(axis=0) % np.array(primes, dtype=np.uint64)[:, None]
+    return result
 
-    Reserved coefficients have numbers that are `check_bits` shorter.
+
+def _smudging(shape: tuple[int, ...], bits: int, primes: tuple[int, ...]) -> Residues:
+    """Draw the sum of three uniform numbers of `bits` bits, centred, modulo each prime.
+
+    Numbers of shape (..., degree) come as residues (..., primes, degree).
     """
-    bfv, primes = params.bfv, params.bfv.data_primes
-    shape = (SMUDGING_TERMS, bfv.ciphertexts, bfv.degree)
-    count = prod(shape)
     # A number is wider than a word: high * 2**32 + low.
-    low = np.frombuffer(secrets.token_bytes(4 * count), dtype="<u4").reshape(shape)
-    high = np.frombuffer(secrets.token_bytes(8 * count), dtype="<u8").reshape(shape)
-    thinner = np.where(np.arange(bfv.degree) < bfv.used, 0, params.check_bits).astype(np.uint64)
-    high = high >> np.uint64(64 - (params.smudging_bits - _LOW_BITS)) >> thinner
+    shape = (SMUDGING_TERMS, *shape)
+    low = np.frombuffer(secrets.token_bytes(4 * prod(shape)), dtype="<u4").reshape(shape)
+    high = np.frombuffer(secrets.token_bytes(8 * prod(shape)), dtype="<u8").reshape(shape)
+    high = high >> np.uint64(64 - (bits - _LOW_BITS))
     low_sum = modular.reduce(low.sum(axis=0, dtype=np.int64), primes)
     high_sum = modular.reduce(high.sum(axis=0, dtype=np.uint64).astype(np.int64), primes)
     moduli = np.array(primes, dtype=np.uint64)[:, None]
     noise = modular.multiply(high_sum, np.uint64(1 << _LOW_BITS) % moduli, primes)
+    centre = [(SMUDGING_TERMS << bits - 1) % prime for prime in primes]
     noise = modular.add(noise, low_sum, primes)
-    centres = [params.smudging_bound % p for p in primes]
-    check_centres = [params.check_smudging_bound % p for p in primes]
-    centre, check_centre = np.array([centres, check_centres], dtype=np.uint64)[:, :, None]
-    return modular.subtract(noise, np.where(thinner == 0, centre, check_centre), primes)
+    return modular.subtract(noise, np.array(centre, dtype=np.uint64)[:, None], primes)
 
 
 def _check_sum(total: Residues, params: ThresholdParams) -> None:

@@ -34,7 +34,10 @@ MAX_PIECES = 64
 
 STATISTICAL_BITS = 40
 RESERVED = 32
-"""Coefficients of each ciphertext that hold nothing, opened before the others (SPEC 5.20)."""
+"""Coefficients of each ciphertext that hold nothing and are opened first (SPEC 5.20)."""
+
+MAX_WEIGHT = 4
+"""The check adds ciphertexts up with weights from 1 to 4 and either sign."""
 
 SMUDGING_TERMS = 3
 """Uniform numbers that one coefficient of smudging noise is the sum of (SPEC 5.16)."""
@@ -56,7 +59,7 @@ class ThresholdParams:
     releases: int  # partial decryptions of a whole sum that one hospital may make with a key
     security: int  # bits, by the table
     smudging_bits: int  # each of the three uniform numbers has this many bits
-    check_bits: int  # and this many fewer on reserved coefficients
+    check_bits: int  # and this many fewer in the check that comes first
 
     @property
     def smudging_bound(self) -> int:
@@ -65,7 +68,7 @@ class ThresholdParams:
 
     @property
     def check_smudging_bound(self) -> int:
-        """Return the same for the reserved coefficients, which have thinner noise."""
+        """Return the same for the check, which has thinner noise."""
         return self.smudging_bound >> self.check_bits
 
     @property
@@ -76,20 +79,27 @@ class ThresholdParams:
 
     @property
     def rounding_bound(self) -> int:
-        """Return how far shortening c0 moves the phase of a sum of n_max updates (SPEC 5.18)."""
+        """Return how far shortening c0 moves a coefficient of a full sum (SPEC 5.18)."""
         return self.bfv.additions * (self.bfv.data_primes[0] // 2)
+
+    @property
+    def check_rounding_bound(self) -> int:
+        """Return how far it moves a value of the check, except with probability 2**-40."""
+        return self.bfv.data_primes[0] * _rounding_spread(self.bfv)
 
     @property
     def tolerated_failures(self) -> int:
         """Return how many checks may fail before the hospitals need a new key (SPEC 5.20).
 
-        Each may show `RESERVED` coefficients of the key for each ciphertext. As many may be
-        known as leave a degree for which the table still allows these primes.
+        Each shows at most the bits of `RESERVED` values that stand above the noise, and a
+        ternary coefficient has 1.58. As many coefficients may be known as leave a degree
+        for which the table still allows these primes.
         """
         bfv = self.bfv
         bits = prod(bfv.primes).bit_length()
         needed = -(-bfv.degree * bits // MAX_MODULUS_BITS[self.security][bfv.degree])
-        return (bfv.degree - needed) // (bfv.reserved * bfv.ciphertexts)
+        shown = (prod(bfv.data_primes) // self.check_smudging_bound).bit_length()
+        return (bfv.degree - needed) // (-(-RESERVED * shown * 100 // 158))
 
     def __str__(self) -> str:
         """Say in one line what was chosen, for people."""
@@ -101,9 +111,8 @@ class ThresholdParams:
             f"(table: at least {self.security}-bit security), {bfv.digits} fields a coefficient, "
             f"{bfv.ciphertexts} ciphertexts; update {bfv.update_bytes} bytes, partial decryption "
             f"{self.partial_bytes} bytes; smudging 3 x {self.smudging_bits} bits for "
-            f"{self.releases} releases, {self.check_bits} fewer on the {bfv.reserved} reserved "
-            f"coefficients of a ciphertext; a new key after {self.tolerated_failures + 1} failed "
-            "checks"
+            f"{self.releases} releases, {self.check_bits} fewer in checks; a new key after "
+            f"failed check {self.tolerated_failures + 1}"
         )
 
 
@@ -163,9 +172,10 @@ def combined_noise_bound(params: ThresholdParams) -> int:
 
 
 def check_noise_bound(params: ThresholdParams) -> int:
-    """Bound what the reserved coefficients of an honest sum decrypt to (SPEC 5.20)."""
+    """Bound the values of an honest sum's check (SPEC 5.20)."""
     smudging = params.access.threshold * params.check_smudging_bound
-    return sum_noise_bound(params) + params.rounding_bound + smudging
+    noise = MAX_WEIGHT * params.bfv.ciphertexts * sum_noise_bound(params)
+    return noise + params.check_rounding_bound + smudging
 
 
 def _candidates(
@@ -198,8 +208,16 @@ def _candidates(
 
 def _dropped_bits(params: ThresholdParams) -> int:
     """Return the bits of the first prime: c0's rounding stays below one hospital's thin noise."""
-    room = 2 * params.check_smudging_bound // params.bfv.additions
+    room = params.check_smudging_bound // _rounding_spread(params.bfv)
     return min(MAX_PRIME_BITS, room.bit_length() - 1)
+
+
+def _rounding_spread(bfv: BfvParams) -> int:
+    """Return 4 * MAX_WEIGHT * root(updates * ciphertexts), in units of the first prime.
+
+    Hoeffding's bound, with 4 >= root(ln(2 * RESERVED * 2**40) / 2).
+    """
+    return 4 * MAX_WEIGHT * _ceil_sqrt(Fraction(bfv.additions * bfv.ciphertexts))
 
 
 def _serves(params: ThresholdParams) -> bool:
@@ -222,22 +240,25 @@ def _smudging_bits(bfv: BfvParams, pieces: int, releases: int, check_bits: int) 
     """Return the bits of the uniform numbers that hide the noise for a key's life (SPEC 5.16).
 
     2**bits >= 1.1 * 2**40 * the root of the mean squared length of all noise ever released,
-    reserved coefficients weighted by how much thinner their smudging is.
+    that of checks weighted by how much thinner their smudging is.
     """
-    # A reserved coefficient, with thinner noise, counts as many.
-    weight = bfv.used + (bfv.reserved << 2 * check_bits)
-    squared = _SMUDGING_FACTOR * releases * bfv.ciphertexts * weight * _noise_square(bfv, pieces)
+    square = _noise_square(bfv, pieces)
+    # A value of the check has the noise of all ciphertexts, and thinner smudging.
+    # Rounding q m / t moves a coefficient by at most 1/2 an update, and reserved ones not at all.
+    opened = bfv.degree * (square + Fraction(bfv.additions, 2) ** 2)
+    checked = RESERVED * MAX_WEIGHT**2 * 4**check_bits * square
+    squared = _SMUDGING_FACTOR * releases * bfv.ciphertexts * (opened + checked)
     width = _ceil_sqrt(squared * 4**STATISTICAL_BITS)
     return (width - 1).bit_length()
 
 
 def _noise_square(bfv: BfvParams, pieces: int) -> Fraction:
-    """Bound the mean square of one noise coefficient of a full sum (SPEC 5.17)."""
+    """Bound the variance of one noise coefficient of a full sum (SPEC 5.17)."""
     special = bfv.primes[-1]
     secret_square = pieces * bfv.degree  # bounds the squared length of the joint secret
     fresh = bfv.additions * _ERROR_VARIANCE * (2 * secret_square + 1) / special**2
     rounding = bfv.additions * Fraction(secret_square + 1, 12)
-    return fresh + rounding + Fraction(bfv.additions, 2) ** 2
+    return fresh + rounding
 
 
 def _sum_noise(bfv: BfvParams, pieces: int) -> int:

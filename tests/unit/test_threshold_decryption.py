@@ -1,5 +1,6 @@
 """Threshold decryption on real ciphertexts (SPEC 5.16 to 5.20)."""
 
+import hashlib
 from dataclasses import replace
 from fractions import Fraction
 from itertools import combinations
@@ -23,11 +24,11 @@ from vitalring.protocol.quantise import Codec
 from vitalring.protocol.seal import Encryptor, from_ntt, scale_and_round, to_ntt
 from vitalring.protocol.threshold import modular
 from vitalring.protocol.threshold.decryption import (
-    check_part,
+    check_weights,
     combine,
-    decode_checks,
+    decode_check,
     decode_part,
-    encode_checks,
+    encode_check,
     encode_part,
     key_share,
     open_checks,
@@ -43,6 +44,7 @@ from vitalring.protocol.threshold.params import (
 from vitalring.protocol.threshold.pieces import Access
 
 CONTEXT = b"k" * 32
+CHALLENGE = b"c" * 32
 CODEC = Codec(n_max=10_000, clip=1.0, weight_cap=1)
 FIELDS = 6_000
 
@@ -84,7 +86,12 @@ class Federation:
         return total * np.uint64(count // fresh), repeated
 
     def part(self, hospital: int, members, cipher):
-        return key_share(hospital, self.held_by(hospital), members, self.params).decrypt(cipher)
+        return self.decrypt(hospital, members, cipher)[1]
+
+    def decrypt(self, hospital: int, members, cipher):
+        """Return a hospital's check and part."""
+        share = key_share(hospital, self.held_by(hospital), members, self.params)
+        return share.decrypt(cipher, CHALLENGE)
 
     def parts(self, members, cipher):
         return {h: self.part(h, members, cipher) for h in members}
@@ -120,11 +127,14 @@ def decode(phase, params: ThresholdParams):
     return plain, centred(t * phase - q * plain, q * t)
 
 
-def checks_of(parts, params: ThresholdParams):
-    return {
-        h: decode_checks(encode_checks(check_part(part, params), params), params)
-        for h, part in parts.items()
-    }
+def open_checks_of(federation, members, cipher, lie=None):
+    """Open a sum's check, with members' checks as bytes in between."""
+    params = federation.params
+    checks = {h: federation.decrypt(h, members, cipher)[0] for h in members}
+    checks = {h: decode_check(encode_check(c, params), params) for h, c in checks.items()}
+    if lie is not None:
+        checks[members[1]] = lie(federation, cipher)
+    open_checks(cipher, checks, CHALLENGE, params)
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +158,7 @@ def test_sums_of_1_and_1000_and_10000_are_exact_whoever_decrypts(access):
                 h: decode_part(encode_part(part, federation.params), federation.params)
                 for h, part in federation.parts(members, cipher).items()
             }
-            open_checks(cipher, checks_of(parts, federation.params), federation.params)
+            open_checks_of(federation, members, cipher)
             coefficients = combine(cipher, parts, federation.params)
             assert (unpack_fields(coefficients, bfv, count) == expected).all()
             # A second opinion, by integers of any length.
@@ -186,21 +196,33 @@ def test_the_noise_of_a_full_sum_stays_within_its_bounds():
     largest = int(np.abs(noise).max()) // t
     assert sum_noise_bound(params) / 8 < largest <= sum_noise_bound(params)
     # The smudging is sized by the mean square, so that is measured too.
-    variance = 1_000 * (3 * params.bfv.degree + 1) / 12 + 500**2
+    variance = 1_000 * (3 * params.bfv.degree + 1) / 12
     measured = float(np.mean((noise // t).astype(float) ** 2))
-    assert variance / 3 < measured < 1.1 * variance
+    assert variance / 3 < measured < 1.1 * (variance + 500**2)
+    # Reserved coefficients, where nothing is rounded, are within the first term.
+    reserved = float(np.mean((noise[:, params.bfv.used :] // t).astype(float) ** 2))
+    assert variance / 5 < reserved < 1.5 * variance
     # Rounded, it is larger, and no longer secret what by: anybody sees c0.
     _, noise_rounded = decode(phase_of(cipher, exact, params), params)
     largest = int(np.abs(noise_rounded - noise).max()) // t
     assert params.rounding_bound / 100 < largest <= params.rounding_bound
-    assert params.rounding_bound <= params.check_smudging_bound
+    assert params.check_rounding_bound <= params.check_smudging_bound
     # With the parts of all three hospitals.
     parts = federation.parts((0, 1, 2), cipher)
     _, noise = decode(phase_of(cipher, parts, params), params)
     largest = int(np.abs(noise).max()) // t
     assert params.smudging_bound / 2 < largest <= combined_noise_bound(params)
-    reserved = int(np.abs(noise[:, params.bfv.used :]).max()) // t
-    assert params.check_smudging_bound / 2 < reserved <= check_noise_bound(params)
+    # And the check.
+    open_checks_of(federation, (0, 1, 2), cipher)
+    checks = [federation.decrypt(h, (0, 1, 2), cipher)[0] for h in range(3)]
+    weights = check_weights(CHALLENGE, params)
+    q = prod(primes)
+    phase = sum(integers(check, primes) for check in checks)
+    phase += (
+        np.stack([integers(p[0], primes) for p in cipher])[:, params.bfv.used :] * weights
+    ).sum(axis=0)
+    largest = int(np.abs(centred(phase, q)).max())
+    assert params.check_smudging_bound / 4 < largest <= check_noise_bound(params)
     assert 4 * t * combined_noise_bound(params) < prod(primes)
 
 
@@ -212,13 +234,10 @@ def test_smudging_is_what_the_bound_assumes(three):
     factor = to_ntt(modular.reduce(share, primes), primes)
     product = from_ntt(modular.multiply(to_ntt(cipher[0, 1], primes), factor, primes), primes)
     ours = key_share(0, three.held_by(0), members, params)
-    first, second = ours.decrypt(cipher), ours.decrypt(cipher)
+    (_, first), (_, second) = ours.decrypt(cipher, CHALLENGE), ours.decrypt(cipher, CHALLENGE)
     assert (first != second).mean() > 0.99
     noise = integers(modular.subtract(first[0], product, primes), primes)
     noise = centred(noise, prod(primes))
-    noise, reserved = noise[: params.bfv.used], noise[params.bfv.used :]
-    assert len(reserved) == 32
-    assert params.check_smudging_bound / 8 < np.abs(reserved).max() <= params.check_smudging_bound
     width = 2.0**params.smudging_bits
     assert int(np.abs(noise).max()) <= params.smudging_bound
     assert int(np.abs(noise).max()) > 1.2 * width
@@ -230,6 +249,16 @@ def test_smudging_is_what_the_bound_assumes(three):
     assert abs((scaled**4).mean() / (scaled**2).mean() ** 2 - 2.6) < 0.2
     # The low word is not left out.
     assert len({int(x) & 0xFFFF for x in noise}) > count / 16
+    # The check has the same noise, thinner.
+    weights = check_weights(CHALLENGE, params)
+    exact = (integers(product, primes)[params.bfv.used :] * weights).sum(axis=0)
+    thin = [
+        centred(integers(ours.decrypt(cipher, CHALLENGE)[0], primes) - exact, prod(primes))
+        for _ in range(8)
+    ]
+    scaled = np.concatenate(thin).astype(float) / 2.0 ** (params.smudging_bits - params.check_bits)
+    assert np.abs(scaled).max() <= 1.5
+    assert 0.4 < scaled.std() < 0.6
 
 
 @pytest.mark.parametrize("access", [Access(3, 3), Access(3, 2), Access(5, 3)], ids=str)
@@ -288,13 +317,34 @@ def one_coefficient(federation, cipher, parts):
     return {**parts, 1: part}
 
 
-@pytest.mark.parametrize("lie", [other_members, other_sum, random_part, no_part])
-def test_a_wrong_part_is_noticed_before_the_sum_is_opened(three, lie):
+def check_for_other_members(federation, cipher):
+    return federation.decrypt(1, (1, 2), cipher)[0]
+
+
+def check_of_another_sum(federation, cipher):
+    return federation.decrypt(1, (0, 1), federation.update(99)[1])[0]
+
+
+def check_of_another_challenge(federation, cipher):
+    share = key_share(1, federation.held_by(1), (0, 1), federation.params)
+    return share.decrypt(cipher, b"d" * 32)[0]
+
+
+def empty_check(federation, cipher):
+    bfv = federation.params.bfv
+    return np.zeros((len(bfv.data_primes), bfv.reserved), dtype=np.uint64)
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [check_for_other_members, check_of_another_sum, check_of_another_challenge, empty_check],
+    ids=lambda f: f.__name__,
+)
+def test_a_wrong_check_is_noticed(three, lie):
     _, cipher = three.sum(20, 20)
-    parts = three.parts((0, 1), cipher)
-    open_checks(cipher, checks_of(parts, three.params), three.params)
+    open_checks_of(three, (0, 1), cipher)
     with pytest.raises(CiphertextError, match=r"one of hospitals \[0, 1\] is wrong"):
-        open_checks(cipher, checks_of(lie(three, cipher, parts), three.params), three.params)
+        open_checks_of(three, (0, 1), cipher, lie)
 
 
 @pytest.mark.parametrize(
@@ -357,10 +407,10 @@ def test_a_malformed_update_would_show_the_key(three):
     shown = combine(cipher, parts, three.params)[0].astype(np.int64)
     assert (shown[: bfv.used] - 100 == three.secret()[: bfv.used]).all()
     with pytest.raises(CiphertextError, match="an update is not an encryption"):
-        open_checks(cipher, checks_of(parts, three.params), three.params)
+        open_checks_of(three, (0, 1), cipher)
 
 
-@pytest.mark.parametrize("bits_below", [3, 8])
+@pytest.mark.parametrize("bits_below", [2, 6])
 def test_a_key_hidden_in_noise_is_noticed_too(three, bits_below):
     """A shift below the smudging changes no plaintext, but shows in the thinner noise."""
     bfv = three.params.bfv
@@ -368,22 +418,50 @@ def test_a_key_hidden_in_noise_is_noticed_too(three, bits_below):
     shift = three.params.smudging_bound >> bits_below
     for j, prime in enumerate(bfv.data_primes):
         cipher[0, 1, j, 0] = (int(cipher[0, 1, j, 0]) + shift) % prime
-    parts = three.parts((0, 1), cipher)
-    opened = combine(cipher, parts, three.params)
+    opened = combine(cipher, three.parts((0, 1), cipher), three.params)
     assert (unpack_fields(opened, bfv, 20) == expected).all()
-    with pytest.raises(CiphertextError, match="an update is not an encryption"):
-        open_checks(cipher, checks_of(parts, three.params), three.params)
+    with pytest.raises(CiphertextError, match="is not an encryption"):
+        open_checks_of(three, (0, 1), cipher)
 
 
-def test_only_the_reserved_coefficients_are_opened_early(three):
+def test_a_malformed_update_is_noticed_in_whichever_ciphertext_it_is():
+    federation = Federation(Access(3, 2), Codec(n_max=50, clip=1.0, weight_cap=1), 40_000)
+    bfv = federation.params.bfv
+    assert bfv.ciphertexts > 1
+    _, honest = federation.sum(5, 5)
+    open_checks_of(federation, (1, 2), honest)
+    for place in range(bfv.ciphertexts):
+        cipher = honest.copy()
+        # Just above what could ever pass.
+        shift = 2 * check_noise_bound(federation.params)
+        for j, prime in enumerate(bfv.data_primes):
+            cipher[place, 1, j, 7] = (int(cipher[place, 1, j, 7]) + shift) % prime
+        with pytest.raises(CiphertextError, match="is not an encryption"):
+            open_checks_of(federation, (1, 2), cipher)
+
+
+def test_what_is_opened_early_is_no_more_than_the_reserved_coefficients(three):
     _, cipher = three.update(1)
-    part = three.part(0, (0, 1), cipher)
-    check = check_part(part, three.params)
-    assert check.shape == (*part.shape[:2], 32)
-    with pytest.raises(ConfigError, match="1 check parts, not 2"):
-        open_checks(cipher, {0: check}, three.params)
+    bfv = three.params.bfv
+    check, part = three.decrypt(0, (0, 1), cipher)
+    assert check.shape == (len(bfv.data_primes), bfv.reserved) == (len(bfv.data_primes), 32)
+    with pytest.raises(ConfigError, match="1 checks, not 2"):
+        open_checks(cipher, {0: check}, CHALLENGE, three.params)
     with pytest.raises(CiphertextError, match="hospital 1 sent a check of shape"):
-        open_checks(cipher, {0: check, 1: part}, three.params)
+        open_checks(cipher, {0: check, 1: part[0]}, CHALLENGE, three.params)
+    with pytest.raises(ConfigError, match="challenge of 5 bytes"):
+        open_checks(cipher, {0: check, 1: check}, b"short", three.params)
+
+
+def test_weights_by_another_reading_of_their_definition():
+    params = choose_threshold_params(CODEC, 100_000, Access(3, 3), releases=10)
+    weights = check_weights(CHALLENGE, params)
+    count = params.bfv.ciphertexts
+    stream = hashlib.shake_256(b"vitalring/check-weights/1\0" + CHALLENGE).digest(32 * count)
+    expected = [(-1) ** (byte // 128) * (byte % 4 + 1) for byte in stream]
+    assert weights.shape == (count, 32)
+    assert weights.reshape(-1).tolist() == expected
+    assert (check_weights(b"d" * 32, params) != weights).mean() > 0.8
 
 
 def shamir_view(corrupt, members, hospitals):
