@@ -114,7 +114,12 @@ def test_frozen_choice_and_what_it_says():
     assert params.bfv.primes == (1125899906826241, 1099511480321, 1099510890497, 1032193)
     assert (params.bfv.degree, params.bfv.digits, params.smudging_bits) == (8192, 3, 72)
     assert sum_noise_bound(params) < 2**14
-    assert str(params) == ("WORDS")
+    assert str(params) == (
+        "2 of 3 hospitals, 3 key pieces; degree 8192, primes of 50+40+40+20 bits (table: at "
+        "least 128-bit security), 3 fields a coefficient, 5 ciphertexts; update 1075200 bytes, "
+        "partial decryption 665600 bytes; smudging 3 x 72 bits for 1000 releases, 10 fewer in "
+        "checks; a new key after failed check 2"
+    )
 
 
 def test_targets_of_bytes_a_parameter():
