@@ -178,7 +178,8 @@ def encode_check(check: Residues, params: ThresholdParams) -> bytes:
 
 def decode_check(data: bytes, params: ThresholdParams) -> Residues:
     """Read a check. Raises CiphertextError, naming the check that failed."""
-    (check,) = decode_polynomials(data, 1, params.bfv.data_primes, params.bfv.reserved)
+    rows = decode_polynomials(data, 1, params.bfv.data_primes, params.bfv.reserved)
+    check: Residues = rows[0]
     return check
 
 
