@@ -38,6 +38,8 @@ class BfvParams:
     field_max: int  # largest value of one update's field
     digits: int  # fields in one coefficient
     fields: int  # fields in one update
+    reserved: int = 0  # coefficients at the end of each ciphertext that hold nothing
+    short: bool = False  # whether c0 is a multiple of the first prime (SPEC 5.18)
 
     @property
     def base(self) -> int:
@@ -55,15 +57,25 @@ class BfvParams:
         return self.primes[:-1] or self.primes
 
     @property
+    def sent_primes(self) -> tuple[int, ...]:
+        """Return the primes modulo which c0 is sent; it is zero modulo the others."""
+        return self.data_primes[1:] if self.short else self.data_primes
+
+    @property
+    def used(self) -> int:
+        """Return the coefficients of each ciphertext that hold fields."""
+        return self.degree - self.reserved
+
+    @property
     def ciphertexts(self) -> int:
         """Return the ciphertexts of one update."""
-        return -(-self.fields // (self.digits * self.degree))
+        return -(-self.fields // (self.digits * self.used))
 
     @property
     def update_bytes(self) -> int:
         """Return the bytes of one encoded update, or of a sum (SPEC 5.4)."""
-        widths = sum(prime.bit_length() for prime in self.data_primes)
-        return self.ciphertexts * 2 * widths * self.degree // 8
+        widths = sum(p.bit_length() for p in (*self.sent_primes, *self.data_primes))
+        return self.ciphertexts * widths * self.degree // 8
 
 
 def choose_params(codec: Codec, dimension: int) -> BfvParams:

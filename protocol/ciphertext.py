@@ -1,6 +1,6 @@
 """Ciphertexts and public keys as bytes, and the homomorphic sum, without any HE library.
 
-Rules (SPEC 5.4 to 5.6): an update's ciphertexts have one fixed-length encoding, residues
+Rules (SPEC 5.4 to 5.6, 5.18): an update's ciphertexts have one fixed-length encoding, residues
 bit-packed in coefficient form, two polynomials each; what fails a numbered check is
 refused. A gateway needs this module alone: hostile bytes meet length and range checks in
 numpy and never reach SEAL. Adding two BFV ciphertexts is adding their polynomials (Fan,
@@ -28,7 +28,12 @@ def encode_ciphertexts(residues: Residues, params: BfvParams) -> bytes:
     primes = params.data_primes
     _check_residues(residues, (params.ciphertexts, POLYNOMIALS), primes, params)
     _check_opaque(residues)
-    return _pack(residues, primes)
+    if not params.short:
+        return _pack(residues, primes).tobytes()
+    if residues[:, 0, 0].any():
+        raise CiphertextError("c0 is not a multiple of the first prime: shorten it first")
+    pair = [_pack(residues[:, 0, 1:], params.sent_primes), _pack(residues[:, 1], primes)]
+    return np.concatenate(pair, axis=-1).tobytes()
 
 
 def decode_ciphertexts(data: bytes, params: BfvParams) -> Residues:
@@ -36,9 +41,8 @@ def decode_ciphertexts(data: bytes, params: BfvParams) -> Residues:
 
     Raises CiphertextError, naming the check that failed.
     """
-    primes = params.data_primes
     # 1. The exact length, before anything is allocated; 2. residues below their primes.
-    residues = _unpack(data, (params.ciphertexts, POLYNOMIALS), primes, params)
+    residues = _unpack_short(data, params) if params.short else _unpack_pairs(data, params)
     # 3. No transparent ciphertext.
     _check_opaque(residues)
     return residues
@@ -58,16 +62,33 @@ def add(total: Residues, residues: Residues, params: BfvParams) -> Residues:
     return np.minimum(result, result - moduli)
 
 
+def shorten(residues: Residues, params: BfvParams) -> Residues:
+    """Round c0 to a multiple of the first prime, where `params` ask for it (SPEC 5.18).
+
+    Changes each coefficient of c0 by less than half that prime, and so the noise by as much.
+    """
+    if not params.short:
+        return residues
+    first = params.data_primes[0]
+    rest = residues[:, 0, :1].astype(np.int64)
+    rest = np.where(rest > first // 2, rest - first, rest)
+    moduli = np.array(params.data_primes, dtype=np.int64)[:, None]
+    result = residues.copy()
+    result[:, 0] = np.mod(residues[:, 0].astype(np.int64) - rest, moduli).astype(np.uint64)
+    return result
+
+
 def encode_public_key(residues: Residues, params: BfvParams) -> bytes:
     """Encode a public key (2, primes, degree), in NTT form over all primes (SPEC 5.4)."""
     _check_residues(residues, (POLYNOMIALS,), params.primes, params)
     _check_key(residues)
-    return _pack(residues, params.primes)
+    return _pack(residues, params.primes).tobytes()
 
 
 def decode_public_key(data: bytes, params: BfvParams) -> Residues:
     """Decode a public key (SPEC 5.5). Raises CiphertextError, naming the check that failed."""
-    residues = _unpack(data, (POLYNOMIALS,), params.primes, params)
+    packed = _rows(data, POLYNOMIALS, _packed_bytes(params.primes, params))
+    residues = _unpack(packed, (POLYNOMIALS,), params.primes, params)
     _check_key(residues)
     return residues
 
@@ -98,23 +119,55 @@ def _check_residues(
             raise CiphertextError(f"residue {largest} is not below its prime {prime}")
 
 
-def _pack(residues: Residues, primes: tuple[int, ...]) -> bytes:
+def _pack(residues: Residues, primes: tuple[int, ...]) -> NDArray[np.uint8]:
     """Join the packed residues of each polynomial, prime after prime."""
     parts = [pack_bits(residues[..., j, :], prime.bit_length()) for j, prime in enumerate(primes)]
-    return np.concatenate(parts, axis=-1).tobytes()
+    return np.concatenate(parts, axis=-1)
+
+
+def _unpack_pairs(data: bytes, params: BfvParams) -> Residues:
+    """Read ciphertexts whose polynomials are both sent modulo all primes."""
+    leading = (params.ciphertexts, POLYNOMIALS)
+    packed = _rows(
+        data, params.ciphertexts * POLYNOMIALS, _packed_bytes(params.data_primes, params)
+    )
+    return _unpack(packed, leading, params.data_primes, params)
+
+
+def _unpack_short(data: bytes, params: BfvParams) -> Residues:
+    """Read ciphertexts whose c0 is zero modulo the first prime."""
+    leading, primes, sent = (params.ciphertexts,), params.data_primes, params.sent_primes
+    size = _packed_bytes(sent, params)
+    packed = _rows(data, params.ciphertexts, size + _packed_bytes(primes, params))
+    shape = (params.ciphertexts, POLYNOMIALS, len(primes), params.degree)
+    residues = np.zeros(shape, dtype=np.uint64)
+    residues[:, 0, 1:] = _unpack(packed[:, :size], leading, sent, params)
+    residues[:, 1] = _unpack(packed[:, size:], leading, primes, params)
+    return residues
+
+
+def _packed_bytes(primes: tuple[int, ...], params: BfvParams) -> int:
+    return sum(packed_size(params.degree, prime.bit_length()) for prime in primes)
+
+
+def _rows(data: bytes, rows: int, size: int) -> NDArray[np.uint8]:
+    """View bytes as (rows, size). Raises CiphertextError for another length."""
+    if len(data) != rows * size:
+        raise CiphertextError(f"{len(data)} bytes, not the {rows * size} of these parameters")
+    return np.frombuffer(data, dtype=np.uint8).reshape(rows, size)
 
 
 def _unpack(
-    data: bytes, leading: tuple[int, ...], primes: tuple[int, ...], params: BfvParams
+    packed: NDArray[np.uint8],
+    leading: tuple[int, ...],
+    primes: tuple[int, ...],
+    params: BfvParams,
 ) -> Residues:
-    sizes = [packed_size(params.degree, prime.bit_length()) for prime in primes]
-    rows = int(np.prod(leading))
-    if len(data) != rows * sum(sizes):
-        raise CiphertextError(f"{len(data)} bytes, not the {rows * sum(sizes)} of these parameters")
-    packed = np.frombuffer(data, dtype=np.uint8).reshape(*leading, sum(sizes))
+    packed = packed.reshape(*leading, -1)
     residues = np.empty((*leading, len(primes), params.degree), dtype=np.uint64)
     start = 0
-    for j, (prime, size) in enumerate(zip(primes, sizes, strict=True)):
+    for j, prime in enumerate(primes):
+        size = packed_size(params.degree, prime.bit_length())
         part = packed[..., start : start + size]
         residues[..., j, :] = unpack_bits(part, prime.bit_length(), params.degree)
         start += size

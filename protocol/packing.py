@@ -31,7 +31,10 @@ def pack_fields(fields: NDArray[np.uint64], params: BfvParams) -> NDArray[np.uin
     coefficients: NDArray[np.uint64] = (digits.reshape(-1, params.digits) * powers).sum(
         axis=1, dtype=np.uint64
     )
-    return coefficients.reshape(params.ciphertexts, params.degree)
+    # Reserved coefficients stay zero.
+    packed = np.zeros((params.ciphertexts, params.degree), dtype=np.uint64)
+    packed[:, : params.used] = coefficients.reshape(params.ciphertexts, params.used)
+    return packed
 
 
 def unpack_fields(
@@ -49,7 +52,9 @@ def unpack_fields(
         )
     if not 1 <= count <= params.additions:
         raise EncodingRangeError(f"a sum of {count} updates, room is for {params.additions}")
-    rest = coefficients.reshape(-1).astype(np.uint64)
+    if coefficients[:, params.used :].any():
+        raise EncodingRangeError("a reserved coefficient of the sum is not zero")
+    rest = coefficients[:, : params.used].reshape(-1).astype(np.uint64)
     digits = np.empty((rest.size, params.digits), dtype=np.uint64)
     base = np.uint64(params.base)
     for place in range(params.digits):
@@ -68,4 +73,4 @@ def unpack_fields(
 
 
 def _places(params: BfvParams) -> int:
-    return params.ciphertexts * params.degree * params.digits
+    return params.ciphertexts * params.used * params.digits

@@ -11,7 +11,7 @@ seeded by the system for each encryption.
 import os
 import struct
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -23,7 +23,7 @@ from tenseal import sealapi
 
 from vitalring.errors import CiphertextError, ConfigError
 from vitalring.protocol.bfv import BfvParams
-from vitalring.protocol.ciphertext import POLYNOMIALS, Residues, decode_public_key
+from vitalring.protocol.ciphertext import POLYNOMIALS, Residues, decode_public_key, shorten
 
 _HEADER = struct.Struct("<2sBBBBHQ")  # magic, header size, version, compression, 0, frame size
 _MAGIC = b"\x5e\xa1"
@@ -33,6 +33,10 @@ _CIPHERTEXT = struct.Struct("<32sB3QdQ")  # parms_id, NTT, size, degree, primes,
 _PLAINTEXT = struct.Struct("<32sQd")  # parms_id, coefficients, scale
 _COUNT = struct.Struct("<Q")
 _NO_ID = bytes(32)
+
+
+_ntt = sealapi._sealapi_cpp.util
+"""SEAL's number-theoretic transforms; TenSEAL binds them without a public name."""
 
 
 class _Context(Protocol):
@@ -72,8 +76,8 @@ class Encryptor:
     def encrypt(self, coefficients: NDArray[np.uint64]) -> Residues:
         """Encrypt coefficients (ciphertexts, degree) below the plain modulus.
 
-        Returns residues (ciphertexts, 2, primes, degree). Raises CiphertextError for
-        coefficients of another shape or range.
+        Returns residues (ciphertexts, 2, primes, degree), shortened where the parameters
+        ask for it. Raises CiphertextError for coefficients of another shape or range.
         """
         params = self._params
         if coefficients.ndim != 2 or coefficients.shape[1] != params.degree:
@@ -88,7 +92,7 @@ class Encryptor:
             plain = _load(sealapi.Plaintext(), self._context, _plaintext_frame(row, _NO_ID))
             self._encryptor.encrypt(plain, ciphertext)
             residues[i] = _read_ciphertext(ciphertext, shape, data_id, ntt=False)
-        return residues
+        return shorten(residues, params)
 
 
 class Decryptor:
@@ -122,6 +126,79 @@ class Decryptor:
             self._decryptor.decrypt(ciphertext, plain)
             coefficients[i] = _read_plaintext(plain, self._params.degree)
         return coefficients
+
+
+class Multiplier:
+    """Multiplies polynomials by one fixed polynomial, modulo the data primes."""
+
+    def __init__(self, params: BfvParams, factor: Residues) -> None:
+        """Load the factor (primes, degree), in NTT form over the data primes."""
+        self._params = params
+        self._context = make_context(params)
+        frame = _plaintext_frame(factor.reshape(-1), _data_id(self._context))
+        self._factor = _load(sealapi.Plaintext(), self._context, frame)
+        self._evaluator = sealapi.Evaluator(self._context)
+
+    def multiply(self, polynomials: Residues) -> Residues:
+        """Return each product; arguments and results (count, primes, degree), in coefficient form.
+
+        Raises CiphertextError for other shapes and for a product that is zero.
+        """
+        shape = (len(self._params.data_primes), self._params.degree)
+        if polynomials.shape[1:] != shape:
+            raise CiphertextError(f"polynomials of shape {polynomials.shape} do not multiply")
+        products = np.empty_like(polynomials)
+        data_id = _data_id(self._context)
+        # A SEAL ciphertext carries two polynomials; the last one may have to go twice.
+        for i in range(0, len(polynomials), POLYNOMIALS):
+            pair = polynomials[i : i + POLYNOMIALS]
+            frame = _ciphertext_frame(np.resize(pair, (POLYNOMIALS, *shape)), data_id, ntt=False)
+            carrier = _load(sealapi.Ciphertext(), self._context, frame)
+            try:
+                self._evaluator.transform_to_ntt_inplace(carrier)
+                self._evaluator.multiply_plain_inplace(carrier, self._factor)
+                self._evaluator.transform_from_ntt_inplace(carrier)
+            except (ValueError, RuntimeError) as error:
+                raise CiphertextError(f"SEAL does not multiply these: {error}") from error
+            both = _read_ciphertext(carrier, (POLYNOMIALS, *shape), data_id, ntt=False)
+            products[i : i + POLYNOMIALS] = both[: len(pair)]
+        return products
+
+
+def scale_and_round(params: BfvParams, polynomials: Residues) -> NDArray[np.uint64]:
+    """Return round(t x / q) mod t of each x (count, primes, degree), as (count, degree).
+
+    This is BFV decryption after the multiplication by the key, and needs none. Raises
+    CiphertextError if x is too far from a multiple of q / t (SPEC 5.8).
+    """
+    # Under the key zero the phase of the ciphertext (x, 0) is x.
+    zero = np.zeros((len(params.primes), params.degree), dtype=np.uint64)
+    return Decryptor(params, zero).decrypt(
+        np.stack([polynomials, np.zeros_like(polynomials)], axis=1)
+    )
+
+
+def to_ntt(polynomial: Residues, primes: tuple[int, ...]) -> Residues:
+    """Return the NTT form of a polynomial (primes, degree), in SEAL's order."""
+    return _transform(_ntt.ntt_negacyclic_harvey, polynomial, primes)
+
+
+def from_ntt(polynomial: Residues, primes: tuple[int, ...]) -> Residues:
+    """Return the coefficient form of a polynomial (primes, degree): the inverse of `to_ntt`."""
+    return _transform(_ntt.inverse_ntt_negacyclic_harvey, polynomial, primes)
+
+
+def _transform(
+    function: Callable[[list[int], object], list[int]],
+    polynomial: Residues,
+    primes: tuple[int, ...],
+) -> Residues:
+    log_degree = polynomial.shape[-1].bit_length() - 1
+    result = np.empty_like(polynomial)
+    for j, prime in enumerate(primes):
+        tables = _ntt.NTTTables(log_degree, sealapi.Modulus(prime))
+        result[j] = function(polynomial[j].tolist(), tables)
+    return result
 
 
 def make_key_pair(params: BfvParams) -> tuple[Residues, Residues]:
