@@ -11,7 +11,6 @@ from vitalring.files import read_secret
 from vitalring.models.dataset.statistics import Question
 from vitalring.mqtt import Link
 from vitalring.protocol import trust
-from vitalring.protocol.secure_sum import sum_scheme
 
 
 def run_aggregator(config: AggregatorConfig, stop: threading.Event) -> None:
@@ -21,10 +20,9 @@ def run_aggregator(config: AggregatorConfig, stop: threading.Event) -> None:
     """
     files = load_study(config)
     study = files.study
-    plan = study.plan
     aggregator = rounds.Aggregator(
         study=study,
-        scheme=sum_scheme(plan.secure_sum, plan.codec, plan.model.dimension),
+        scheme=study.scheme(),
         decrypt=load_decrypt(config, study),
         signing_seed=read_secret(config.signing_key, 32),
         goal=_goal(config, files),

@@ -24,7 +24,6 @@ from vitalring.protocol import blobs, lsag, topics, trust
 from vitalring.protocol.cbor import decode
 from vitalring.protocol.chunks import ChunkLimits, Reassembler
 from vitalring.protocol.records import Bundle
-from vitalring.protocol.secure_sum import sum_scheme
 
 _log = logging.getLogger(__name__)
 _TICK_S = 0.5
@@ -58,8 +57,7 @@ class Gateway:
         self._now_ms = now_ms
         self._stop = threading.Event()
         self._reassembler = Reassembler(chunk_limits)
-        plan = self._study.plan
-        self._scheme = sum_scheme(plan.secure_sum, plan.codec, plan.model.dimension)
+        self._scheme = self._study.scheme()
         self._rings = lsag.cut(self._study.roster.keys, self._study.roster.ring_size)
         self._refusals: Counter[Reason] = Counter()
         # The piece that a bundle waits for, and bundles that came meanwhile, the newest of a kind.

@@ -86,7 +86,9 @@ class ServerOptimiser:
 class StudyPlan:
     """What a study trains, with which privacy, for how long. Signed by the authority.
 
-    A study of the task `statistics` has one round, which agrees on a feature schema.
+    `threshold` hospitals decrypt where the sum has a joint key; elsewhere it is 0. Each round's
+    updates are cut into up to `groups` disjoint sub-cohorts, whose means `combine` makes one of
+    (SPEC 11.12). A study of the task `statistics` has one round, which agrees on a feature schema.
     """
 
     TYPE: ClassVar[str] = "vitalring/study-plan/1"
@@ -103,6 +105,9 @@ class StudyPlan:
     min_cohort: Annotated[int, Range(limits.DECRYPTION_FLOOR, limits.MAX_DEVICES)]
     min_ring: Annotated[int, Range(2, limits.MAX_RING)]
     quorum: Annotated[int, Range(1, 64)]
+    threshold: Annotated[int, Range(0, 64)] = 0
+    groups: Annotated[int, Range(1, 64)] = 1
+    combine: Annotated[str, OneOf(("mean", "median", "trimmed-mean"))] = "mean"
     task: Annotated[str, OneOf(("train", "statistics"))] = "train"
 
 

@@ -7,6 +7,7 @@ loaded by the device's half alone, and only for encrypted modes.
 
 import secrets
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,17 +18,27 @@ from vitalring.protocol.bfv import BfvParams, choose_params
 from vitalring.protocol.ciphertext import add, decode_ciphertexts, encode_ciphertexts
 from vitalring.protocol.packing import pack_fields, unpack_fields
 from vitalring.protocol.quantise import Codec, field_count
+from vitalring.protocol.threshold.params import ThresholdParams, choose_threshold_params
+from vitalring.protocol.threshold.pieces import Access
 
 Array = npt.NDArray[np.uint64]
 Decrypt = Callable[[Array], Array]
 """From a sum's residues to its plaintext coefficients: the key holder's part."""
 
-SECURE_SUMS = ("single-he", "plain")
+SECURE_SUMS = ("threshold-he", "single-he", "plain")
 """Modes of this version. `plain` protects nothing and is for comparison in simulations."""
 
-LATER_SUMS = ("threshold-he", "two-server")
+LATER_SUMS = ("two-server",)
 
 _SALT_BYTES = 16
+
+
+@dataclass(frozen=True)
+class Joint:
+    """Who decrypts under a joint key, and how often each hospital may with one key (SPEC 5.11)."""
+
+    access: Access
+    releases: int
 
 
 class SumScheme(Protocol):
@@ -152,22 +163,45 @@ class _HeEncryptor:
 def check_mode(mode: str) -> None:
     """Refuse a mode that this version does not have, by name. Raises ConfigError."""
     if mode in LATER_SUMS:
-        raise ConfigError(f"secure sum {mode} is not available in this version: use single-he")
+        raise ConfigError(f"secure sum {mode} is not available in this version: use threshold-he")
     if mode not in SECURE_SUMS:
         raise ConfigError(f"secure sum {mode!r} is not known: use one of {', '.join(SECURE_SUMS)}")
 
 
-def sum_scheme(mode: str, codec: Codec, dimension: int) -> SumScheme:
-    """Return how a plan's updates are added. Raises ConfigError."""
-    check_mode(mode)
+def he_params(codec: Codec, dimension: int, joint: Joint | None) -> BfvParams:
+    """Return the ring of an encrypted sum: of one key holder, or of a joint key.
+
+    Raises ConfigError.
+    """
+    if joint is None:
+        return choose_params(codec, dimension)
+    return threshold_params(codec, dimension, joint).bfv
+
+
+def threshold_params(codec: Codec, dimension: int, joint: Joint) -> ThresholdParams:
+    """Return all parameters of a joint key (SPEC 5.11). Raises ConfigError."""
+    return choose_threshold_params(codec, dimension, joint.access, releases=joint.releases)
+
+
+def sum_scheme(mode: str, codec: Codec, dimension: int, joint: Joint | None = None) -> SumScheme:
+    """Return how a plan's updates are added; `joint` goes with threshold-he. Raises ConfigError."""
+    _check_joint(mode, joint)
     if mode == "plain":
         return PlainSum(codec, dimension)
-    return HeSum(choose_params(codec, dimension))
+    return HeSum(he_params(codec, dimension, joint))
 
 
-def update_encryptor(mode: str, codec: Codec, dimension: int, public_key: bytes) -> UpdateEncryptor:
+def update_encryptor(
+    mode: str, codec: Codec, dimension: int, public_key: bytes, joint: Joint | None = None
+) -> UpdateEncryptor:
     """Return how a device encrypts for a plan. Raises ConfigError or CiphertextError."""
-    check_mode(mode)
+    _check_joint(mode, joint)
     if mode == "plain":
         return PlainSum(codec, dimension)
-    return _HeEncryptor(choose_params(codec, dimension), public_key)
+    return _HeEncryptor(he_params(codec, dimension, joint), public_key)
+
+
+def _check_joint(mode: str, joint: Joint | None) -> None:
+    check_mode(mode)
+    if (joint is not None) != (mode == "threshold-he"):
+        raise ConfigError(f"secure sum {mode} {'has no' if joint else 'needs a'} joint key")

@@ -7,6 +7,7 @@ SignatureError or RecordError and is never returned.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import comb
 
 from vitalring.errors import RecordError
 from vitalring.protocol import limbs, lsag
@@ -23,7 +24,15 @@ from vitalring.protocol.records import (
     StudyPlan,
     SumKey,
 )
+from vitalring.protocol.secure_sum import (
+    Joint,
+    SumScheme,
+    UpdateEncryptor,
+    sum_scheme,
+    update_encryptor,
+)
 from vitalring.protocol.signing import verify
+from vitalring.protocol.threshold.pieces import Access
 
 
 @dataclass(frozen=True)
@@ -37,6 +46,22 @@ class Study:
     roster_digest: bytes
     sum_key: SumKey
     sum_key_digest: bytes
+
+    @property
+    def joint(self) -> Joint | None:
+        """Return who decrypts its sums, None without a joint key."""
+        return joint_of(self.plan, len(self.federation.hospitals))
+
+    def scheme(self) -> SumScheme:
+        """Return how its updates are added. Raises ConfigError."""
+        plan = self.plan
+        return sum_scheme(plan.secure_sum, plan.codec, plan.model.dimension, self.joint)
+
+    def encryptor(self, public_key: bytes) -> UpdateEncryptor:
+        """Return how a device encrypts. Raises ConfigError or CiphertextError."""
+        plan = self.plan
+        dimension = plan.model.dimension
+        return update_encryptor(plan.secure_sum, plan.codec, dimension, public_key, self.joint)
 
 
 def open_federation(data: bytes, authority_key: bytes) -> Federation:
@@ -62,6 +87,7 @@ def open_study_plan(data: bytes, federation: Federation) -> StudyPlan:
     check_privacy(plan.privacy, plan.training)
     check_codec(plan.codec)
     _check_task(plan)
+    _check_joint(plan, len(federation.hospitals))
     if plan.min_cohort > plan.codec.n_max:
         raise RecordError(
             f"study {plan.study} wants at least {plan.min_cohort} devices, "
@@ -248,6 +274,43 @@ def check_model_follows(model: GlobalModel, plan: RoundPlan, report: RoundReport
         )
     if not model.applied and model.weights != plan.weights:
         raise RecordError(f"the weights changed in round {model.round}, which applied no sum")
+
+
+def joint_of(plan: StudyPlan, hospitals: int) -> Joint | None:
+    """Return who decrypts a study's sums, None without a joint key (SPEC 5.11).
+
+    Each set of `threshold` hospitals may be asked once for every sum of a round, and once
+    when the key is rehearsed.
+    """
+    if plan.secure_sum != "threshold-he":
+        return None
+    sums = plan.training.rounds * plan.groups + 1
+    return Joint(Access(hospitals, plan.threshold), sums * comb(hospitals, plan.threshold))
+
+
+def _check_joint(plan: StudyPlan, hospitals: int) -> None:
+    """SPEC 9.2: who decrypts is said where the sum has a joint key, and only there."""
+    if plan.secure_sum == "threshold-he":
+        if not 2 <= plan.threshold <= hospitals:
+            raise RecordError(
+                f"study {plan.study} has its sums decrypted by {plan.threshold} of {hospitals} "
+                "hospitals: a joint key takes 2 at least, and not more than there are"
+            )
+        if plan.quorum < plan.threshold:
+            raise RecordError(
+                f"study {plan.study} lets {plan.quorum} hospitals sign what {plan.threshold} are "
+                "needed to decrypt: the quorum is at least the threshold"
+            )
+    elif plan.threshold:
+        raise RecordError(
+            f"study {plan.study} names a threshold of {plan.threshold}, which goes with "
+            f"threshold-he, not with {plan.secure_sum}"
+        )
+    if (plan.groups > 1) != (plan.combine != "mean"):
+        raise RecordError(
+            f"study {plan.study} combines {plan.groups} groups by {plan.combine}: "
+            "one group goes with mean, several with median or trimmed-mean"
+        )
 
 
 def _check_task(plan: StudyPlan) -> None:

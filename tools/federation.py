@@ -34,7 +34,7 @@ from vitalring.protocol.records import (
     StudyPlan,
     SumKey,
 )
-from vitalring.protocol.secure_sum import check_mode, sum_scheme
+from vitalring.protocol.secure_sum import check_mode
 from vitalring.tools.settings import StudySettings
 
 HOSPITAL = "hospital-1"
@@ -355,7 +355,7 @@ def describe(made: Made) -> list[str]:
             f"epsilon {plan.privacy.epsilon:g} at delta {plan.privacy.delta:g} "
             f"over {plan.training.rounds} rounds"
         )
-    scheme = sum_scheme(plan.secure_sum, plan.codec, plan.model.dimension)
+    scheme = made.study.study.scheme()
     lines.append(
         f"sum         {plan.secure_sum}, {scheme.update_bytes:,} bytes an update, "
         f"{scheme.update_bytes / plan.model.dimension:.2f} a parameter"

@@ -197,6 +197,13 @@ def _windows(
             f"{len(scale)} factors; give one for each channel"
         )
         return None
+    for key, names in (("channels", info.channels), ("inputs", info.inputs)):
+        if names and x.shape[-1] != len(names):
+            complain(
+                f"{path}: array 'x' has {x.shape[-1]} {key}, but {key} in dataset.toml has "
+                f"{len(names)} names; give one for each"
+            )
+            return None
     with np.errstate(over="ignore", invalid="ignore"):
         values = np.array(x, dtype=np.float32, order="C")
         if scale is not None:

@@ -34,6 +34,11 @@ def read_table(path: Path, device_id: str, info: DatasetInfo, complain: Complain
             'label = "..." there'
         )
         return None
+    if info.inputs:
+        complain(
+            f"{path}: its header names the columns, so inputs in dataset.toml has no use; remove it"
+        )
+        return None
     try:
         size = path.stat().st_size
         if size > MAX_CSV_BYTES:

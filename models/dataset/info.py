@@ -27,8 +27,8 @@ _COMMON = {
     "validation_fraction",
 }
 _OWN = {
-    "windows": {"sampling_hz"},
-    "tabular": {"label", "missing", "ignore", "group", "categories", "features"},
+    "windows": {"sampling_hz", "channels", "units"},
+    "tabular": {"label", "missing", "ignore", "group", "categories", "features", "inputs"},
 }
 
 
@@ -37,7 +37,9 @@ class DatasetInfo:
     """What `dataset.toml` says. Exactly one of `test_devices` and `test_fraction` is set.
 
     `scale` has one factor for each channel of x, or is None when x is used as it is.
-    `sampling_hz` is 0 where x is no signal. For tables: `label` names the label's column,
+    `sampling_hz` is 0 where x is no signal. `channels` and `units` say what the channels of windows
+    are called and in what they are measured after `scale`, `inputs` what the inputs of rows of
+    numbers are called; they are for people's eyes, and empty where nobody said. For tables: `label` names the label's column,
     `missing` the texts of an unknown cell (an empty one always is), `ignore` columns that are no
     features, `group` the column whose equal rows stay together in a split, `categories` columns
     whose numbers are codes, and `features` what was declared, or None where the sites agree.
@@ -58,6 +60,9 @@ class DatasetInfo:
     group: str | None = None
     categories: tuple[str, ...] = ()
     features: FeatureSchema | None = None
+    channels: tuple[str, ...] = ()
+    units: tuple[str, ...] = ()
+    inputs: tuple[str, ...] = ()
 
 
 def load_dataset(folder: Path) -> DatasetInfo:
@@ -122,8 +127,12 @@ class _Reader:
                 "categories", 'write columns whose numbers are codes: categories = ["unit_id"]'
             ),
             features=self._features(),
+            channels=self._names("channels", 'channels = ["ECG", "respiration"]'),
+            units=self._units(),
+            inputs=self._names("inputs", 'inputs = ["age", "weight"]'),
         )
         self._held_out(info)
+        self._units_fit(info)
         self._columns_apart(info)
         return info if self._sound else None
 
@@ -204,7 +213,7 @@ class _Reader:
 
     def _column(self, key: str) -> str | None:
         name = self._table.get(key)
-        if name is None or (isinstance(name, str) and _is_column(name)):
+        if name is None or (isinstance(name, str) and _is_name(name)):
             return name
         self._wrong(key, f'write the name of a column of the csv files, such as {key} = "{key}"')
         return None
@@ -219,6 +228,38 @@ class _Reader:
             return tuple(texts)
         self._wrong(key, cure)
         return ()
+
+    def _names(self, key: str, example: str) -> tuple[str, ...]:
+        names = self._table.get(key)
+        if names is None:
+            return ()
+        if (
+            isinstance(names, list)
+            and names
+            and all(isinstance(name, str) and _is_name(name) for name in names)
+            and len(set(names)) == len(names)
+        ):
+            return tuple(names)
+        self._wrong(key, f"write different names, one for each of x's, such as {example}")
+        return ()
+
+    def _units(self) -> tuple[str, ...]:
+        units = self._table.get("units", [])
+        if isinstance(units, list) and all(
+            isinstance(unit, str) and (not unit or _is_name(unit)) for unit in units
+        ):
+            return tuple(units)
+        self._wrong("units", 'write one text for each channel, "" without one: units = ["mV", ""]')
+        return ()
+
+    def _units_fit(self, info: DatasetInfo) -> None:
+        if self._table.get("channels") is not None and not info.channels:
+            return  # complained of already
+        if info.units and len(info.units) != len(info.channels):
+            self._say(
+                f"units has {len(info.units)} texts, channels has {len(info.channels)}; give one "
+                'unit for each channel that is named, "" where it has none'
+            )
 
     def _features(self) -> FeatureSchema | None:
         table = self._table.get("features")
@@ -295,7 +336,7 @@ class _Reader:
             self._say(f"column {shown(column)} is in ignore and in features; keep it in one")
 
 
-def _is_column(name: str) -> bool:
+def _is_name(name: str) -> bool:
     return 0 < len(name) <= MAX_TEXT and name.isprintable()
 
 

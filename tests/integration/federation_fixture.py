@@ -33,7 +33,6 @@ from vitalring.protocol.records import (
     StudyPlan,
     SumKey,
 )
-from vitalring.protocol.secure_sum import sum_scheme, update_encryptor
 from vitalring.protocol.signing import public_key, sign
 from vitalring.protocol.update import rotation_seed, round_context, update_digest
 
@@ -97,8 +96,7 @@ class SmallFederation:
 
     @property
     def scheme(self):
-        plan = self.study.plan
-        return sum_scheme(plan.secure_sum, plan.codec, plan.model.dimension)
+        return self.study.scheme()
 
     def start(self):
         """Weights (d,) that round 1 begins from."""
@@ -117,11 +115,8 @@ class SmallFederation:
         ).fields
 
     def encrypt(self, fields):
-        plan = self.study.plan
         key = self.decryption.public_key() if self.decryption else b""
-        return update_encryptor(plan.secure_sum, plan.codec, plan.model.dimension, key).encrypt(
-            fields
-        )
+        return self.study.encryptor(key).encrypt(fields)
 
     def update(self, signed_plan, device, ciphertexts=None, rng_seed=None):
         """One device's signed update to a round."""

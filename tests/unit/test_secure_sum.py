@@ -124,7 +124,9 @@ def test_modes_are_refused_by_name(make):
             ConfigError, match=f"secure sum {mode} is not available in this version"
         ):
             make(mode, SMALL, DIMENSION)
-    with pytest.raises(ConfigError, match=r"'rot13' is not known: use one of single-he, plain"):
+    with pytest.raises(
+        ConfigError, match=r"'rot13' is not known: use one of threshold-he, single-he, plain"
+    ):
         make("rot13", SMALL, DIMENSION)
     assert set(LATER_SUMS).isdisjoint(SECURE_SUMS)
 

@@ -1,6 +1,6 @@
-"""`vitalring bench inference`: a trained model as a device runs it, beside its training graph.
+"""`vitalring bench inference`: trained models as a device runs them, beside their training graphs.
 
-Accuracy on held-out rows, size, and the time of one window, in this interpreter's TFLite runtime
+Accuracy on held-out rows, size, time of one row, and memory, in this interpreter's TFLite runtime
 and in that of any other interpreter.
 """
 
@@ -16,32 +16,34 @@ import numpy.typing as npt
 from rich.console import Console
 
 from vitalring.aggregator.evaluate import final_rows
-from vitalring.errors import ConfigError
-from vitalring.files import read_file, write_atomic
+from vitalring.errors import DataError
+from vitalring.files import write_atomic
 from vitalring.models.artefact import Artefact
-from vitalring.models.catalogue import find_artefact
 from vitalring.models.dataset import FeatureSchema, input_shape, load_dataset
 from vitalring.models.export import export
 from vitalring.models.metrics import accuracy, confusion_matrix, macro_f1
-from vitalring.protocol.weights import unpack_weights
 from vitalring.tools.bench.child import require_modules, run_child
-from vitalring.tools.bench.machine import in_words
-from vitalring.tools.bench.table import Table, markdown, print_tables
+from vitalring.tools.bench.inference_text import inference_facts, inference_tables
+from vitalring.tools.bench.table import markdown, print_tables
+from vitalring.tools.model_sources import find_trained
 
-_MODELS = ("training", "float", "int8")
+# So few that they are next to nothing in the memory of the process that is measured.
+_TIMED_ROWS = 200
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command."""
-    parser.add_argument("--data", type=Path, required=True, help="folder of the data set")
-    parser.add_argument("--model", required=True, help="name or artefact of the network")
     parser.add_argument(
-        "--weights",
+        "--run",
+        dest="runs",
+        nargs=2,
         type=Path,
+        metavar=("RUN", "DATA"),
+        action="append",
         required=True,
-        help="trained weights: simulate's weights.bin",
+        help="a trained model (output folder of a simulation, a log's folder or an "
+        "aggregator.toml) and the data set on whose held-out rows it is measured; may be repeated",
     )
-    parser.add_argument("--features", type=Path, help="agreed feature schema of a table, as JSON")
     parser.add_argument(
         "--python",
         metavar="PYTHON",
@@ -54,25 +56,44 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
-    features = None
-    if options.features is not None:
-        features = FeatureSchema.from_json(read_file(options.features))
-    info = load_dataset(options.data)
-    artefact = find_artefact(options.model, input_shape(options.data, info, features), info.classes)
-    weights = unpack_weights(read_file(options.weights), artefact.info.dimension)
-    rows = final_rows(options.data, features)
-    result = measure_inference(artefact, weights, rows.x, rows.y, [sys.executable, *options.python])
-    result |= {"dataset": info.name, "devices": len(rows.devices)}
+    pythons = [sys.executable, *options.python]
+    for python in pythons:
+        require_modules(python, ["vitalring", "numpy"])
+    networks = [_measure_run(source, data, pythons) for source, data in options.runs]
+    # Where the files lie is one machine's business.
+    command = "vitalring bench inference" + " --run RUN DATA" * len(networks)
+    command += " --python PYTHON" * len(options.python)
+    result = {"command": command, "networks": networks}
     facts, tables = inference_facts(result), inference_tables(result)
     print_tables(facts, tables, Console())
     if options.out is not None:
-        # Where the files lie is one machine's business.
-        command = f"vitalring bench inference --data DATA --model {artefact.info.name} --weights W"
         text = markdown("Inference", command, facts, tables)
-        content = json.dumps({"command": command, **result}, indent=2) + "\n"
         write_atomic(options.out / "inference.md", text.encode())
+        content = json.dumps(result, indent=2) + "\n"
         write_atomic(options.out / "inference.json", content.encode())
     return 0
+
+
+def _measure_run(source: Path, data: Path, pythons: list[str]) -> dict[str, Any]:
+    trained = find_trained(source)
+    artefact = trained.artefact
+    features = FeatureSchema.from_json(trained.features) if trained.features else None
+    info = load_dataset(data)
+    shape = input_shape(data, info, features)
+    if (artefact.info.input_shape, artefact.info.classes) != (shape, info.classes):
+        raise DataError(
+            f"{data} has rows of shape {shape} and classes {', '.join(info.classes)}, the model in "
+            f"{source} takes {artefact.info.input_shape} and tells "
+            f"{', '.join(artefact.info.classes)}; name the data that it was trained for"
+        )
+    rows = final_rows(data, features)
+    return {
+        "round": trained.round,
+        "origin": trained.origin,
+        "dataset": info.name,
+        "devices": len(rows.devices),
+        **measure_inference(artefact, trained.weights, rows.x, rows.y, pythons),
+    }
 
 
 def measure_inference(
@@ -82,99 +103,42 @@ def measure_inference(
     y: npt.NDArray[np.int64],
     pythons: list[str],
 ) -> dict[str, Any]:
-    """Return accuracy, size and time of the exported models on held-out rows x (n, ...), y (n,).
+    """Return accuracy, size, time and memory of the exported models on rows x (n, ...), y (n,).
 
     Each interpreter measures in a process of its own. Raises ConfigError where one cannot.
     """
     files = export(artefact, weights)
+    models = {
+        "training": artefact.model,
+        "float": files["model.tflite"],
+        "int8": files["model-int8.tflite"],
+    }
     runtimes = []
-    for python in pythons:
-        require_modules(python, ["vitalring", "numpy"])
-        with tempfile.TemporaryDirectory() as folder:
-            arrays = Path(folder) / "arrays.npz"
-            np.savez(
-                arrays,
-                x=x,
-                weights=weights,
-                info=_bytes(artefact.info.to_json()),
-                training=_bytes(artefact.model),
-                float=_bytes(files["model.tflite"]),
-                int8=_bytes(files["model-int8.tflite"]),
-            )
-            found = run_child("inference_process", {"arrays": str(arrays)}, python=python)
-        reference = np.asarray(found["models"]["training"]["labels"])
-        for model in found["models"].values():
-            labels = np.asarray(model.pop("labels"))
-            model.update(_scores(y, labels, reference, artefact))
-        runtimes.append(found)
+    with tempfile.TemporaryDirectory() as folder:
+        arrays = Path(folder) / "arrays.npz"
+        np.savez(
+            arrays,
+            x=x,
+            timed=x[:: -(-len(x) // _TIMED_ROWS)],
+            weights=weights,
+            info=_bytes(artefact.info.to_json()),
+            **{name: _bytes(model) for name, model in models.items()},
+        )
+        request = {"arrays": str(arrays), "classes": len(artefact.info.classes)}
+        for python in pythons:
+            found = run_child("inference_process", request, python=python)
+            reference = np.asarray(found["models"]["training"]["labels"])
+            for model in found["models"].values():
+                labels = np.asarray(model.pop("labels"))
+                model.update(_scores(y, labels, reference, artefact))
+            runtimes.append(found)
     return {
         "model": artefact.info.name,
-        "windows": len(y),
-        "windows_bytes": x.nbytes,
+        "parameters": artefact.info.dimension,
+        "rows": len(y),
+        "bytes": {name: len(model) for name, model in models.items()},
         "runtimes": runtimes,
     }
-
-
-def inference_facts(result: dict[str, Any]) -> list[str]:
-    """Return what was measured, and on what."""
-    facts = [
-        f"{result['model']} on {result['windows']:,} held-out rows of {result['devices']} devices "
-        f"of {result['dataset']}."
-    ]
-    for found in result["runtimes"]:
-        facts.append(f"{found['runtime']}: {in_words(found['machine'])}")
-        facts.append(
-            f"{found['runtime']}: a process with the int8 model alone peaks at "
-            f"{found['peak_bytes'] / 1e6:.0f} MB, {result['windows_bytes'] / 1e6:.0f} MB of them "
-            "the rows."
-        )
-    return facts
-
-
-def inference_tables(result: dict[str, Any]) -> list[Table]:
-    """Return one table for each runtime."""
-    return [_table(found) for found in result["runtimes"]]
-
-
-def _table(found: dict[str, Any]) -> Table:
-    best = found["models"]["training"]["accuracy"]
-    rows = []
-    for name in _MODELS:
-        model = found["models"][name]
-        rows.append(
-            (
-                name,
-                f"{model['accuracy']:.4f}",
-                f"{100 * (model['accuracy'] - best):+.2f}",
-                f"{model['macro_f1']:.4f}",
-                f"{model['agreement']:.4f}",
-                f"{model['bytes'] / 1000:.1f}",
-                f"{model['seconds']['median'] * 1000:.3f}",
-                f"{model['seconds']['high'] * 1000:.3f}",
-            )
-        )
-    titles = ("Model", "Accuracy", "Points", "Macro-F1", "Agrees", "kB", "ms", "95 % ms")
-    notes = (
-        "training: the graph that devices train; float and int8: model.tflite and "
-        "model-int8.tflite.",
-        "Points: accuracy less that of the training graph, in percent. Agrees: share of rows with "
-        "the training graph's class.",
-        "ms: median time of one window on one thread, once warm, and the time that 95 % stay "
-        "below; the training graph's is that of a batch.",
-    )
-    return Table(f"Inference of one window, {found['runtime']}", titles, tuple(rows), notes)
-
-
-def check_close(result: dict[str, Any], points: float = 1.0) -> None:
-    """Raise ConfigError where an int8 model is more than `points` percent less accurate."""
-    for found in result["runtimes"]:
-        models = found["models"]
-        lost = 100 * (models["training"]["accuracy"] - models["int8"]["accuracy"])
-        if lost > points:
-            raise ConfigError(
-                f"{found['runtime']}: the int8 model loses {lost:.2f} points of accuracy, more "
-                f"than {points:g}; widen the ranges of the network's quantise layers"
-            )
 
 
 def _bytes(data: bytes) -> npt.NDArray[np.uint8]:

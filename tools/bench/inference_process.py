@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from itertools import cycle, islice
 from typing import Any
 
 import numpy as np
@@ -16,49 +17,51 @@ from vitalring.tools.bench.machine import machine
 RUNTIMES = ("tflite-runtime", "ai-edge-litert")
 _WARM_UP = 50
 _TIMED = 2_000
+_BATCHES = 50
 
 Predict = Callable[[Array], tuple[Array, float]]
-"""Takes one window; returns its probabilities (classes,) and the seconds that they took."""
+"""Takes one row; returns its probabilities (classes,) and the seconds that they took."""
 
 
 def measure(request: dict[str, Any]) -> dict[str, Any]:
-    """Return predictions, bytes and times of the three models in `request["arrays"]`.
+    """Return predictions, times and memory of the three models in `request["arrays"]`.
 
-    The int8 model comes first, so that the peak of memory is its own.
+    The int8 model comes first, with no more rows than `timed`, so that the peak of memory is that
+    of a device that predicts.
     """
     with np.load(request["arrays"]) as arrays:
+        timed, model = arrays["timed"], arrays["int8"].tobytes()
+        start = peak_bytes()
+        int8 = Int8Model(model, timed.shape[1:], request["classes"])
+
+        def by_int8(row: Array) -> tuple[Array, float]:
+            found = int8.predict(row)
+            return found.probabilities, found.latency_s
+
+        seconds = _seconds(by_int8, timed)
+        peak = peak_bytes()
+        by_float = _float_model(arrays["float"].tobytes())
         x, weights = arrays["x"], arrays["weights"]
-        files = {name: arrays[name].tobytes() for name in ("info", "training", "float", "int8")}
-    artefact = artefact_from_bytes(files["info"], files["training"])
-    classes = len(artefact.info.classes)
-    int8 = Int8Model(files["int8"], artefact.info.input_shape, classes)
-
-    def by_int8(row: Array) -> tuple[Array, float]:
-        found = int8.predict(row)
-        return found.probabilities, found.latency_s
-
-    first = _run(by_int8, x, len(files["int8"]))
-    peak = peak_bytes()
-    graph = TrainableModel(artefact)
-    # The training graph is what accuracy is compared with, in whole batches and exactly once.
-    labels = graph.probabilities(weights, x).argmax(axis=1)
-
-    def by_graph(row: Array) -> tuple[Array, float]:
-        began = time.perf_counter()
-        found = graph.probabilities(weights, row[np.newaxis])[0]
-        return found, time.perf_counter() - began
-
-    rest = {
-        "float": _run(_float_model(files["float"]), x, len(files["float"])),
-        "training": _run(by_graph, x[:_TIMED], len(files["training"]))
-        | {"labels": labels.tolist()},
+        graph = TrainableModel(
+            artefact_from_bytes(arrays["info"].tobytes(), arrays["training"].tobytes())
+        )
+    found = {
+        "training": {
+            "labels": graph.probabilities(weights, x).argmax(axis=1).tolist(),
+            "batch": graph.info.physical_batch,
+            "seconds": _batch_seconds(graph, weights, x),
+        },
+        "float": {"labels": _labels(by_float, x), "seconds": _seconds(by_float, timed)},
+        "int8": {"labels": _labels(by_int8, x), "seconds": seconds},
     }
     facts = machine()
+    # The order is that in which `interpreter` looks for them.
     names = [f"{name} {facts[name]}" for name in RUNTIMES if name in facts]
     return {
         "runtime": names[0] if names else "unknown",
         "machine": facts,
-        "models": {**rest, "int8": first},
+        "models": found,
+        "start_bytes": start,
         "peak_bytes": peak,
     }
 
@@ -77,18 +80,30 @@ def _float_model(model: bytes) -> Predict:
     return predict
 
 
-def _run(predict: Predict, x: Array, size: int) -> dict[str, Any]:
-    """Return labels of all windows and the seconds that single ones took, once warm."""
-    for row in x[:_WARM_UP]:
-        predict(row)
-    results = [predict(row) for row in x]
-    seconds = [seconds for _, seconds in results[:_TIMED]]
+def _labels(predict: Predict, x: Array) -> list[int]:
+    return [int(np.argmax(predict(row)[0])) for row in x]
+
+
+def _seconds(predict: Predict, timed: Array) -> dict[str, float]:
+    """Return what a row takes once the model is warm, over the same rows again and again."""
+    rows = islice(cycle(timed), _WARM_UP + _TIMED)
+    return _percentiles([predict(row)[1] for row in rows][_WARM_UP:])
+
+
+def _batch_seconds(graph: TrainableModel, weights: Array, x: Array) -> dict[str, float]:
+    """Return what one full physical batch takes in the training graph, once warm."""
+    batch = np.resize(x, (graph.info.physical_batch, *x.shape[1:]))
+    seconds = []
+    for _ in range(_BATCHES + 1):
+        began = time.perf_counter()
+        graph.probabilities(weights, batch)
+        seconds.append(time.perf_counter() - began)
+    return _percentiles(seconds[1:])
+
+
+def _percentiles(seconds: list[float]) -> dict[str, float]:
     low, middle, high = np.percentile(seconds, [5, 50, 95]).tolist()
-    return {
-        "labels": [int(np.argmax(found)) for found, _ in results],
-        "bytes": size,
-        "seconds": {"low": low, "median": middle, "high": high},
-    }
+    return {"low": low, "median": middle, "high": high}
 
 
 if __name__ == "__main__":

@@ -24,7 +24,6 @@ from vitalring.protocol.chunks import Reassembler
 from vitalring.protocol.quantise import decode_sum
 from vitalring.protocol.records import Bundle, EncryptedSum, SealedUpdate
 from vitalring.protocol.sealing import unseal
-from vitalring.protocol.secure_sum import sum_scheme
 from vitalring.protocol.update import rotation_seed, update_digest
 from vitalring.stopwatch import Stages
 from vitalring.tools.bench.child import answer
@@ -63,9 +62,8 @@ def _open_round(db: Any, study: trust.Study) -> admission.OpenRound:  # noqa: AN
     if latest is None:
         raise ConfigError("the measured study has no open round")
     plan = trust.open_round_plan(latest.signed_plan, study)
-    scheme = sum_scheme(study.plan.secure_sum, study.plan.codec, study.plan.model.dimension)
     rings = lsag.cut(study.roster.keys, study.roster.ring_size)
-    return admission.open_round(plan, latest.plan, scheme, rings)
+    return admission.open_round(plan, latest.plan, study.scheme(), rings)
 
 
 def _admit(
@@ -112,7 +110,7 @@ def _conclude(
 ) -> dict[str, float]:
     """Time what follows on a closed round, from the sum's bytes to an evaluated model."""
     model, codec = study.plan.model, study.plan.codec
-    scheme = sum_scheme(study.plan.secure_sum, codec, model.dimension)
+    scheme = study.scheme()
     decrypt = load_decrypt(config, study)
     artefact = load_artefact(model.name)
     evaluate = evaluator(artefact, config.held_out)

@@ -21,7 +21,6 @@ from vitalring.models.dataset import load_device, split
 from vitalring.protocol import limits, trust
 from vitalring.protocol.cbor import decode
 from vitalring.protocol.records import Bundle, StudyPlan
-from vitalring.protocol.secure_sum import sum_scheme
 from vitalring.protocol.tiles import Tile
 from vitalring.tools.roles import MAX_PAYLOAD_BYTES
 from vitalring.tools.settings import SimulationSettings
@@ -120,7 +119,7 @@ def _proposal(hospital: Path, files: trust.StudyFiles) -> Bundle:
     artefact, _ = goals.open_artefact(files)
     aggregator = aggregator_rounds.Aggregator(
         study=files.study,
-        scheme=sum_scheme(plan.secure_sum, plan.codec, plan.model.dimension),
+        scheme=files.study.scheme(),
         decrypt=load_decrypt(config, files.study),
         signing_seed=read_secret(config.signing_key, 32),
         goal=goals.training(plan, artefact, lambda _: None),

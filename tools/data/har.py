@@ -7,6 +7,7 @@ each window is a row of the published features, which lie in [-1, 1].
 
 import re
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -42,6 +43,8 @@ CHANNELS = (
     "Channels of x: acceleration x, y, z in g (gravity included), then angular velocity x, y, z",
     "in rad/s, of a smartphone at the waist.",
 )
+NAMES = tuple(f"{kind} {axis}" for kind in ("acceleration", "angular velocity") for axis in "xyz")
+UNITS = ("g",) * 3 + ("rad/s",) * 3
 _RECORDING = re.compile(r"(?:.*/)?RawData/acc_exp(\d+)_user(\d+)\.txt")
 
 Array = npt.NDArray[Any]
@@ -119,7 +122,8 @@ def import_har(source: Source, options: HarOptions, folder: NewFolder) -> Import
         source.find("train/Inertial Signals/total_acc_x_train.txt") is not None
     )
     parts = [_uci_part(source, part, options) for part in ("train", "test")]
-    return _write(parts, UCI_HAR, options, folder, None)
+    names = _feature_names(source, options) if options.use == "features" else ()
+    return _write(parts, UCI_HAR, options, folder, names=names)
 
 
 def import_hapt(source: Source, options: HarOptions, folder: NewFolder) -> Imported:
@@ -127,8 +131,9 @@ def import_hapt(source: Source, options: HarOptions, folder: NewFolder) -> Impor
     options = options.settled(source.find("RawData/labels.txt") is not None)
     if options.use == "features":
         parts = [_hapt_part(source, part, options) for part in ("Train", "Test")]
-        return _write(parts, HAPT, options, folder, None)
-    return _write(_recordings(source), HAPT, options, folder, None)
+        names = _feature_names(source, options)
+        return _write(parts, HAPT, options, folder, names=names)
+    return _write(_recordings(source), HAPT, options, folder)
 
 
 def import_har_arrays(
@@ -156,7 +161,7 @@ def import_har_arrays(
                 f"{label}: exp_id, subject, offset, labels and signals have shapes {shapes}; "
                 "for n recordings they are (n), (n), (n + 1), (segments, 5) and (samples, 6)"
             )
-        return _write(_array_recordings(arrays), HAPT, options, folder, scale)
+        return _write(_array_recordings(arrays), HAPT, options, folder, scale=scale)
     x = arrays["X"]
     if x.ndim != (3 if options.use == "windows" else 2):
         raise ConfigError(
@@ -167,7 +172,7 @@ def import_har_arrays(
         raise DataError(f"{label}: arrays X, y and subject have unlike lengths")
     x = _first(x, options, source) if x.ndim == 2 else x
     rows = Rows(x, arrays["y"], arrays["subject"])
-    return _write([rows], UCI_HAR if x.ndim == 2 else HAPT, options, folder, scale)
+    return _write([rows], UCI_HAR if x.ndim == 2 else HAPT, options, folder, scale=scale)
 
 
 def _write(
@@ -175,9 +180,14 @@ def _write(
     origin: Origin,
     options: HarOptions,
     folder: NewFolder,
-    scale: tuple[float, ...] | None,
+    *,
+    scale: tuple[float, ...] | None = None,
+    names: Sequence[str] = (),
 ) -> Imported:
-    """Write one device for each person, rows in the order of the source."""
+    """Write one device for each person, rows in the order of the source.
+
+    `names` are those of features.
+    """
     people: dict[int, list[tuple[Array, Array]]] = {}
     left_out = 0
     for rows in parts:
@@ -203,7 +213,9 @@ def _write(
         "classes": ACTIVITIES[: options.activities],
     }
     if signal:
-        table["sampling_hz"] = SAMPLING_HZ
+        table |= {"sampling_hz": SAMPLING_HZ, "channels": NAMES, "units": UNITS}
+    elif names:
+        table["inputs"] = names
     if scale is not None:
         table["scale"] = scale
     table["test_devices"] = [subject_name(subject) for subject in held_out]
@@ -264,6 +276,28 @@ def _hapt_part(source: Source, part: str, options: HarOptions) -> Rows:
 
     x = _first(read("X", np.float32), options, source)
     return _rows(x, read("y", np.int64), read("subject_id", np.int64), part)
+
+
+def _feature_names(source: Source, options: HarOptions) -> tuple[str, ...]:
+    """Return the published features' names; none where the archive has no list of them.
+
+    A line is a name, or its number and a name. Some names are given to several features; these
+    keep their number.
+    """
+    name = source.find("features.txt")
+    if name is None:
+        return ()
+    with source.text(name) as file:
+        lines = [line.strip() for line in file if line.strip()]
+    plain = [
+        line.removeprefix(f"{number} ").strip() for number, line in enumerate(lines, start=1)
+    ]
+    counts = Counter(plain)
+    names = [
+        f"{text} ({number})" if counts[text] > 1 else text
+        for number, text in enumerate(plain, start=1)
+    ]
+    return tuple(names[: options.first])
 
 
 def _first(x: Array, options: HarOptions, source: Source) -> Array:

@@ -47,6 +47,9 @@ NEIGHBOURS = 10  # beats on either side that make the local mean RR
 PER_UNIT = 1000  # RR deviations are stored in thousandths
 ARRAYS = frozenset({"X", "y", "record", "sample", "rr_prev", "rr_next"})
 SCALE = (0.005, 0.008, 0.008, 0.008)
+NAMES = ("ECG lead", "RR before, off mean", "RR after, off mean", "RR before, off median")
+UNITS = ("mV", *("× 12.5 %",) * 3)
+"""Of the channels after `SCALE`: the RR numbers are in eighths of a mean or median."""
 CHANNELS = (
     "  0  one ECG lead, in mV after `scale` (modified limb lead II)",
     "  1  8 · (RR before the beat / mean RR of the 21 beats around it - 1)",
@@ -228,6 +231,8 @@ def toml_table(options: MitbihOptions) -> dict[str, object]:
         "classes": CLASSES[: options.classes],
         "sampling_hz": SAMPLING_HZ,
         "scale": SCALE,
+        "channels": NAMES,
+        "units": UNITS,
         "test_devices": [device_name(record) for record in sorted(held_out)],
     }
 

@@ -39,7 +39,7 @@ class Options:
 
     `records` is the most held-out records of each class (windows) or in all (tables), None for
     the default; `patch_s` the length of a patch in seconds, None for a twelfth of the window;
-    `channels` names them, where the data set is not a known one.
+    `channels` names them instead of `dataset.toml`.
     """
 
     records: int | None = None
@@ -88,7 +88,7 @@ def explain(
     model = TrainableModel(artefact)
     plain = weights.astype(np.float32)
     if rows.x.ndim == 2:
-        return _of_table(model, plain, rows, features or info.features, options, progress)
+        return _of_table(model, plain, rows, features, info, options, progress)
     time, count = rows.x.shape[1:]
     names = options.channels
     found = explain_windows(
@@ -96,7 +96,7 @@ def explain(
         partial(model.probabilities, shuffled_weights(artefact, plain, options.seed)),
         rows,
         info.classes,
-        parse_channels(names, count) if names else channels_of(info.name, count),
+        parse_channels(names, count) if names else channels_of(info, count),
         info.sampling_hz,
         patch_for(time, info.sampling_hz, options.patch_s),
         options.of_class,
@@ -141,10 +141,12 @@ def _of_table(
     weights: npt.NDArray[np.float32],
     rows: HeldOut,
     features: FeatureSchema | None,
+    info: DatasetInfo,
     options: Options,
     progress: Progress,
 ) -> tuple[Explanation, ...]:
-    columns = columns_of(features, rows.x.shape[1])
+    schema = features or info.features
+    columns = columns_of(schema, rows.x.shape[1], info.inputs or info.channels)
     chosen = spread(len(rows.y), options.rows)
     permuted = permute(
         partial(model.probabilities, weights),
@@ -154,7 +156,7 @@ def _of_table(
         options.seed,
         progress=progress,
     )
-    kind = "columns" if features else "inputs"
+    kind = "columns" if schema else "inputs"
     return (
         Explanation(
             f"What the model relies on: {kind} of the table",

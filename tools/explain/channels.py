@@ -1,22 +1,21 @@
 """What the channels of a window are called, and in which unit they are shown."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from vitalring.errors import ConfigError
+from vitalring.models.dataset import DatasetInfo
 
 MILLIVOLT: Final = "mV"
 
 
 @dataclass(frozen=True)
 class Channel:
-    """A channel's name and unit; a value v of x is shown as `zero` + `factor` · v."""
+    """A channel's name and unit."""
 
     name: str
     unit: str = ""
-    factor: float = 1.0
-    zero: float = 0.0
 
     @property
     def label(self) -> str:
@@ -25,35 +24,16 @@ class Channel:
 
     def shown(self, value: float) -> str:
         """Return a value as text, with its unit."""
-        number = f"{self.zero + self.factor * value:.2f}".replace("-", "−")
+        number = f"{value:.2f}".replace("-", "−")
         return f"{number} {self.unit}".strip()
 
 
-def _activity(unit: str, name: str) -> tuple[Channel, ...]:
-    return tuple(Channel(f"{name} {axis}", unit) for axis in "xyz")
-
-
-_ACTIVITY: Final = (*_activity("g", "acceleration"), *_activity("rad/s", "angular velocity"))
-
-# By the names that `vitalring data import` gives; their dataset.toml says the same in words.
-KNOWN: Final[Mapping[str, tuple[Channel, ...]]] = {
-    "mitbih": (
-        Channel("ECG lead", MILLIVOLT),
-        Channel("RR before", "× local mean", 1 / 8, 1.0),
-        Channel("RR after", "× local mean", 1 / 8, 1.0),
-        Channel("RR before", "× record median", 1 / 8, 1.0),
-    ),
-    "hapt-windows": _ACTIVITY,
-    "uci-har-windows": _ACTIVITY,
-}
-
-
-def channels_of(dataset: str, count: int) -> tuple[Channel, ...]:
-    """Return the channels of a known data set, or numbered ones without units."""
-    known = KNOWN.get(dataset, ())
-    if len(known) == count:
-        return known
-    return tuple(Channel(f"channel {number}") for number in range(count))
+def channels_of(info: DatasetInfo, count: int) -> tuple[Channel, ...]:
+    """Return the channels as `dataset.toml` names them, or numbered ones without units."""
+    if not info.channels:
+        return tuple(Channel(f"channel {number}") for number in range(count))
+    units = info.units or ("",) * count
+    return tuple(Channel(*pair) for pair in zip(info.channels, units, strict=True))
 
 
 def parse_channels(texts: Sequence[str], count: int) -> tuple[Channel, ...]:

@@ -64,7 +64,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=(),
         metavar="NAME:UNIT",
-        help="the windows' channels, as ECG:mV; mV is drawn on millimetre paper",
+        help="what the windows' channels are called, instead of what dataset.toml says, as "
+        "ECG:mV; mV is drawn on millimetre paper",
     )
 
 

@@ -61,13 +61,17 @@ class Permuted:
     columns: tuple[Reliance, ...]
 
 
-def columns_of(features: FeatureSchema | None, inputs: int) -> tuple[Column, ...]:
+def columns_of(
+    features: FeatureSchema | None, inputs: int, names: Sequence[str] = ()
+) -> tuple[Column, ...]:
     """Return the columns behind a network's inputs; each input itself where there is no schema.
 
+    `names`, where there are any, are those of such inputs.
     Raises DataError where the schema is of another number of inputs.
     """
     if features is None:
-        return tuple(Column(f"input {place}", slice(place, place + 1)) for place in range(inputs))
+        called = names or [f"input {place}" for place in range(inputs)]
+        return tuple(Column(name, slice(k, k + 1)) for k, name in enumerate(called))
     if features.inputs != inputs:
         raise DataError(
             f"the features are {features.inputs} inputs, the rows have {inputs}; take the schema "
