@@ -4,6 +4,7 @@ import threading
 import time
 
 from vitalring.aggregator import goals, rounds, store
+from vitalring.aggregator.channel import Channel
 from vitalring.aggregator.config import AggregatorConfig, load_decrypt, load_study
 from vitalring.aggregator.evaluate import evaluator
 from vitalring.aggregator.service import AggregatorService, subscriptions
@@ -32,13 +33,11 @@ def run_aggregator(config: AggregatorConfig, stop: threading.Event) -> None:
     try:
         rounds.start(db, aggregator)
         with Link(config.broker, subscriptions(study)) as link:
-            AggregatorService(
-                db,
-                aggregator,
-                link,
-                config.broker.max_payload_bytes,
-                lambda: time.time_ns() // 1_000_000,
-            ).run(stop)
+            name, limit = study.federation.name, config.broker.max_payload_bytes
+            channel = Channel(link, name, limit)
+            AggregatorService(db, aggregator, channel, lambda: time.time_ns() // 1_000_000).run(
+                stop
+            )
     finally:
         db.close()
 

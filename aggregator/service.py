@@ -11,20 +11,18 @@ import logging
 import sqlite3
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from vitalring.aggregator import rounds, store
+from vitalring.aggregator.channel import Channel
 from vitalring.errors import StorageError, TransportError, VitalRingError
-from vitalring.mqtt import Connected, Link, Message
-from vitalring.protocol import blobs, topics, trust
+from vitalring.mqtt import Message
+from vitalring.protocol import topics, trust
 from vitalring.protocol.cbor import decode, digest
 from vitalring.protocol.records import Bundle, GlobalModel
 
 _log = logging.getLogger(__name__)
-_TICK_S = 0.5
-_PIECE_TIMEOUT_S = 30.0
 _PAUSE_S = 5.0
 """Between attempts at what the disk or the broker refused."""
 _REPEAT_S = 60.0
@@ -50,31 +48,31 @@ class AggregatorService:
         self,
         db: sqlite3.Connection,
         aggregator: rounds.Aggregator,
-        link: Link,
-        max_payload_bytes: int,
+        channel: Channel,
         now_ms: Callable[[], int],
     ) -> None:
         self._db = db
         self._aggregator = aggregator
-        self._link = link
-        self._max_payload_bytes = max_payload_bytes
+        self._channel = channel
         self._now_ms = now_ms
         self._name = aggregator.study.federation.name
         self._stop = threading.Event()
-        self._waiting: deque[Message] = deque()
         self._standing: _Standing | None = None
         # Whether the gateway's log is known to hold the newest record.
         self._logged = False
         # When to say everything again (monotonic seconds).
         self._publish_at = 0.0
-        self._pieces: dict[str, tuple[bytes, ...]] = {}
         self._stand(store.latest(db))
 
     def run(self, stop: threading.Event) -> None:
         """Work until `stop` is set or the final model is in the log."""
         self._stop = stop
+        self._channel.until(stop)
         while not stop.is_set() and not self.finished():
-            message = self._waiting.popleft() if self._waiting else self._receive(_TICK_S)
+            message = self._channel.receive()
+            if self._channel.reconnected():
+                # The broker may have forgotten everything.
+                self._logged, self._publish_at = False, 0.0
             if message is not None:
                 self._take(message)
             self._advance()
@@ -90,10 +88,10 @@ class AggregatorService:
             if self._may_propose():
                 self._stand(rounds.propose(self._db, self._aggregator, self._now_ms()))
             due = not self._logged and time.monotonic() >= self._publish_at
-            if due and self._standing and self._link.connected:
-                self._link.subscribe(topics.object_topic(self._name, self._standing.record))
-                self._publish(topics.propose_topic(self._name), self._standing.proposal)
-                self._publish(topics.model_topic(self._name), self._standing.model_bundle)
+            if due and self._standing and self._channel.connected:
+                self._channel.watch(self._standing.record)
+                self._channel.publish(topics.propose_topic(self._name), self._standing.proposal)
+                self._channel.publish(topics.model_topic(self._name), self._standing.model_bundle)
                 self._publish_at = time.monotonic() + _REPEAT_S
         except TransportError as error:
             _log.warning("published too little, will publish again: %s", error)
@@ -114,23 +112,15 @@ class AggregatorService:
     def _stand(self, current: store.Round | None) -> None:
         """Take this for the newest round; its newest record is yet to be logged."""
         if self._standing is not None:
-            self._link.unsubscribe(topics.object_topic(self._name, self._standing.record))
+            self._channel.unwatch(self._standing.record)
         self._standing = _standing(current, self._aggregator.study) if current else None
         self._logged, self._publish_at = False, 0.0
-
-    def _receive(self, timeout_s: float) -> Message | None:
-        event = self._link.receive(timeout_s)
-        if isinstance(event, Connected):
-            # The broker may have forgotten everything.
-            self._logged, self._publish_at = False, 0.0
-            return None
-        return event
 
     def _take(self, message: Message) -> None:
         try:
             topic = topics.parse(message.topic)
             if topic.kind is topics.Kind.SUM and message.payload:
-                bundle = decode(Bundle, blobs.join(message.payload, self._piece))
+                bundle = decode(Bundle, self._channel.join(message.payload))
                 model = rounds.conclude(self._db, self._aggregator, bundle)
                 if model is not None:
                     _report(model)
@@ -139,48 +129,15 @@ class AggregatorService:
                 self._logged = True
         except (StorageError, TransportError, sqlite3.Error) as error:
             self._pause(error)
-            self._link.reconnect()  # the broker then brings it again
+            self._channel.ask_again()  # the broker then brings it again
             return
         except VitalRingError as error:
             _log.error("the message on %s is refused: %s", message.topic[:120], error)
-        self._link.ack(message)
+        self._channel.ack(message)
 
     def _pause(self, error: Exception) -> None:
         _log.error("the aggregator cannot go on, next try in %g s: %s", _PAUSE_S, error)
         self._stop.wait(_PAUSE_S)
-
-    def _piece(self, name: bytes) -> bytes:
-        topic = topics.object_topic(self._name, name)
-        self._link.subscribe(topic)
-        try:
-            deadline = time.monotonic() + _PIECE_TIMEOUT_S
-            while time.monotonic() < deadline and not self._stop.is_set():
-                message = self._receive(_TICK_S)
-                if message is None:
-                    continue
-                if message.topic == topic:
-                    self._link.ack(message)
-                    return blobs.whole(message.payload)
-                self._waiting.append(message)
-        finally:
-            self._link.unsubscribe(topic)
-        raise TransportError(f"piece {name.hex()} of a sum did not arrive")
-
-    def _publish(self, topic: str, content: bytes) -> None:
-        """Publish retained, and clear the pieces that served what was there before."""
-        message, pieces = blobs.split(content, self._max_payload_bytes) if content else (b"", ())
-        names = tuple(digest(piece) for piece in pieces)
-        for name, piece in zip(names, pieces, strict=True):
-            self._send(topics.object_topic(self._name, name), blobs.WHOLE + piece)
-        self._send(topic, message)
-        for name in set(self._pieces.get(topic, ())) - set(names):
-            self._send(topics.object_topic(self._name, name), b"")
-        self._pieces[topic] = names
-
-    def _send(self, topic: str, message: bytes) -> None:
-        if not self._link.connected:
-            raise TransportError("not connected")
-        self._link.publish(topic, message, retain=True, timeout_s=10.0)
 
 
 def subscriptions(study: trust.Study) -> list[str]:
