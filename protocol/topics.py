@@ -33,6 +33,15 @@ class Kind(StrEnum):
     PROPOSE = "inner/propose"
     SUM = "inner/sum"
     MODEL = "inner/model"
+    HOSPITAL = "inner/of"
+    WANT = "inner/want"
+    SET = "inner/set"
+
+
+STEPS = ("draft", "signature", "commitment", "nonce", "promise", "check", "part", "refusal")
+"""What a hospital says to the others, one topic each."""
+STEPS_OF_MEMBERS = ("promise", "check", "part")
+"""Steps that are said once for each set of members; the others have attempt 0 alone."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +54,9 @@ class Topic:
     round_number: int | None = None
     digest: bytes | None = None
     bundle: int | None = None
+    hospital: str | None = None
+    step: str | None = None
+    attempt: int | None = None
 
 
 def check_name(name: str, what: str) -> str:
@@ -105,6 +117,44 @@ def model_topic(federation: str) -> str:
     return f"{_root(federation)}/inner/model"
 
 
+def hospital_topic(federation: str, hospital: str, step: str, attempt: int = 0) -> str:
+    """Return the retained inner topic for what one hospital says to the others in a step.
+
+    `step` is one of `STEPS`; `attempt` is the index of the set of members for the
+    `STEPS_OF_MEMBERS`, and 0 for the others.
+    """
+    if step not in STEPS:
+        raise ConfigError(f"step {step[:40]!r}: use one of {', '.join(STEPS)}")
+    if attempt and step not in STEPS_OF_MEMBERS:
+        raise ConfigError(f"step {step} is said once: use attempt 0, not {attempt}")
+    name = check_name(hospital, "hospital")
+    return f"{_root(federation)}/inner/of/{name}/{step}/{_number(attempt, 'attempt')}"
+
+
+def want_topic(federation: str, hospital: str) -> str:
+    """Return the inner topic from a hospital to the gateway for requests of updates."""
+    return f"{_root(federation)}/inner/want/{check_name(hospital, 'hospital')}"
+
+
+def set_topic(federation: str, hospital: str) -> str:
+    """Return the inner topic from the gateway to a hospital for the updates it asked for."""
+    return f"{_root(federation)}/inner/set/{check_name(hospital, 'hospital')}"
+
+
+def hospital_filter(federation: str, step: str | None = None) -> str:
+    """Return a subscription to what all hospitals say, in one step or in all of them."""
+    if step is None:
+        return f"{_root(federation)}/inner/of/+/+/+"
+    if step not in STEPS:
+        raise ConfigError(f"step {step[:40]!r}: use one of {', '.join(STEPS)}")
+    return f"{_root(federation)}/inner/of/+/{step}/{'+' if step in STEPS_OF_MEMBERS else 0}"
+
+
+def want_filter(federation: str) -> str:
+    """Return the gateway's subscription to the requests of all hospitals."""
+    return f"{_root(federation)}/inner/want/+"
+
+
 def uplink_filter(federation: str, cohort: str | None = None) -> str:
     """Return the gateway's subscription to all rounds of one cohort, or of every cohort."""
     return f"{_root(federation)}/up/{_or_any(cohort)}/+"
@@ -134,10 +184,15 @@ def parse(topic: str) -> Topic:
             parsed = Topic(Kind.ENTRIES, federation, bundle=_read_number(number, topic))
         case [root, federation, "inner", ("propose" | "sum" | "model") as kind] if root == ROOT:
             parsed = Topic(Kind(f"inner/{kind}"), federation)
+        case [root, federation, "inner", ("want" | "set") as kind, hospital] if root == ROOT:
+            parsed = Topic(Kind(f"inner/{kind}"), federation, hospital=hospital)
+        case [root, federation, "inner", "of", hospital, step, number] if root == ROOT:
+            attempt = _read_attempt(step, number, topic)
+            parsed = Topic(Kind.HOSPITAL, federation, hospital=hospital, step=step, attempt=attempt)
         case _:
             raise _unknown(topic)
-    names = (parsed.federation,) if parsed.cohort is None else (parsed.federation, parsed.cohort)
-    if not all(_NAME.fullmatch(name) for name in names):
+    names = (parsed.federation, parsed.cohort, parsed.hospital)
+    if not all(name is None or _NAME.fullmatch(name) for name in names):
         raise _unknown(topic)
     return parsed
 
@@ -165,6 +220,13 @@ def _read_number(text: str, topic: str) -> int:
     if _NUMBER.fullmatch(text) is None or int(text) > MAX_NUMBER:
         raise _unknown(topic)
     return int(text)
+
+
+def _read_attempt(step: str, number: str, topic: str) -> int:
+    attempt = _read_number(number, topic)
+    if step not in STEPS or (attempt and step not in STEPS_OF_MEMBERS):
+        raise _unknown(topic)
+    return attempt
 
 
 def _unknown(topic: str) -> RecordError:
