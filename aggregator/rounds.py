@@ -14,7 +14,7 @@ from typing import Annotated
 
 from vitalring.aggregator import store
 from vitalring.aggregator.goals import Goal
-from vitalring.aggregator.optimisers import Vector
+from vitalring.aggregator.optimisers import ServerState, Vector
 from vitalring.database import transaction
 from vitalring.errors import CiphertextError, DataError, EncodingRangeError, RecordError
 from vitalring.protocol import limits, trust
@@ -71,6 +71,14 @@ def start(db: sqlite3.Connection, aggregator: Aggregator) -> None:
 
 def propose(db: sqlite3.Connection, aggregator: Aggregator, now_ms: int) -> store.Round:
     """Sign and keep the plan of the next round."""
+    plan, weights = next_plan(db, aggregator, now_ms)
+    return keep_plan(db, plan.round, sign(plan, [aggregator.signing_seed]), weights)
+
+
+def next_plan(
+    db: sqlite3.Connection, aggregator: Aggregator, now_ms: int
+) -> tuple[RoundPlan, bytes]:
+    """Return the plan of the next round, and the weights that it starts from."""
     study, schedule = aggregator.study, aggregator.schedule
     last = store.latest(db)
     number = last.number + 1 if last else 1
@@ -93,11 +101,16 @@ def propose(db: sqlite3.Connection, aggregator: Aggregator, now_ms: int) -> stor
         window_ms=schedule.window_ms,
         deadline_ms=now_ms + schedule.timeout_ms,
     )
-    signed = sign(plan, [aggregator.signing_seed])
+    return plan, weights
+
+
+def keep_plan(db: sqlite3.Connection, number: int, signed: bytes, weights: bytes) -> store.Round:
+    """Keep a signed plan for this round, in place of another that came to nothing."""
     proposal = encode(Bundle(signed, (weights,)))
     with transaction(db):
         db.execute(
-            "INSERT INTO rounds (round, proposal, plan) VALUES (?, ?, ?)",
+            "INSERT INTO rounds (round, proposal, plan) VALUES (?, ?, ?) ON CONFLICT (round) "
+            "DO UPDATE SET proposal = excluded.proposal, plan = excluded.plan",
             (number, proposal, digest(signed)),
         )
     return store.Round(number, proposal, digest(signed), None, None)
@@ -114,47 +127,82 @@ def conclude(db: sqlite3.Connection, aggregator: Aggregator, bundle: Bundle) -> 
         raise RecordError(f"a sum of round {report.round} arrived, which is not the latest round")
     if current.model is not None:
         return None
-    before = store.load_state(db, current.number - 1)
     started = time.monotonic()
-    after, applied = before, False
+    mean = None
     if report.status == "summed":
         total = _release(db, aggregator, current, report, bundle)
         try:
             mean = _decode(aggregator, current.plan, total, report.admitted)
-            moved = aggregator.goal.optimiser.apply(before, mean)
-            aggregator.goal.content(moved.weights)  # refuses what cannot be published
-            after, applied = moved, True
         except (CiphertextError, EncodingRangeError, RecordError, DataError) as error:
             # One hostile device can spoil a sum; it must not be able to stop the study.
             _log.error("round %d: the sum cannot be used: %s", current.number, error)
-    evaluation = aggregator.goal.evaluate(after.weights)
-    weights = aggregator.goal.content(after.weights)
+    result = result_of(db, aggregator, current, bundle.record, mean)
+    signed = sign(result.model, [aggregator.signing_seed])
+    keep_model(db, result, signed, time.monotonic() - started)
+    return result.model
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """What follows from a closed round: the server's next state, and the model to sign."""
+
+    after: ServerState
+    weights: bytes
+    model: GlobalModel
+
+
+def result_of(
+    db: sqlite3.Connection,
+    aggregator: Aggregator,
+    current: store.Round,
+    report_record: bytes,
+    mean: Vector | None,
+) -> Result:
+    """Move the server's state by a mean update (d,); None leaves it as it was.
+
+    So does a mean that leads to weights that cannot be published.
+    """
+    study, goal = aggregator.study, aggregator.goal
+    report = trust.open_report(report_record, study.federation)
+    after, applied = store.load_state(db, current.number - 1), False
+    if mean is not None:
+        try:
+            moved = goal.optimiser.apply(after, mean)
+            goal.content(moved.weights)
+            after, applied = moved, True
+        except (EncodingRangeError, RecordError, DataError) as error:
+            _log.error("round %d: the sum cannot be used: %s", current.number, error)
+    evaluation, weights = goal.evaluate(after.weights), goal.content(after.weights)
     model = GlobalModel(
         federation=study.federation.name,
         study=study.plan.study,
         round=current.number,
         plan=current.plan,
-        report=digest(bundle.record),
+        report=digest(report_record),
         weights=digest(weights),
         contributions=report.admitted if applied else 0,
         applied=applied,
         final=_is_final(db, aggregator, current.number, evaluation),
         evaluation=evaluation,
     )
-    signed = encode(Bundle(sign(model, [aggregator.signing_seed]), (weights,)))
+    return Result(after, weights, model)
+
+
+def keep_model(db: sqlite3.Connection, result: Result, signed: bytes, seconds: float) -> None:
+    """Keep a round's result with its signed model; it took so many seconds."""
+    model = result.model
     with transaction(db):
-        store.save_state(db, current.number, after)
-        store.forget_before(db, current.number)
+        store.save_state(db, model.round, result.after)
+        store.forget_before(db, model.round)
         db.execute(
             "UPDATE rounds SET model = ?, macro_f1 = ?, seconds = ? WHERE round = ?",
             (
-                signed,
-                evaluation.macro_f1 if evaluation else None,
-                time.monotonic() - started,
-                current.number,
+                encode(Bundle(signed, (result.weights,))),
+                model.evaluation.macro_f1 if model.evaluation else None,
+                seconds,
+                model.round,
             ),
         )
-    return model
 
 
 def _release(
