@@ -39,10 +39,11 @@ class DatasetInfo:
     `scale` has one factor for each channel of x, or is None when x is used as it is.
     `sampling_hz` is 0 where x is no signal. `channels` and `units` say what the channels of windows
     are called and in what they are measured after `scale`, `inputs` what the inputs of rows of
-    numbers are called; they are for people's eyes, and empty where nobody said. For tables: `label` names the label's column,
-    `missing` the texts of an unknown cell (an empty one always is), `ignore` columns that are no
-    features, `group` the column whose equal rows stay together in a split, `categories` columns
-    whose numbers are codes, and `features` what was declared, or None where the sites agree.
+    numbers are called; they are for people's eyes, and empty where nobody said. For tables:
+    `label` names the label's column, `missing` the texts of an unknown cell (an empty one always
+    is), `ignore` columns that are no features, `group` the column whose equal rows stay together
+    in a split, `categories` columns whose numbers are codes, and `features` what was declared, or
+    None where the sites agree.
     """
 
     name: str

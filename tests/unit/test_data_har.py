@@ -9,12 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vitalring.errors import ConfigError, DataError
-from vitalring.models.dataset import devices, load_dataset, load_device
+from vitalring.models.dataset import check_dataset, devices, load_dataset, load_device
 from vitalring.tools.data.har import TEST_SUBJECTS, cut
 from vitalring.tools.data.importing import import_data
 
 PEOPLE = {"train": (1, 3), "test": (2, 4)}
 EACH = 12  # windows of a person
+# As published: numbered, and some names are given to several features.
+NAMES = "".join(f"{n} {'energy()-1,8' if n in (303, 317) else f'f{n}-X'}\n" for n in range(1, 562))
 
 
 def text(array, form="%.7e"):
@@ -32,7 +34,7 @@ def zipped(path, files):
 
 def uci_files(top="UCI HAR Dataset", inertial=True):
     rng = np.random.default_rng(3)
-    files, signals, features = {f"{top}/README.txt": "", f"{top}/features.txt": "1 a\n"}, {}, {}
+    files, signals, features = {f"{top}/README.txt": "", f"{top}/features.txt": NAMES}, {}, {}
     for part, people in PEOPLE.items():
         subject = np.repeat(people, EACH)
         y = np.tile(np.arange(1, 7), len(subject) // 6)
@@ -92,6 +94,8 @@ def test_uci_har_windows_are_total_acceleration_and_angular_velocity(tmp_path):
     assert (info.kind, info.sampling_hz) == ("windows", 50)
     assert info.classes[0] == "walking"
     assert info.classes[5] == "laying"
+    assert info.channels[:4:3] == ("acceleration x", "angular velocity x")
+    assert info.units == ("g",) * 3 + ("rad/s",) * 3
     x = found["subject-03"].x  # the second person of the train files
     assert x.shape == (EACH, 128, 6)
     assert np.allclose(x[:, :, 0], signals["train", "total_acc_x"][EACH:], atol=1e-6)
@@ -109,6 +113,11 @@ def test_uci_har_features(tmp_path, first):
     info, found = loaded(tmp_path / "out")
     assert info.kind == "tabular"
     assert np.allclose(found["subject-02"].x, features["test"][:EACH, :first], atol=1e-6)
+    assert len(info.inputs) == (first or 561)
+    assert (info.inputs[0], info.inputs[264]) == ("f1-X", "f265-X")
+    if first is None:
+        assert (info.inputs[302], info.inputs[316]) == ("energy()-1,8 (303)", "energy()-1,8 (317)")
+    assert check_dataset(tmp_path / "out").complaints == ()
 
 
 def test_without_inertial_signals_the_features_are_used(tmp_path):
@@ -142,9 +151,13 @@ def test_hapt_recordings_are_cut_where_they_are_labelled(tmp_path, activities):
 
 
 def test_hapt_features_are_the_published_windows(tmp_path):
-    path = zipped(tmp_path / "hapt.zip", hapt_files("HAPT Data Set/")[0])
+    files = hapt_files("HAPT Data Set/")[0]
+    # This release does not number its lines.
+    files["HAPT Data Set/features.txt"] = "".join(f"tBodyAcc-{n} \r\n" for n in range(1, 562))
+    path = zipped(tmp_path / "hapt.zip", files)
     import_data(path, "hapt", tmp_path / "out", {"use": "features", "first": 10})
-    _, found = loaded(tmp_path / "out")
+    info, found = loaded(tmp_path / "out")
+    assert info.inputs == tuple(f"tBodyAcc-{n}" for n in range(1, 11))
     assert found["subject-04"].x.shape == (6, 10)  # the transitions are left out
 
 
@@ -195,7 +208,7 @@ def test_arrays_of_recordings_windows_and_features(tmp_path):
     )
     import_data(tmp_path / "features.npz", "arrays", tmp_path / "features", {"first": 9})
     info, found = loaded(tmp_path / "features")
-    assert info.kind == "tabular"
+    assert (info.kind, info.inputs) == ("tabular", ())
     assert found["subject-01"].x.shape == (12, 9)
 
 
@@ -218,6 +231,7 @@ def test_arrays_that_nobody_knows_are_refused(tmp_path):
         ({"train/y_train.txt": "1\n2\n"}, "24 rows of data, 2 labels"),
         ({"train/y_train.txt": "1\nwalking\n"}, "not a table of numbers"),
         ({"test/X_test.txt": ""}, "empty"),
+        ({"features.txt": "1 a\n2 b\n"}, "names 2 features, the rows have 561"),
         ({"test/X_test.txt": None}, r"holds no test/X_test\.txt"),
         ({"train/subject_train.txt": b"\xff\xfe1\n"}, "not UTF-8"),
         ({"test/subject_test.txt": "1\n" * 24}, "some that are held out"),

@@ -93,6 +93,8 @@ def test_wfdb_files_and_arrays_make_the_same_devices(published, tmp_path):
     _, second = contents(tmp_path / "b")
     assert info.classes == ("N", "S", "V")
     assert info.test_devices == ("r100",)
+    assert info.channels[0] == "ECG lead"
+    assert info.units == ("mV", "× 12.5 %", "× 12.5 %", "× 12.5 %")
     assert set(first) == set(second) == {"r100", "r101"}
     for name, records in first.items():
         assert np.array_equal(records.x, second[name].x)

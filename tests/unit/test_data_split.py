@@ -19,7 +19,7 @@ PEOPLE = [f"p{i}" for i in range(6)]
 def windows(target, held_out=("p4", "p5"), fraction=None, rows=20):
     """Six people; the first value of a window tells the person and the row."""
     table = {"name": "people", "kind": "windows", "classes": ["a", "b", "c"], "sampling_hz": 10}
-    table |= {"scale": [0.5, 2]}
+    table |= {"scale": [0.5, 2], "channels": ["ECG", "steps"], "units": ["mV", ""]}
     table |= {"test_devices": held_out} if fraction is None else {"test_fraction": fraction}
     rng = np.random.default_rng(2)
     with NewFolder(target) as folder:
@@ -92,6 +92,7 @@ def test_held_out_people_keep_their_files_and_train_on_no_device(tmp_path):
     ]
     info = load_dataset(out)
     assert (info.scale, info.sampling_hz) == ((0.5, 2.0), 10.0)
+    assert (info.channels, info.units) == (("ECG", "steps"), ("mV", ""))
     assert check_dataset(out).complaints == ()
 
 
@@ -244,7 +245,9 @@ def test_each_synthetic_device_is_made_of_one_device_that_trains(tmp_path):
     source = windows(tmp_path / "in")
     synth_data(source, tmp_path / "out", SynthOptions(30), print)
     out = tmp_path / "out"
-    train, test = devices(out, load_dataset(out))
+    info = load_dataset(out)
+    train, test = devices(out, info)
+    assert (info.channels, info.units) == (("ECG", "steps"), ("mV", ""))
     assert test == ("p4", "p5")
     assert marks(out, test) == marks(source, test)
     origin = sources_of(out)

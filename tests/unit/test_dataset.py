@@ -91,6 +91,15 @@ def test_fraction_holds_out_the_last_rows(tmp_path: Path, fraction: float, held_
         ('["b"]', '["b"]\nscale = [1, 0]', "scale is"),
         ('["b"]', '["b"]\nscale = []', "scale is"),
         ('["b"]', '["b"]\nscale = 2', "scale is"),
+        ('["b"]', '["b"]\nchannels = "ECG"', "channels is 'ECG'"),
+        ('["b"]', '["b"]\nchannels = []', "channels is []"),
+        ('["b"]', '["b"]\nchannels = ["a", "a"]', "write different names"),
+        ('["b"]', '["b"]\nchannels = ["a", ""]', "channels is ['a', '']"),
+        ('["b"]', '["b"]\nchannels = ["a", 2]', "channels is ['a', 2]"),
+        ('["b"]', '["b"]\nchannels = ["a", "b"]\nunits = ["mV", 1]', "units is ['mV', 1]"),
+        ('["b"]', '["b"]\nchannels = ["a", "b"]\nunits = ["mV"]', "one unit for each channel"),
+        ('["b"]', '["b"]\nunits = ["mV", "s"]', "units has 2 texts, channels has 0"),
+        ('["b"]', '["b"]\ninputs = ["a", "b"]', "it belongs to tabular data"),
         ('["b"]', '["b"', "is not TOML"),
     ],
 )
@@ -168,6 +177,17 @@ def test_scale_of_another_length_is_refused(tmp_path: Path) -> None:
     folder = write(tmp_path, TOML + "scale = [1, 1, 1]\n")
     with pytest.raises(DataError, match=r"has 2 channels, but scale .* has 3"):
         load_device(folder, "a", load_dataset(folder))
+
+
+def test_channels_have_names_and_units(tmp_path: Path) -> None:
+    named = TOML + 'channels = ["ECG", "steps"]\nunits = ["mV", ""]\n'
+    folder = write(tmp_path, named)
+    info = load_dataset(folder)
+    assert (info.channels, info.units) == (("ECG", "steps"), ("mV", ""))
+    assert load_device(folder, "a", info).x.shape == (4, 6, 2)
+    write(tmp_path, named, x=np.zeros((4, 6, 3)))
+    with pytest.raises(DataError, match=r"a\.npz: .* has 3 channels, but channels .* has 2 names"):
+        load_device(folder, "a", info)
 
 
 def test_missing_and_extra_arrays_are_refused(tmp_path: Path) -> None:
@@ -260,7 +280,9 @@ def as_toml(value: object) -> str:
     max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(
-    key=st.sampled_from(["name", "kind", "classes", "sampling_hz", "test_devices", "scale"]),
+    key=st.sampled_from(
+        ["name", "kind", "classes", "sampling_hz", "test_devices", "scale", "channels", "units"]
+    ),
     value=toml_values,
 )
 def test_any_value_of_any_key_is_used_or_named(tmp_path: Path, key: str, value: object) -> None:

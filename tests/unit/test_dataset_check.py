@@ -109,7 +109,7 @@ BROKEN_WINDOWS: dict[str, tuple[Callable[[Path], None], str]] = {
     "not toml": (lambda f: toml(f, "kind =", "kind"), r"dataset\.toml: is not TOML"),
     "unknown key": (
         lambda f: toml(f, "sampling_hz", "sampling_rate = 1\nsampling_hz"),
-        r"dataset\.toml: unknown key 'sampling_rate'; allowed: classes",
+        r"dataset\.toml: unknown key 'sampling_rate'; allowed: channels",
     ),
     "NaN": (
         lambda f: save(f, "b", x=np.full((6, 5, 2), np.nan)),
@@ -120,6 +120,14 @@ BROKEN_WINDOWS: dict[str, tuple[Callable[[Path], None], str]] = {
         r"b\.npz: array 'x' has rows of shape \(4, 2\), but other devices have \(5, 2\)",
     ),
     "dimensions": (lambda f: save(f, "b", x=np.ones(6)), r"b\.npz: array 'x' has shape \(6,\)"),
+    "channels": (
+        lambda f: toml(f, "sampling_hz", 'channels = ["a", "b", "c"]\nsampling_hz'),
+        r"a\.npz: array 'x' has 2 channels, but channels in dataset.toml has 3 names; give one",
+    ),
+    "units": (
+        lambda f: toml(f, "sampling_hz", 'channels = ["a", "b"]\nunits = ["g"]\nsampling_hz'),
+        r"dataset\.toml: units has 1 texts, channels has 2; give one unit for each",
+    ),
     "scale": (
         lambda f: toml(f, "sampling_hz", "scale = [1, 2, 3]\nsampling_hz"),
         r"a\.npz: array 'x' has 2 channels, but scale in dataset.toml has 3 factors",

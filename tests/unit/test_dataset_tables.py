@@ -168,6 +168,9 @@ def test_a_broken_csv_is_named(tmp_path: Path, content: str | bytes, match: str)
         ('ignore = ["ill"]', "label 'ill' is in ignore too"),
         ('group = "ill"', "label and group are both 'ill'"),
         ('categories = ["u"]\nignore = ["u"]', "is in ignore and in categories"),
+        ("inputs = []", "inputs is []"),
+        ('inputs = ["a", "a"]', "inputs is ['a', 'a']"),
+        ('units = ["s"]', "unknown key 'units' (it belongs to windows data)"),
         ("sampling_hz = 5", "unknown key 'sampling_hz' (it belongs to windows data)"),
         ("validation_fraction = 0.95", "leave nothing to train on"),
         ("validation_fraction = 0", "validation_fraction is 0"),
@@ -191,6 +194,21 @@ def test_tabular_keys_are_checked(tmp_path: Path, more: str, names: str) -> None
         load_dataset(folder)
     assert names in str(caught.value)
     assert str(folder / "dataset.toml") in str(caught.value)
+
+
+def test_rows_of_numbers_may_name_their_inputs_and_csv_has_a_header(tmp_path: Path) -> None:
+    named = TOML + 'inputs = ["mean", "spread"]\n'
+    folder = write(tmp_path, named)
+    with pytest.raises(DataError, match=r"a\.csv: its header names the columns.*remove it"):
+        read(folder)
+    (folder / "devices" / "a.csv").unlink()
+    np.savez(folder / "devices" / "a.npz", x=np.ones((3, 2)), y=np.array([0, 1, 0]))
+    info = load_dataset(folder)
+    assert info.inputs == ("mean", "spread")
+    assert load_device(folder, "a", info).x.shape == (3, 2)
+    np.savez(folder / "devices" / "a.npz", x=np.ones((3, 4)), y=np.array([0, 1, 0]))
+    with pytest.raises(DataError, match=r"a\.npz: .* has 4 inputs, but inputs .* has 2 names"):
+        load_device(folder, "a", info)
 
 
 def many(rows: int, people: int) -> str:

@@ -1,7 +1,7 @@
 """Occlusion and permutation importance: where the signal's place is known they must find it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from vitalring.errors import ConfigError, DataError
 from vitalring.models import metrics
 from vitalring.models.artefact import load_artefact
 from vitalring.models.catalogue import find_artefact
-from vitalring.models.dataset import FeatureSchema
+from vitalring.models.dataset import FeatureSchema, load_dataset
 from vitalring.models.dataset.features import Buckets, Category, Number
 from vitalring.models.runtime import TrainableModel
 from vitalring.protocol.privacy import Training
@@ -24,9 +24,11 @@ from vitalring.tools.explain.examples import spread, typical
 from vitalring.tools.explain.occlusion import OVERLAP, Patch, likeness, log_odds, occlude, patch_for
 from vitalring.tools.explain.permutation import Column, columns_of, permute
 from vitalring.tools.explain.windows import explain_windows, shuffled_weights
+from vitalring.tools.simulate.layout import SHIPPED_DATA
 from vitalring.tools.simulate.one_place import Recipe, train_rounds
 
 CLASSES = ("up", "down", "fast")
+HEART = tuple(Channel(name) for name in ("ECG", "before", "after", "relative"))
 
 
 def logistic(score: Callable[[np.ndarray], np.ndarray]) -> occlusion.Predict:
@@ -185,7 +187,7 @@ def test_maps_of_a_network_with_random_weights_are_others(waves: Waves) -> None:
 def test_windows_are_explained_by_example_and_on_the_average(waves: Waves) -> None:
     rows, shares = waves.rows, []
     found = explain_windows(
-        waves.trained, waves.random, rows, CLASSES, channels_of("mitbih", 4), 360.0, Patch(8), 12,
+        waves.trained, waves.random, rows, CLASSES, HEART, 360.0, Patch(8), 12,
         shares.append,
     )  # fmt: skip
     assert (found.searched, found.rows, found.time) == ((0,), 80, 216)
@@ -265,12 +267,16 @@ def test_a_choice_is_spread_over_all_rows(n: int, most: int) -> None:
         assert most == 1 or places[-1] == n - 1
 
 
-def test_channels_have_the_names_of_known_data_sets_or_the_users() -> None:
-    known = channels_of("mitbih", 4)
+def test_channels_have_the_names_that_the_data_set_or_the_user_gives() -> None:
+    info = load_dataset(SHIPPED_DATA)
+    known = channels_of(info, 4)
     assert known[0].label == "ECG lead, mV"
-    # Channel 1 is 8 · (RR / local mean - 1).
-    assert known[1].shown(-2.4) == "0.70 × local mean"
-    assert channels_of("mitbih", 2) == (Channel("channel 0"), Channel("channel 1"))
+    # Channel 1 is 8 · (RR / local mean - 1): eighths.
+    assert known[1].shown(-2.4) == "−2.40 × 12.5 %"
+    without = replace(info, units=())
+    assert channels_of(without, 4)[0] == Channel("ECG lead")
+    nameless = replace(without, channels=())
+    assert channels_of(nameless, 2) == (Channel("channel 0"), Channel("channel 1"))
     assert parse_channels(["ECG:mV", "RR before"], 2) == (
         Channel("ECG", "mV"),
         Channel("RR before"),
@@ -308,6 +314,10 @@ def test_columns_are_all_the_inputs_that_come_from_them() -> None:
         Column("weight", slice(8, 9)),
     )
     assert [column.name for column in columns_of(None, 3)] == ["input 0", "input 1", "input 2"]
+    assert columns_of(None, 2, ("mean", "spread")) == (
+        Column("mean", slice(0, 1)),
+        Column("spread", slice(1, 2)),
+    )
     with pytest.raises(DataError, match="9 inputs, the rows have 8"):
         columns_of(SCHEMA, 8)
 

@@ -9,14 +9,19 @@ from report_fixture import HOSTILE, Page, assert_alone_in_the_world
 from vitalring.aggregator.evaluate import HeldOut
 from vitalring.tools.explain import paper, profile_pictures, table_pictures, texts, window_pictures
 from vitalring.tools.explain.api import Explanation
-from vitalring.tools.explain.channels import Channel, channels_of
+from vitalring.tools.explain.channels import Channel
 from vitalring.tools.explain.examples import Example
 from vitalring.tools.explain.occlusion import Patch
 from vitalring.tools.explain.page import render_page
 from vitalring.tools.explain.permutation import Drop, Permuted, Reliance
 from vitalring.tools.explain.windows import WindowFindings, explain_windows
 
-HEART = channels_of("mitbih", 4)
+HEART = (
+    Channel("ECG lead", "mV"),
+    Channel("RR before vs mean", "× 12.5 %"),
+    Channel("RR after vs mean", "× 12.5 %"),
+    Channel("RR before vs median", "× 12.5 %"),
+)
 
 
 def findings(
@@ -57,7 +62,10 @@ def drawn(found: WindowFindings) -> list[str]:
 
 
 CASES = {
-    "several signals": {"channels": channels_of("hapt-windows", 6)[1:4], "constant": ()},
+    "several signals": {
+        "channels": (Channel("acceleration y", "g"), Channel("angular velocity x", "rad/s")),
+        "constant": (),
+    },
     "a signal without a unit, a class without windows": {
         "channels": (Channel("x"), *HEART[1:]),
         "present": 2,

@@ -154,6 +154,10 @@ def _summary(found: Checked) -> list[str]:
         where = "declared" if info.features is not None else "as all devices would agree"
         columns = len(found.features.columns)
         lines.append(f"{columns} columns make {found.features.inputs} inputs, {where}")
+    if info.channels:
+        units = info.units or ("",) * len(info.channels)
+        named = (f"{n} ({u})" if u else n for n, u in zip(info.channels, units, strict=True))
+        lines.append(f"channels: {', '.join(named)}")
     for part in ("train", "validation", "test"):
         counts = [getattr(device, part) for device in found.devices]
         lines.append(f"{part}: {sum(counts)} rows on {sum(map(bool, counts))} devices")

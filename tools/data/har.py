@@ -202,6 +202,12 @@ def _write(
             f"the files hold the people {sorted(people)}: there must be some that are held out "
             f"({TEST_SUBJECTS}) and some that train"
         )
+    width = people[held_out[0]][0][0].shape[-1]
+    if names and len(names) != width:
+        raise DataError(
+            f"features.txt names {len(names)} features, the rows have {width}; bring the files of "
+            "one release together"
+        )
     for subject in sorted(people):
         x = np.concatenate([part[0] for part in people[subject]])
         y = np.concatenate([part[1] for part in people[subject]]).astype(np.uint8) - np.uint8(1)
@@ -289,9 +295,7 @@ def _feature_names(source: Source, options: HarOptions) -> tuple[str, ...]:
         return ()
     with source.text(name) as file:
         lines = [line.strip() for line in file if line.strip()]
-    plain = [
-        line.removeprefix(f"{number} ").strip() for number, line in enumerate(lines, start=1)
-    ]
+    plain = [line.removeprefix(f"{number} ").strip() for number, line in enumerate(lines, start=1)]
     counts = Counter(plain)
     names = [
         f"{text} ({number})" if counts[text] > 1 else text

@@ -47,7 +47,7 @@ NEIGHBOURS = 10  # beats on either side that make the local mean RR
 PER_UNIT = 1000  # RR deviations are stored in thousandths
 ARRAYS = frozenset({"X", "y", "record", "sample", "rr_prev", "rr_next"})
 SCALE = (0.005, 0.008, 0.008, 0.008)
-NAMES = ("ECG lead", "RR before, off mean", "RR after, off mean", "RR before, off median")
+NAMES = ("ECG lead", "RR before vs mean", "RR after vs mean", "RR before vs median")
 UNITS = ("mV", *("× 12.5 %",) * 3)
 """Of the channels after `SCALE`: the RR numbers are in eighths of a mean or median."""
 CHANNELS = (
