@@ -9,7 +9,7 @@ import hashlib
 import math
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vitalring.aggregator import key as sum_key_file
@@ -35,7 +35,7 @@ from vitalring.protocol.records import (
     SumKey,
 )
 from vitalring.protocol.secure_sum import check_mode
-from vitalring.tools.settings import StudySettings
+from vitalring.tools.settings import StudySettings, numbers_of
 
 HOSPITAL = "hospital-1"
 """Name of the one hospital of this version's federations."""
@@ -99,13 +99,14 @@ def training_of(settings: StudySettings, records: int) -> Training:
     """Return the training a device with `records` records does in a round. Raises ConfigError."""
     if records < 1:
         raise ConfigError("records is 0: say how many records every device has at least")
-    rate = min(1.0, settings.batch / records)
+    numbers = numbers_of(settings, records)
+    rate = min(1.0, numbers.batch / records)
     return Training(
         sampling_rate=rate,
-        steps=max(1, round(settings.local_epochs / rate)),
+        steps=max(1, round(numbers.local_epochs / rate)),
         rounds=settings.rounds,
-        learning_rate=settings.lr,
-        batch=max(1, min(settings.batch, records)),
+        learning_rate=numbers.lr,
+        batch=max(1, min(numbers.batch, records)),
         records=records,
         proximal=settings.proximal,
         balance=settings.balance,
@@ -114,11 +115,12 @@ def training_of(settings: StudySettings, records: int) -> Training:
 
 def privacy_of(settings: StudySettings, training: Training, dimension: int) -> Privacy:
     """Return the guarantee with the noise that it takes. Raises ConfigError."""
+    numbers = numbers_of(settings, training.records)
     if settings.unit == "none":
-        return Privacy(clip=settings.clip)
+        return Privacy(clip=numbers.clip)
     # Any noise will do here: all else is checked before `calibrate` searches for the right one.
     probe = Privacy(
-        settings.unit, settings.noise, settings.epsilon, settings.delta, settings.clip, 1.0
+        settings.unit, numbers.noise, settings.epsilon, settings.delta, numbers.clip, 1.0
     )
     check_privacy(probe, training)
     multiplier = calibrate(
@@ -128,14 +130,7 @@ def privacy_of(settings: StudySettings, training: Training, dimension: int) -> P
         training.steps * training.rounds,
         dimension,
     )
-    return Privacy(
-        unit=settings.unit,
-        noise=settings.noise,
-        epsilon=settings.epsilon,
-        delta=settings.delta,
-        clip=settings.clip,
-        noise_multiplier=multiplier,
-    )
+    return replace(probe, noise_multiplier=multiplier)
 
 
 def plan_of(
@@ -153,10 +148,10 @@ def plan_of(
     Raises ConfigError.
     """
     info = artefact.info
-    training = training_of(settings, records)
+    training, numbers = training_of(settings, records), numbers_of(settings, records)
     codec = Codec(
         n_max=settings.n_max or devices,
-        clip=settings.update_clip,
+        clip=numbers.update_clip,
         weight_cap=_weight_cap(settings, records, most_records),
         bits=settings.bits,
         reach=settings.reach,
@@ -175,9 +170,7 @@ def plan_of(
         features=digest(features) if features else b"",
     )
     privacy = privacy_of(settings, training, info.dimension)
-    return _plan(
-        settings, settings.study, model, training, privacy, codec, settings.server, devices
-    )
+    return _plan(settings, settings.study, model, training, privacy, codec, numbers.server, devices)
 
 
 def _weight_cap(settings: StudySettings, records: int, most_records: int) -> int:
@@ -337,6 +330,17 @@ def enrol(folder: Path, settings: StudySettings, names: Sequence[str]) -> list[D
     return keys
 
 
+def training_line(plan: StudyPlan) -> str:
+    """Return the numbers that a plan trains with, in the words of the settings."""
+    training, server = plan.training, plan.server
+    momentum = "" if server.name == "fedavg" else f" and momentum {server.momentum:g}"
+    return (
+        f"{training.steps} steps a round, batch {training.batch}, lr {training.learning_rate:g}, "
+        f"clip {plan.privacy.clip:g}, update_clip {plan.codec.clip:g}, "
+        f"server {server.name} with learning_rate {server.learning_rate:g}{momentum}"
+    )
+
+
 def describe(made: Made) -> list[str]:
     """Return what a person should know of a new federation: sizes, guarantee, fingerprints."""
     plan, roster = made.study.study.plan, made.study.study.roster
@@ -347,6 +351,8 @@ def describe(made: Made) -> list[str]:
         f"rings of {plan.min_ring} keys or more",
         f"model       {plan.model.name}, {plan.model.dimension} parameters",
     ]
+    if plan.task == "train":
+        lines.append(f"training    {training_line(plan)}")
     if plan.privacy.unit == "none":
         lines.append("privacy     none")
     else:

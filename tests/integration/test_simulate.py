@@ -178,7 +178,7 @@ def _processes_with(text: str) -> list[str]:
         ({"secure_sum": "secret"}, "'secret' is not known"),
         ({"unit": "device"}, "unit device is not available"),
         ({"noise": "distributed"}, "noise distributed is not available"),
-        ({"unit": "none"}, "noise none"),
+        ({"unit": "none", "noise": "local"}, "noise none"),
         ({"hospitals": 3}, "threshold-he"),
         ({"devices": 23}, "has 22"),
         ({"devices": 3}, "min_cohort"),

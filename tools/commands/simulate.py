@@ -11,22 +11,36 @@ from rich.console import Console
 
 from vitalring.config import load_config
 from vitalring.tools import report_text
-from vitalring.tools.settings import SERVERS, SimulationSettings
+from vitalring.tools.settings import SERVERS, WITH_NOISE, WITHOUT_NOISE, SimulationSettings
 from vitalring.tools.simulate.api import Simulation, apply_changes, simulate
+
+
+def _by_unit(name: str) -> str:
+    with_noise, without = getattr(WITH_NOISE, name), getattr(WITHOUT_NOISE, name)
+    return f"default: {with_noise}; with unit none {without}"
+
 
 _OPTIONS: tuple[tuple[str, Any, str], ...] = (
     ("data", Path, "folder of a data set; default: the electrocardiograms shipped"),
     ("model", str, "network to train, or path of an artefact's JSON; default: one for the data"),
     ("devices", int, "how many devices take part; default: all that train"),
     ("rounds", int, "rounds of training"),
-    ("local-epochs", float, "passes over a device's records in a round"),
-    ("batch", int, "expected records in a step"),
-    ("lr", float, "learning rate on the device"),
+    (
+        "local-epochs",
+        float,
+        f"passes over a device's records in a round; {_by_unit('local_epochs')}",
+    ),
+    (
+        "batch",
+        int,
+        f"expected records in a step; {_by_unit('batch')}, or a quarter of the smallest device",
+    ),
+    ("lr", float, f"learning rate on the device; {_by_unit('lr')}"),
     ("proximal", float, "FedProx: pull towards the weights that a round starts from"),
     ("balance", str, "oversample repeats records of rare classes; only with unit none"),
     ("bits", int, "bits of a quantised value"),
     ("unit", str, "whom the guarantee protects: record or none"),
-    ("noise", str, "where the noise is added: local or none"),
+    ("noise", str, f"where the noise is added: local or none; {_by_unit('noise')}"),
     ("epsilon", float, "epsilon of the guarantee, for the whole study"),
     ("delta", float, "delta of the guarantee"),
     ("secure-sum", str, "single-he, or plain for comparison"),
@@ -47,7 +61,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--server",
         choices=("fedavg", "momentum", "adam", "yogi"),
-        help="server optimiser, with its default settings; more in the TOML file",
+        help="server optimiser, with its default settings, more in the TOML file; "
+        f"default: {WITH_NOISE.server.name}; with unit none {WITHOUT_NOISE.server.name}",
     )
     for name, text in (
         ("centralised", "also train on all devices' records in one place, for comparison"),
@@ -70,7 +85,7 @@ def run(options: argparse.Namespace) -> int:
     names += ["alone", "centralised", "explain"]
     given = {name: getattr(options, name) for name in names}
     changes = {name: value for name, value in given.items() if value is not None}
-    # Whoever asks for no privacy means no noise either.
+    # Whoever asks for no privacy means no noise either, whatever a file says.
     if changes.get("unit") == "none":
         changes.setdefault("noise", "none")
     if options.server:

@@ -27,7 +27,7 @@ from vitalring.protocol.weights import pack_weights
 from vitalring.schema import from_plain, to_plain
 from vitalring.tools import report as report_files
 from vitalring.tools.embedded_broker import EmbeddedBroker
-from vitalring.tools.federation import Made
+from vitalring.tools.federation import Made, training_line
 from vitalring.tools.settings import SimulationSettings, StudySettings
 from vitalring.tools.simulate import layout, results, watch
 from vitalring.tools.simulate.measure import Measured, Run, heads_are_fitted, measure
@@ -92,8 +92,8 @@ def _check(settings: SimulationSettings) -> None:
             f"hospitals is {settings.hospitals}: several hospitals need the secure sum "
             "threshold-he, which is not available in this version; use 1"
         )
-    if settings.study.unit == "none" and settings.study.noise != "none":
-        raise ConfigError("unit none goes with noise none: add --noise none")
+    if settings.study.unit == "none" and settings.study.noise not in (None, "none"):
+        raise ConfigError(f"unit none goes with noise none: leave out noise {settings.study.noise}")
 
 
 class _Run:
@@ -134,6 +134,7 @@ class _Run:
                     return Simulation(self._out, {"status": "stopped"})
                 training = self._training(features)
                 made = training.prepare(url)
+                display.say(f"training: {training_line(made.study.study.plan)}")
                 reached, stopped = training.run(
                     made, self._workers, display, lambda: self._devices_done(made)
                 )

@@ -137,7 +137,7 @@ def draw_training(settings: SimulationSettings, fleet: Fleet, features: bytes) -
         raise ConfigError(
             f"the largest device has {fleet.most_records} records; at a sampling rate of {rate:g}, "
             f"a step may draw more than the {MAX_SAMPLED} that the guarantee is argued for, and "
-            f"the device would stay out: use a batch below {study.batch}"
+            f"the device would stay out: use a batch below {plan.training.batch}"
         )
     return plan, federation.artefact_files(artefact, features)
 

@@ -17,7 +17,8 @@ from vitalring.models.dataset import FeatureSchema
 from vitalring.protocol import chunks, sealing, trust
 from vitalring.protocol.checkpoint import parse_and_verify
 from vitalring.protocol.privacy import study_spend
-from vitalring.protocol.records import Evaluation
+from vitalring.protocol.records import Evaluation, StudyPlan
+from vitalring.schema import to_plain
 from vitalring.tools.federation import Made
 from vitalring.tools.roles import MAX_PAYLOAD_BYTES
 from vitalring.tools.simulate import comparison, watch
@@ -89,6 +90,7 @@ def report_dict(
         "devices": len(fleet.devices),
         "hospitals": len(study.federation.hospitals),
         "secure_sum": plan.secure_sum,
+        "training": training_dict(plan),
         "privacy": privacy_dict(study, len(reached)),
         "rounds": rows,
         "rounds_on": "validation" if has_validation(fleet.info) else "test",
@@ -118,6 +120,19 @@ def report_dict(
             "root": tree.root.hex(),
             "authority": made.authority_key.hex(),
         },
+    }
+
+
+def training_dict(plan: StudyPlan) -> dict[str, Any]:
+    """Return the numbers that the plan trains with, said or by its unit."""
+    training = plan.training
+    return {
+        "batch": training.batch,
+        "learning_rate": training.learning_rate,
+        "proximal": training.proximal,
+        "balance": training.balance,
+        "update_clip": plan.codec.clip,
+        "server": to_plain(plan.server),
     }
 
 

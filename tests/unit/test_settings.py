@@ -1,0 +1,103 @@
+"""Which numbers a study trains with where its settings leave them out."""
+
+from dataclasses import fields, replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vitalring.errors import ConfigError
+from vitalring.models.artefact import load_artefact
+from vitalring.schema import from_plain, to_plain
+from vitalring.tools.federation import plan_of, training_line
+from vitalring.tools.settings import (
+    SERVERS,
+    WITH_NOISE,
+    WITHOUT_NOISE,
+    Numbers,
+    SimulationSettings,
+    StudySettings,
+    numbers_of,
+)
+from vitalring.tools.simulate.api import apply_changes
+
+NONE = StudySettings(unit="none")
+SAID = {
+    "local_epochs": 3.0,
+    "batch": 17,
+    "lr": 0.25,
+    "noise": "none",
+    "clip": 2.5,
+    "update_clip": 7.0,
+    "server": SERVERS["yogi"],
+}
+
+
+def test_with_noise_the_defaults_are_those_of_the_shipped_study():
+    plan = plan_of(StudySettings(), load_artefact("ecg_cnn"), 22, 600)
+    assert (plan.training.sampling_rate, plan.training.steps) == (0.5, 2)
+    assert (plan.training.batch, plan.training.learning_rate) == (300, 1.0)
+    assert (plan.privacy.unit, plan.privacy.noise, plan.privacy.clip) == ("record", "local", 1.0)
+    assert plan.privacy.noise_multiplier > 0
+    assert plan.codec.clip == 1.2
+    assert (plan.server.name, plan.server.learning_rate, plan.server.momentum) == (
+        "momentum",
+        1.0,
+        0.9,
+    )
+
+
+def test_without_noise_they_are_others():
+    plan = plan_of(NONE, load_artefact("ecg_cnn"), 22, 640)
+    assert (plan.training.sampling_rate, plan.training.batch) == (0.1, 64)
+    assert plan.training.steps * plan.training.sampling_rate == pytest.approx(
+        WITHOUT_NOISE.local_epochs
+    )
+    assert plan.training.learning_rate == WITHOUT_NOISE.lr
+    assert (plan.privacy.unit, plan.privacy.noise) == ("none", "none")
+    assert plan.privacy.clip == WITHOUT_NOISE.clip
+    assert plan.codec.clip == WITHOUT_NOISE.update_clip
+    assert plan.server == WITHOUT_NOISE.server
+
+
+@given(records=st.integers(1, 10**6))
+def test_without_noise_a_small_device_takes_small_batches(records):
+    batch = numbers_of(NONE, records).batch
+    assert 1 <= batch <= WITHOUT_NOISE.batch
+    assert records < 4 or records / batch >= 4
+    assert records < 4 * WITHOUT_NOISE.batch or batch == WITHOUT_NOISE.batch
+
+
+def test_with_noise_the_batch_is_the_same_for_every_size():
+    assert numbers_of(StudySettings(), 5) == numbers_of(StudySettings(), 5000) == WITH_NOISE
+
+
+@pytest.mark.parametrize("unit", ["none", "record"])
+@given(names=st.sets(st.sampled_from(sorted(SAID))))
+def test_what_a_study_says_wins_and_moves_nothing_else(unit, names):
+    plain = StudySettings(unit=unit)
+    said = {name: SAID[name] for name in names}
+    numbers = numbers_of(replace(plain, **said), 900)
+    assert numbers == replace(numbers_of(plain, 900), **said)
+
+
+def test_every_number_that_depends_on_the_unit_is_left_out_at_first():
+    assert {each.name for each in fields(Numbers)} == set(SAID)
+    assert all(getattr(StudySettings(), name) is None for name in SAID)
+
+
+def test_settings_that_leave_them_out_survive_their_file():
+    assert from_plain(StudySettings, to_plain(NONE), ConfigError) == NONE
+    changed = apply_changes(SimulationSettings(), {"unit": "none", "server": SERVERS["fedavg"]})
+    assert changed.study.server == SERVERS["fedavg"]
+    assert changed.study.lr is None
+
+
+def test_a_person_sees_the_numbers_under_the_names_they_are_set_by():
+    plan = plan_of(replace(NONE, **SAID), load_artefact("ecg_cnn"), 3, 170)
+    assert training_line(plan) == (
+        "30 steps a round, batch 17, lr 0.25, clip 2.5, update_clip 7, "
+        "server yogi with learning_rate 0.03 and momentum 0.9"
+    )
+    plan = plan_of(replace(NONE, server=SERVERS["fedavg"]), load_artefact("ecg_cnn"), 3, 170)
+    assert training_line(plan).endswith("server fedavg with learning_rate 1")
