@@ -12,7 +12,7 @@ from typing import Annotated, ClassVar
 import nacl.exceptions
 import nacl.signing
 
-from vitalring.errors import SignatureError
+from vitalring.errors import RecordError, SignatureError
 from vitalring.protocol.cbor import R, Record, decode, encode
 from vitalring.schema import Size
 
@@ -55,6 +55,20 @@ def sign_payload(payload: bytes, seeds: Collection[bytes]) -> bytes:
         key = nacl.signing.SigningKey(seed)
         signatures.append(Signature(bytes(key.verify_key), key.sign(DOMAIN + payload).signature))
     return encode(Signed(payload, tuple(sorted(signatures, key=lambda s: s.key))))
+
+
+def merge(parts: Collection[bytes]) -> bytes:
+    """Put signatures of one payload together, whose signers signed it one by one.
+
+    Raises RecordError where the payloads differ or a signer comes twice.
+    """
+    opened = [decode(Signed, part) for part in parts]
+    signatures = sorted((each for one in opened for each in one.signatures), key=lambda s: s.key)
+    if len({one.payload for one in opened}) != 1:
+        raise RecordError("signatures of different records cannot be put together")
+    if len({each.key for each in signatures}) != len(signatures):
+        raise RecordError("a signer's signature comes twice")
+    return encode(Signed(opened[0].payload, tuple(signatures)))
 
 
 def verify(cls: type[R], data: bytes, keys: Collection[bytes], threshold: int) -> R:
