@@ -123,7 +123,7 @@ def test_a_model_may_be_measured_on_other_records():
 )
 def test_a_model_that_differs_otherwise_is_not_signed(change, early):
     with pytest.raises(RecordError, match=f"drafted with {next(iter(change))}"):
-        check_model(replace(MODEL, **change), MODEL, early=patient)
+        check_model(replace(MODEL, **change), MODEL, early=early)
 
 
 def test_the_last_round_is_the_end_whoever_drafts():
