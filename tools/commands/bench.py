@@ -11,7 +11,7 @@ from rich.console import Console
 
 from vitalring.errors import ConfigError
 from vitalring.files import write_atomic
-from vitalring.tools.bench import inference
+from vitalring.tools.bench import inference, studies
 from vitalring.tools.bench.log import log_facts, log_tables, measure_log
 from vitalring.tools.bench.path import measure_path
 from vitalring.tools.bench.path_text import path_facts, path_tables
@@ -63,6 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     inference.add_arguments(
         actions.add_parser("inference", help="the int8 model against the training graph")
     )
+    studies.add_arguments(actions.add_parser("studies", help="finished simulations side by side"))
     for each, repeats in ((path, 5), (log, 3)):
         each.add_argument("--repeats", type=int, default=repeats, help="how often to measure")
         each.add_argument("--out", type=Path, help="folder for the results as JSON and Markdown")
@@ -72,6 +73,8 @@ def run(options: argparse.Namespace) -> int:
     """Run the command."""
     if options.action == "inference":
         return inference.run(options)
+    if options.action == "studies":
+        return studies.run(options)
     if options.action in ("path", "log") and options.repeats < 1:
         raise ConfigError(f"--repeats {options.repeats} measures nothing: use 1 or more")
     {"path": _path, "log": _log, "rounds": _rounds, "skew": _skew}[options.action](options)
