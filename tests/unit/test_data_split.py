@@ -106,7 +106,9 @@ def test_rows_that_a_fraction_holds_out_are_set_aside_first(tmp_path):
     assert aside == {15, 16, 17, 18, 19}
     used = {row % 100 for rows in marks(out, train).values() for row in rows}
     assert used == set(range(15))
-    assert "--hold-out" in (out / "PROVENANCE.txt").read_text()
+    said = (out / "PROVENANCE.txt").read_text()
+    assert "--hold-out" in said
+    assert "and stay with their source device\n" in said
 
 
 def test_whole_devices_can_be_held_out_instead(tmp_path):
@@ -164,12 +166,20 @@ def test_no_person_of_a_table_trains_and_tests(table, tmp_path):
     assert not train & test
     assert not train & validation
     assert not validation & test
+    said = (tmp_path / "out" / "PROVENANCE.txt").read_text()
+    assert (
+        "held-out rows of the whole file were set aside first, a person's rows on one side, as "
+        "'pooled-table-held-out', 'pooled-table-validation'\n" in said
+    )
+    assert "source device" not in said
 
 
 def test_without_persons_rows_are_held_out(table, tmp_path):
     split_data(table, tmp_path / "out", SplitOptions(devices=3), TableOptions("outcome"))
     found = read(tmp_path / "out")
     assert 80 < len(found["pooled-table-held-out"]) < 160
+    said = (tmp_path / "out" / "PROVENANCE.txt").read_text()
+    assert "were set aside first, as 'pooled-table-held-out'\n" in said
     assert sum(map(len, found.values())) == 600
 
 

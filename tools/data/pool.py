@@ -105,7 +105,7 @@ class Pool:
         """Remove the rows from the disk."""
         shutil.rmtree(self.room)
 
-    def write_held_out(self, folder: NewFolder) -> dict[str, object]:
+    def write_held_out(self, folder: NewFolder) -> dict[str, list[str]]:
         """Write the rows that do not train; return the keys of `dataset.toml` that name them.
 
         Rows stay with their source device. One that only tests keeps its name.
@@ -113,7 +113,7 @@ class Pool:
         Raises:
             DataError: no row tests.
         """
-        keys: dict[str, object] = {}
+        keys: dict[str, list[str]] = {}
         for part, key, ending in (
             (TEST, "test_devices", "held-out"),
             (VALIDATION, "validation_devices", "validation"),

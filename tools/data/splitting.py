@@ -82,6 +82,7 @@ def split_data(
             pool = pool_of_table(source, info, table, room, options.by)
         steps = _deal(pool, folder, options)
         held_out = pool.write_held_out(folder)
+        steps.append(_set_aside(source, info, held_out))
         return _finish(pool, folder, options, held_out, steps)
 
 
@@ -132,11 +133,10 @@ def _finish(
     pool: Pool,
     folder: NewFolder,
     options: SplitOptions,
-    held_out: dict[str, object],
+    held_out: dict[str, list[str]],
     steps: list[str],
 ) -> list[str]:
     lines = rows_by_class(folder.tally, pool.keys, pool.info.classes)
-    steps += ["held-out rows were set aside first, and stay with their source device"]
     if pool.info.test_fraction and pool.info.kind == "windows":
         steps.append(
             "held-out rows are the last of each source device, whose other rows train; --hold-out "
@@ -149,6 +149,15 @@ def _finish(
     head = ("Made by `vitalring data split`; see PROVENANCE.txt.",)
     folder.finish({**pool.table, **held_out}, head, text)
     return lines
+
+
+def _set_aside(source: Path, info: DatasetInfo, held_out: dict[str, list[str]]) -> str:
+    """Say where the rows went that do not train."""
+    if source.is_dir():
+        return "held-out rows were set aside first, and stay with their source device"
+    sides = "a person's rows on one side, " if info.group is not None else ""
+    names = ", ".join(repr(name) for names in held_out.values() for name in names)
+    return f"held-out rows of the whole file were set aside first, {sides}as {names}"
 
 
 def _held_out(source: Path, info: DatasetInfo, options: SplitOptions) -> DatasetInfo:
