@@ -64,6 +64,18 @@ def test_the_command_shows_the_same_of_the_runs_folder(
         assert len(example["channels"]) == 4
     assert averages["classes"]["N"]["windows"] == 100
     assert abs(averages["likeness_to_shuffled_weights"]) <= 1
+    assert averages["channels"][:2] == ["ECG lead, mV", "RR before vs mean, × 12.5 %"]
+
+
+def test_nothing_is_written_over(
+    explained_run: Simulation, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = tmp_path / "explain.html"
+    kept.write_text("of another run")
+    assert main(["model", "explain", str(explained_run.folder), "--out", str(tmp_path)]) == 2
+    assert "is not empty: name a new folder with --out" in capsys.readouterr().err
+    assert kept.read_text() == "of another run"
+    assert list(tmp_path.iterdir()) == [kept]
 
 
 def tables(folder: Path) -> Path:
@@ -121,3 +133,5 @@ def test_what_cannot_be_explained_is_said_in_one_line(
     given = [word.format(run=explained_run.folder, data=data) for word in words]
     assert main(["model", "explain", *given, "--out", str(tmp_path / "out")]) == 2
     assert complaint in capsys.readouterr().err
+    # With other options the same command finds the folder free.
+    assert not (tmp_path / "out").exists()

@@ -72,6 +72,12 @@ def csv_text(rows: Iterable[Sequence[str]]) -> str:
     return text.getvalue()
 
 
+def need_free(target: Path) -> None:
+    """Refuse a target that holds something. Raises ConfigError."""
+    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+        raise ConfigError(f"{target} exists already and is not empty: name a new folder with --out")
+
+
 class NewFolder:
     """A context manager: add devices, then `finish`; without it nothing is left.
 
@@ -80,8 +86,7 @@ class NewFolder:
 
     def __init__(self, target: Path) -> None:
         """Refuse a target that holds something. Raises ConfigError or StorageError."""
-        if target.exists() and not (target.is_dir() and not any(target.iterdir())):
-            raise ConfigError(f"{target} exists already and is not empty: name a new folder")
+        need_free(target)
         target = target.absolute()
         self._target = target
         self.partial = target.with_name(f".{target.name}.partial")

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ from vitalring.models.artefact import Artefact
 from vitalring.models.catalogue import find_artefact
 from vitalring.models.dataset import DatasetInfo, FeatureSchema, input_shape, load_dataset
 from vitalring.protocol.weights import unpack_weights
+from vitalring.tools.data.folder import need_free
 from vitalring.tools.model_sources import find_trained
-from vitalring.tools.simulate.apart import run_apart
+from vitalring.tools.simulate.apart import ApartError, run_apart
 from vitalring.tools.simulate.layout import SHIPPED_DATA
 
 _Model = tuple[Artefact, npt.NDArray[np.float32], FeatureSchema | None, str]
@@ -43,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="FOLDER",
         default=Path("vitalring-explain"),
-        help="where page, pictures and figures go; default: vitalring-explain",
+        help="new or empty folder for page, pictures and figures; default: vitalring-explain",
     )
     parser.add_argument(
         "--records",
@@ -77,6 +79,7 @@ def run(options: argparse.Namespace) -> int:
 
     if options.records is not None and options.records < 1:
         raise ConfigError(f"--records {options.records} explains nothing: use 1 or more")
+    need_free(options.out)
     folder: Path = options.data.absolute()
     info = load_dataset(folder)
     artefact, weights, features, origin = _find(options, folder, info)
@@ -89,14 +92,23 @@ def run(options: argparse.Namespace) -> int:
     log_file = options.out / "explain.log"
     options.out.mkdir(parents=True, exist_ok=True)
     console = Console()
-    with Progress(console=console, disable=not console.is_terminal, transient=True) as bar:
-        task = bar.add_task("explaining", total=1.0)
-        found = run_apart(
-            explain,
-            (folder, info, features, artefact, weights, wanted),
-            log_file,
-            lambda share: bar.update(task, completed=share),
-        )
+    try:
+        with Progress(console=console, disable=not console.is_terminal, transient=True) as bar:
+            task = bar.add_task("explaining", total=1.0)
+            found = run_apart(
+                explain,
+                (folder, info, features, artefact, weights, wanted),
+                log_file,
+                lambda share: bar.update(task, completed=share),
+            )
+    except ApartError:
+        raise  # and says that the log tells more
+    except BaseException:
+        # The same command with other options must find its folder free.
+        log_file.unlink(missing_ok=True)
+        with suppress(OSError):
+            options.out.rmdir()
+        raise
     log_file.unlink(missing_ok=True)
     print(f"{artefact.info.name}, {origin}; held-out records of {info.name}")
     figures: list[dict[str, Any]] = []
