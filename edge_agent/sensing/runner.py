@@ -217,6 +217,8 @@ class _Keeper:
             raise
         # Who starts to predict wants the windows from now on; who did before, all since then.
         self._handed = self.buffer.handed() if on_window else self.buffer.last_number()
+        self._noted = -1
+        self._is_quiet = False
         self._hand_on_backlog()
 
     def _hand_on_backlog(self) -> None:
@@ -238,6 +240,7 @@ class _Keeper:
         else:
             intake = Intake(place, counts, holds=holds, changes=changes)
         windows = self.buffer.keep(intake, self._handed, self._now_ms())
+        self._noted, self._is_quiet = self._handed, False
         # From here on it is on the disk; only now may memory follow and senders forget.
         if intake.carry is not None:
             self._carry = intake.carry
@@ -286,7 +289,7 @@ class _Keeper:
             self._handed = window.number
 
     def poll(self) -> None:
-        """Take new labels, and drop what is too old."""
+        """Take new labels, drop what is too old, and note what was handed on last."""
         now_ms = self._now_ms()
         for each in self._inputs:
             try:
@@ -296,6 +299,11 @@ class _Keeper:
             except VitalRingError as error:
                 _log.warning("labels: %s", error)
         self.buffer.tidy(now_ms)
+        # While samples come, the next block notes it without a write of its own.
+        if self._is_quiet and self._noted != self._handed:
+            self.buffer.note_handed(self._handed)
+            self._noted = self._handed
+        self._is_quiet = True
 
     def count(self, counts: dict[str, int]) -> None:
         """Add to counters."""

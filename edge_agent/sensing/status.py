@@ -35,8 +35,9 @@ def sensing_status(config: SensingConfig, state_dir: Path) -> dict[str, Any]:
     """Return windows by label, counts and lag, read beside the running agent.
 
     `windows` is of those kept, `counts` since the first start. `lag_ms` is how far the newest
-    sample of a stream lay behind the device's clock when it was kept. `waiting` windows were kept
-    and not handed on to prediction yet.
+    sample of a stream lay behind the device's clock when it was kept. `again_after_power_cut` kept
+    windows are not known on the disk to have been handed on to prediction: of a running agent
+    mostly those of the newest block, which a power cut now would have handed on again.
     """
     path = state_dir / FILE
     if not path.exists():
@@ -58,6 +59,9 @@ def sensing_status(config: SensingConfig, state_dir: Path) -> dict[str, Any]:
             (newest - config.buffer.rows,),
         ).fetchone()[0]
         counters = dict(db.execute("SELECT name, value FROM counters").fetchall())
+        again = db.execute(
+            "SELECT COUNT(*) FROM windows WHERE number > ?", (counters.get("handed", 0),)
+        ).fetchone()[0]
         annotations = db.execute("SELECT origin, COUNT(*) FROM annotations GROUP BY 1").fetchall()
         streams = db.execute("SELECT name, last_us, received_ms FROM streams").fetchall()
     return {
@@ -71,7 +75,7 @@ def sensing_status(config: SensingConfig, state_dir: Path) -> dict[str, Any]:
         },
         "annotations": dict(annotations),
         "counts": {name: counters.get(name, 0) for name in COUNTERS},
-        "waiting": newest - counters.get("handed", 0),
+        "again_after_power_cut": again,
         "streams": {
             name: {
                 "last_sample_ms": None if last_us is None else last_us // 1000,

@@ -98,7 +98,21 @@ def test_a_recording_is_cut_kept_and_handed_on(tmp_path):
         assert running.wait_ended(GENEROUS_S)
     assert_windows(seen.found, expected(5000))
     assert_windows(stored(tmp_path / "state", sensing), expected(5000))
-    assert sensing_status(sensing, tmp_path / "state")["waiting"] == 0
+    assert sensing_status(sensing, tmp_path / "state")["again_after_power_cut"] == 0
+
+
+def test_what_was_handed_on_is_noted_once_the_sensor_is_quiet(tmp_path):
+    pipe, state = tmp_path / "pipe", tmp_path / "state"
+    os.mkfifo(pipe)
+    sensing = config(LinesConfig(pipe))
+    seen = Windows()
+    with Sensing(sensing, state, seen):
+        with pipe.open("wb") as writer:
+            writer.write(lines(0, 24))
+            writer.flush()
+            assert len(seen.wait(5)) == 5
+            wait_for("a note", lambda: not sensing_status(sensing, state)["again_after_power_cut"])
+        assert sensing_status(sensing, state)["windows"]["kept"] == 5
 
 
 def test_channels_are_chosen_and_scaled(tmp_path):

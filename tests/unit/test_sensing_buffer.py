@@ -373,7 +373,9 @@ def test_status_counts_what_is_there(buffer, sensing, tmp_path):
         "room_for": sensing.capacity,
     }  # fmt: skip
     assert status["annotations"] == {"message": 2}
-    assert status["waiting"] == 2
+    assert status["again_after_power_cut"] == 2
+    buffer.db.execute("DELETE FROM windows WHERE number = 5")
+    assert sensing_status(sensing, tmp_path)["again_after_power_cut"] == 1
     assert status["counts"]["samples"] == 24
     assert status["counts"]["bad_marks"] == 2
     assert status["streams"]["sensor"] == {
