@@ -32,6 +32,7 @@ _PLAIN, _ZSTD = 0, 2
 _CIPHERTEXT = struct.Struct("<32sB3QdQ")  # parms_id, NTT, size, degree, primes, scale, factor
 _PLAINTEXT = struct.Struct("<32sQd")  # parms_id, coefficients, scale
 _COUNT = struct.Struct("<Q")
+_SEED = struct.Struct("<8Q")
 _NO_ID = bytes(32)
 
 
@@ -63,10 +64,12 @@ _Object = TypeVar("_Object", bound=_SealObject)
 class Encryptor:
     """Encrypts coefficients under one public key."""
 
-    def __init__(self, params: BfvParams, public_key: bytes) -> None:
+    def __init__(
+        self, params: BfvParams, public_key: bytes, context: _Context | None = None
+    ) -> None:
         """Decode and load the key. Raises CiphertextError if it is not a key of `params`."""
         self._params = params
-        self._context = make_context(params)
+        self._context = context or make_context(params)
         frame = _ciphertext_frame(
             decode_public_key(public_key, params), _key_id(self._context), ntt=True
         )
@@ -93,6 +96,19 @@ class Encryptor:
             self._encryptor.encrypt(plain, ciphertext)
             residues[i] = _read_ciphertext(ciphertext, shape, data_id, ntt=False)
         return shorten(residues, params)
+
+
+def encrypt_openly(
+    params: BfvParams, public_key: bytes, coefficients: NDArray[np.uint64], seed: bytes
+) -> Residues:
+    """Encrypt one row of coefficients (degree,) with randomness from 64 public bytes.
+
+    Everybody gets the same residues (1, 2, primes, degree), and nothing is hidden: this is
+    for the rehearsal of a key, where everybody knows the plaintext (SPEC 5.14). Raises
+    CiphertextError.
+    """
+    context = make_context(params, seed)
+    return Encryptor(params, public_key, context).encrypt(coefficients[None])
 
 
 class Decryptor:
@@ -213,13 +229,19 @@ def make_key_pair(params: BfvParams) -> tuple[Residues, Residues]:
     return secret, _read_ciphertext(public, (POLYNOMIALS, *shape), key_id, ntt=True)
 
 
-def make_context(params: BfvParams) -> _Context:
-    """Build SEAL's context. Raises ConfigError if SEAL finds the parameters below 128 bits."""
+def make_context(params: BfvParams, public_seed: bytes = b"") -> _Context:
+    """Build SEAL's context. Raises ConfigError if SEAL finds the parameters below 128 bits.
+
+    Randomness is SEAL's own; only `encrypt_openly` gives it a seed.
+    """
     settings = sealapi.EncryptionParameters(sealapi.SCHEME_TYPE.BFV)
     try:
         settings.set_poly_modulus_degree(params.degree)
         settings.set_coeff_modulus([sealapi.Modulus(prime) for prime in params.primes])
         settings.set_plain_modulus(params.plain_modulus)
+        if public_seed:
+            words = list(_SEED.unpack(public_seed))
+            settings.set_random_generator(sealapi.Blake2xbPRNGFactory(words))
         context = sealapi.SEALContext(settings, True, sealapi.SEC_LEVEL_TYPE.TC128)
     except (ValueError, RuntimeError) as error:
         raise ConfigError(f"SEAL refuses {params}: {error}") from error
