@@ -29,6 +29,18 @@ def run_child(
     """
     # -P: a file in the working directory must not pass for a module of ours.
     command = [python, "-P", "-m", f"vitalring.tools.bench.{module}", json.dumps(request)]
+    return _run(command, module, group)
+
+
+def run_script(script: Path, request: Mapping[str, Any], *, python: str) -> dict[str, Any]:
+    """Run a file that needs no vitalring, by an interpreter of another environment.
+
+    It answers as the children of `run_child` do. Raises ConfigError likewise.
+    """
+    return _run([python, "-P", str(script), json.dumps(request)], script.stem, None)
+
+
+def _run(command: list[str], name: str, group: Path | None) -> dict[str, Any]:
     if group is not None:
         # The shell enters the group and becomes the child, so all of the child is charged to it.
         enter = 'echo $$ > "$0" && exec "$@"'
@@ -46,14 +58,19 @@ def run_child(
         answer: dict[str, Any] = json.loads(finished.stdout.decode().splitlines()[-1])
     except subprocess.CalledProcessError as error:
         words = error.stderr.decode(errors="replace").strip().splitlines()[-1:]
-        raise ConfigError(f"measuring {module} failed: {' '.join(words)}") from error
+        raise ConfigError(f"measuring {name} failed: {' '.join(words)}") from error
     except (OSError, subprocess.SubprocessError, ValueError, IndexError) as error:
-        raise ConfigError(f"measuring {module} failed: {error}") from error
+        raise ConfigError(f"measuring {name} failed: {error}") from error
     return answer
 
 
-def require_modules(python: str, modules: Sequence[str]) -> None:
-    """Raise ConfigError unless an interpreter has these modules; none is loaded for it."""
+def require_modules(
+    python: str, modules: Sequence[str], package: str = "vitalring[models]"
+) -> None:
+    """Raise ConfigError unless an interpreter has these modules; none is loaded for it.
+
+    `package` is what brings them.
+    """
     test = (
         "import importlib.util, sys; sys.exit(not all(map(importlib.util.find_spec, sys.argv[1:])))"
     )
@@ -69,8 +86,7 @@ def require_modules(python: str, modules: Sequence[str]) -> None:
         raise ConfigError(f"{python} cannot be run as a Python interpreter: {error}") from error
     if code:
         raise ConfigError(
-            f"{python} lacks one of {', '.join(modules)}: "
-            "install 'vitalring[models]' in its environment"
+            f"{python} lacks one of {', '.join(modules)}: install '{package}' in its environment"
         )
 
 
