@@ -2,62 +2,46 @@
 
 `check` touches no state but reads; `fold` writes tag, entry and the new sum in
 one transaction, so an update is counted once or not at all, whatever happens
-in between.
+in between. Under a joint key the update itself is kept by it too, for the hospitals
+that recompute the sum.
 """
 
 import sqlite3
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-import numpy as np
-import numpy.typing as npt
 from nacl.public import PrivateKey
 
 from vitalring.database import transaction
-from vitalring.errors import CiphertextError, Reason, RecordError, RefusedError, SignatureError
-from vitalring.protocol import lsag
+from vitalring.errors import CiphertextError, Reason, RecordError, RefusedError
+from vitalring.gateway import contributions
 from vitalring.protocol.cbor import decode, encode
-from vitalring.protocol.records import AcceptedUpdate, Receipts, RoundPlan, SealedUpdate
+from vitalring.protocol.records import AcceptedUpdate, Receipts, SealedUpdate
 from vitalring.protocol.sealing import unseal
-from vitalring.protocol.secure_sum import SumScheme
 from vitalring.protocol.signing import Signed
-from vitalring.protocol.update import round_context, update_digest
-
-Residues = npt.NDArray[np.uint64]
-
-
-@dataclass(frozen=True)
-class OpenRound:
-    """A round that takes updates, with what its checks need computed once."""
-
-    plan: RoundPlan
-    plan_digest: bytes
-    scheme: SumScheme
-    rings: list[lsag.Ring]
-    context: bytes
-    tag_base: bytes
+from vitalring.protocol.update import (
+    Residues,
+    RoundChecks,
+    check_content,
+    check_ring,
+    digest_of,
+    tag_of,
+)
 
 
 @dataclass(frozen=True)
 class Admission:
-    """An update that passed every check."""
+    """An update that passed every check. `update` is its encoding, `entry` that of the log."""
 
     digest: bytes
     tag: bytes
     entry: bytes
     residues: Residues
-
-
-def open_round(
-    plan: RoundPlan, plan_digest: bytes, scheme: SumScheme, rings: list[lsag.Ring]
-) -> OpenRound:
-    """Prepare the checks of a round."""
-    context = round_context(plan)
-    return OpenRound(plan, plan_digest, scheme, rings, context, lsag.tag_base(context))
+    update: bytes = field(repr=False)
 
 
 def check(
     store: sqlite3.Connection,
-    current: OpenRound | None,
+    current: RoundChecks | None,
     box: bytes,
     secret: PrivateKey,
     now_ms: int,
@@ -76,24 +60,17 @@ def check(
     # 3. It belongs to the round that is open, and the round's time is not over.
     if current is None or update.plan != current.plan_digest:
         row = store.execute("SELECT receipts FROM rounds WHERE plan = ?", (update.plan,)).fetchone()
-        if row and row[0] and _digest_of(update) in _receipts(row[0]):
+        if row and row[0] and digest_of(update) in _receipts(row[0]):
             return None  # a retry that crossed its receipt
         reason = Reason.TOO_LATE if row else Reason.UNKNOWN_PLAN
         raise RefusedError(reason, f"no open round has plan {update.plan.hex()}")
     if now_ms > current.plan.deadline_ms:
         raise RefusedError(Reason.TOO_LATE, f"round {current.plan.round} is past its deadline")
     # 4. It names a ring of the roster and carries a signature of that ring's length.
-    if update.ring >= len(current.rings):
-        raise RefusedError(Reason.UNKNOWN_RING, f"the roster has no ring {update.ring}")
-    ring = current.rings[update.ring]
-    if len(update.signature) != lsag.signature_bytes(len(ring.keys)):
-        raise RefusedError(
-            Reason.BAD_SIGNATURE, "the signature has another length than its ring asks"
-        )
+    ring = check_ring(current, update)
     # 5. A tag counts once, and so do ciphertexts. The same update is a retry; other ciphertexts
     #    under this tag are a second vote, these ciphertexts under another tag a copied one.
-    digest = _digest_of(update)
-    tag = update.signature[:32]
+    digest, tag = digest_of(update), tag_of(update)
     rows = store.execute(
         "SELECT tag, digest FROM admitted WHERE plan = ? AND (tag = ? OR digest = ?)",
         (update.plan, tag, digest),
@@ -114,26 +91,25 @@ def check(
             Reason.ROUND_FULL, f"the round holds {admitted} updates, its codec's most"
         )
     # 7. The ciphertexts are in their one encoding, residues reduced, none transparent.
-    try:
-        residues = current.scheme.decode(update.ciphertexts)
-    except CiphertextError as error:
-        raise RefusedError(Reason.BAD_CIPHERTEXT, str(error)) from error
     # 8. A member of the ring signed exactly this.
-    try:
-        lsag.verify(ring, current.context, digest, update.signature, tag_base=current.tag_base)
-    except SignatureError as error:
-        raise RefusedError(Reason.BAD_SIGNATURE, str(error)) from error
+    residues = check_content(current, ring, update)
     entry = encode(AcceptedUpdate(update.plan, update.ring, digest, update.signature))
-    return Admission(digest, tag, entry, residues)
+    return Admission(digest, tag, entry, residues, message)
 
 
 def fold(
-    store: sqlite3.Connection, current: OpenRound, admission: Admission, spent_us: int
+    store: sqlite3.Connection,
+    current: RoundChecks,
+    admission: Admission,
+    spent_us: int,
+    *,
+    keep: bool,
 ) -> None:
     """Count an update: its tag, its log entry and the new encrypted sum, in one transaction.
 
-    `spent_us` is the time its checks took, for the round's report. Raises RefusedError where the
-    sum would be no ciphertext any more.
+    `spent_us` is the time its checks took, for the round's report. With `keep` the update itself
+    stays too, until the hospitals have recomputed the sum (SPEC 10.4). Raises RefusedError where
+    the sum would be no ciphertext any more.
     """
     plan = current.plan_digest
     with transaction(store):
@@ -155,10 +131,8 @@ def fold(
             "WHERE plan = ?",
             (encoded, spent_us, plan),
         )
-
-
-def _digest_of(update: SealedUpdate) -> bytes:
-    return update_digest(update.plan, update.ring, update.ciphertexts)
+        if keep:
+            contributions.keep(store, plan, admission.digest, admission.update)
 
 
 def _receipts(signed: bytes) -> tuple[bytes, ...]:

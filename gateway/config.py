@@ -7,6 +7,7 @@ from typing import Annotated
 from nacl.public import PrivateKey
 
 from vitalring.files import read_file, read_secret
+from vitalring.gateway.contributions import KeptUpdates
 from vitalring.gateway.log import LogKey
 from vitalring.mqtt import BrokerConfig
 from vitalring.protocol import sealing, trust
@@ -25,6 +26,8 @@ class GatewayConfig:
     state_dir: Path
     broker: BrokerConfig
     chunks: ChunkLimits = field(default_factory=ChunkLimits)
+    kept_updates: KeptUpdates = field(default_factory=KeptUpdates)
+    """Of rounds whose sum several hospitals recompute."""
 
 
 @dataclass(frozen=True)

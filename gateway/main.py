@@ -31,6 +31,7 @@ def run_gateway(config: GatewayConfig, stop: threading.Event) -> None:
             config.broker.max_payload_bytes,
             config.chunks,
             lambda: time.time_ns() // 1_000_000,
+            config.kept_updates,
         )
         with link:
             gateway.run(stop)

@@ -12,6 +12,7 @@ from vitalring.gateway import log, rounds, store
 from vitalring.mqtt import Link
 from vitalring.protocol import blobs, topics, trust
 from vitalring.protocol.cbor import digest
+from vitalring.protocol.release import REFUSALS
 from vitalring.protocol.tiles import TILE_WIDTH, Tile
 
 _RECENT_RECEIPTS = 16
@@ -47,8 +48,10 @@ class Publisher:
     def round(self) -> None:
         """Publish the log's tail, and what the newest round has for devices and aggregator."""
         size, note = log.size(self._db), log.latest_checkpoint(self._db)
-        # A round appends at most one entry a device and a few more.
-        first = max(0, size - len(self._study.roster.keys) - 8) // TILE_WIDTH
+        # A round appends at most one entry a device, a hospital's words, and a few more.
+        words = len(self._study.federation.hospitals) * (1 + len(REFUSALS))
+        most = len(self._study.roster.keys) + words + 8
+        first = max(0, size - most) // TILE_WIDTH
         for bundle in range(first, -(-size // TILE_WIDTH)):
             self._entries(bundle)
         if note is not None:
@@ -62,7 +65,7 @@ class Publisher:
                 self._weights(current)
                 announced = rounds.announcement(self._db, current)
             elif current.status == "closed":
-                total = rounds.sum_bundle(self._db, current, self._study.federation)
+                total = rounds.sum_bundle(self._db, current, self._study)
             else:
                 # As with the plan: only now may the aggregator go on, or end.
                 signed = rounds.last_model(self._db)

@@ -5,14 +5,15 @@ together. Each is idempotent: after a crash the same message is taken again
 and changes nothing.
 """
 
+import logging
 import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from vitalring.database import transaction
 from vitalring.errors import ConfigError, Reason, RecordError
-from vitalring.gateway import log, store
-from vitalring.protocol import trust
+from vitalring.gateway import contributions, log, store, words
+from vitalring.protocol import commitments, trust
 from vitalring.protocol.cbor import decode, digest, encode
 from vitalring.protocol.records import (
     Bundle,
@@ -27,6 +28,12 @@ from vitalring.protocol.records import (
 )
 from vitalring.protocol.signing import sign
 from vitalring.protocol.weights import unpack_weights
+
+_logger = logging.getLogger(__name__)
+
+
+class EarlyModelError(RecordError):
+    """A model came before the commitments that it needs."""
 
 
 @dataclass(frozen=True)
@@ -161,6 +168,8 @@ def close(
             status = "summed"
             total = encode(EncryptedSum(current.plan, digests, current.sum))
             store.put_object(db, digest(total), total)
+        else:
+            contributions.forget(db, current.plan)
         report = sign(
             RoundReport(
                 plan=current.plan,
@@ -185,16 +194,38 @@ def close(
         # The running sum of too few updates is of no use to anybody but a curious one.
         db.execute("UPDATE rounds SET sum = NULL WHERE plan = ?", (current.plan,))
         log.sign_checkpoint(db, key)
+    if contributions.any_kept(db):
+        _forget_order(db)
     _forget_what_was_deleted(db)
 
 
-def sum_bundle(db: sqlite3.Connection, closed: Round, federation: Federation) -> bytes:
-    """Return what the aggregator is told of a closed round: the report and the sum, if any."""
-    if closed.report is None:
+def sum_bundle(db: sqlite3.Connection, closed: Round, study: trust.Study) -> bytes:
+    """Return what aggregators are told of a closed round: the report and the sum, if any.
+
+    Hospitals that decrypt together recompute the sum; they are told the receipts instead.
+    """
+    if closed.report is None or closed.receipts is None:
         raise RecordError(f"round {closed.number} has no report yet")
-    name = trust.open_report(closed.report, federation).sum
+    name = trust.open_report(closed.report, study.federation).sum
+    if name and study.joint is not None:
+        return encode(Bundle(closed.report, (closed.receipts,)))
     total = store.get_object(db, name) if name else None
     return encode(Bundle(closed.report, (total,) if total else ()))
+
+
+def delete_overdue(
+    db: sqlite3.Connection, federation: Federation, kept: contributions.KeptUpdates, now_ms: int
+) -> bool:
+    """Delete updates of a round that closed too long ago and has no model; tell if it did."""
+    current = latest(db)
+    if current is None or current.report is None or not contributions.any_kept(db):
+        return False
+    if now_ms <= contributions.due_ms(trust.open_report(current.report, federation), kept):
+        return False
+    with transaction(db):
+        contributions.forget(db, current.plan)
+    _forget_what_was_deleted(db)
+    return True
 
 
 def finish(
@@ -202,7 +233,8 @@ def finish(
 ) -> GlobalModel | None:
     """Take the model of the closed round; None where it is known already.
 
-    Raises RecordError for a model that does not follow from the round's report.
+    Raises EarlyModelError where enough hospitals' commitments are not here yet, RecordError for
+    a model that does not follow from the round's report.
     """
     model = trust.open_model(bundle.record, study.federation, study.plan)
     current = latest(db)
@@ -219,12 +251,18 @@ def finish(
     report = trust.open_report(current.report, study.federation)
     plan = trust.open_round_plan(current.signed_plan, study)
     trust.check_model_follows(model, plan, report)
+    closed = commitments.ClosedRound(current.number, current.plan, model.report)
+    try:
+        commitments.check_committed(model, words.committed(db, study, closed), study)
+    except RecordError as error:
+        raise EarlyModelError(str(error)) from error
     with transaction(db):
         _keep_weights(db, bundle, model.weights, study)
         log.append_object(db, "global-model", bundle.record)
         db.execute("UPDATE rounds SET status = 'done' WHERE plan = ?", (current.plan,))
         # The sum has served; a ciphertext that is gone can never be decrypted by a later key.
         db.execute("DELETE FROM objects WHERE digest = ?", (report.sum,))
+        contributions.forget(db, current.plan)
         log.sign_checkpoint(db, key)
     _forget_what_was_deleted(db)
     return model
@@ -265,6 +303,19 @@ def _forget_what_was_deleted(db: sqlite3.Connection) -> None:
         db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     finally:
         db.execute(f"PRAGMA busy_timeout = {waits_ms}")
+
+
+def _forget_order(db: sqlite3.Connection) -> None:
+    """Write the database anew in the order of its keys (SPEC 10.4).
+
+    SQLite takes pages as content comes, so the place of an update in the file would tell when
+    it came, for as long as updates are kept. Where the disk has no room for a copy of the file
+    the round goes on without: what is kept is deleted when it is done.
+    """
+    try:
+        db.execute("VACUUM")
+    except sqlite3.Error as error:
+        _logger.warning("the order of updates stays visible in the file of the database: %s", error)
 
 
 def _keep_weights(db: sqlite3.Connection, bundle: Bundle, name: bytes, study: trust.Study) -> None:

@@ -16,20 +16,24 @@ from collections import Counter
 from collections.abc import Callable
 
 from vitalring.errors import Reason, RefusedError, StorageError, TransportError, VitalRingError
-from vitalring.gateway import admission, rounds
+from vitalring.gateway import admission, rounds, words
 from vitalring.gateway.config import GatewayKeys
+from vitalring.gateway.contributions import KeptUpdates, SetServer
 from vitalring.gateway.publisher import Publisher
 from vitalring.mqtt import Connected, Link, Message
 from vitalring.protocol import blobs, lsag, topics, trust
 from vitalring.protocol.cbor import decode
 from vitalring.protocol.chunks import ChunkLimits, Reassembler
 from vitalring.protocol.records import Bundle
+from vitalring.protocol.update import RoundChecks, round_checks
 
 _log = logging.getLogger(__name__)
 _TICK_S = 0.5
 _PAUSE_S = 5.0
 """Between attempts at what the disk or the broker refused."""
 _PIECE_TIMEOUT_S = 10.0
+_SET_TIMEOUT_S = 10.0
+_LOOK_MS = 3_600_000
 
 
 class _PieceMissingError(TransportError):
@@ -48,6 +52,7 @@ class Gateway:
         max_payload_bytes: int,
         chunk_limits: ChunkLimits,
         now_ms: Callable[[], int],
+        kept: KeptUpdates | None = None,
     ) -> None:
         self._db = db
         self._study = files.study
@@ -55,6 +60,8 @@ class Gateway:
         self._link = link
         self._publisher = Publisher(db, files, link, max_payload_bytes)
         self._now_ms = now_ms
+        self._kept = kept or KeptUpdates()
+        self._sets = SetServer(db, files.study.federation, max_payload_bytes, self._kept)
         self._stop = threading.Event()
         self._reassembler = Reassembler(chunk_limits)
         self._scheme = self._study.scheme()
@@ -64,9 +71,13 @@ class Gateway:
         self._awaited: bytes | None = None
         self._piece_message: bytes | None = None
         self._postponed: dict[topics.Kind, Message] = {}
+        # A model that came before the commitments that it needs.
+        self._early: Message | None = None
         # Whether the broker may lack something, and when to publish again (monotonic seconds).
         self._stale = False
         self._publish_at = 0.0
+        # When to look next for updates that are kept too long (ms since 1970).
+        self._look_at_ms = 0
         rounds.open_study_log(db, keys.log, files.records, list(files.objects.values()))
         self._open = self._prepare()
 
@@ -101,6 +112,8 @@ class Gateway:
             self.take(self._postponed.popitem()[1])
         try:
             self._close_if_due()
+            self._delete_if_due()
+            self._send_set()
             if self._stale and self._link.connected and time.monotonic() >= self._publish_at:
                 self._publisher.all()
                 self._stale = False
@@ -110,7 +123,7 @@ class Gateway:
             self._pause(error)
 
     def _receive(self) -> None:
-        event = self._link.receive(_TICK_S)
+        event = self._link.receive(0.0 if self._sets.busy and self._link.connected else _TICK_S)
         if isinstance(event, Connected):
             self._stale, self._publish_at = True, 0.0
         elif event is not None:
@@ -147,7 +160,16 @@ class Gateway:
             case topics.Kind.PROPOSE:
                 self._begin(self._bundle(message.payload))
             case topics.Kind.MODEL:
-                self._finish(self._bundle(message.payload))
+                self._early = None
+                try:
+                    self._finish(self._bundle(message.payload))
+                except rounds.EarlyModelError:
+                    self._early = dataclasses.replace(message, packet_id=0)
+                    raise
+            case topics.Kind.HOSPITAL if topic.step in words.KIND_OF_STEP:
+                self._hear(topic, blobs.whole(message.payload))
+            case topics.Kind.WANT:
+                self._sets.ask(topic.hospital or "", message.payload)
             case topics.Kind.OBJECT if topic.digest == self._awaited:
                 self._piece_message = message.payload
             case _:
@@ -187,7 +209,8 @@ class Gateway:
             )
             if admitted is not None and self._open is not None:
                 spent_us = (time.perf_counter_ns() - started) // 1000
-                admission.fold(self._db, self._open, admitted, spent_us)
+                keep = self._study.joint is not None
+                admission.fold(self._db, self._open, admitted, spent_us, keep=keep)
         except RefusedError as refusal:
             # Counted in memory and written at the close: hostile bytes must not cost disk writes.
             self._refusals[refusal.reason] += 1
@@ -220,19 +243,52 @@ class Gateway:
         if rounds.finish(self._db, self._keys.log, self._study, bundle) is not None:
             self._publisher.round()
 
-    def _prepare(self) -> admission.OpenRound | None:
+    def _hear(self, topic: topics.Topic, record: bytes) -> None:
+        """Log what a hospital says of the closed round; a model may have waited for it."""
+        hospital, kind = topic.hospital or "", words.KIND_OF_STEP[topic.step or ""]
+        if not words.take(self._db, self._keys.log, self._study, hospital, kind, record):
+            return
+        if self._early is not None:
+            self._postponed[topics.Kind.MODEL], self._early = self._early, None
+        self._publisher.round()
+
+    def _send_set(self) -> None:
+        """Send one frame of the updates that hospitals ask for."""
+        if not self._link.connected:
+            return
+        try:
+            frame = self._sets.next()
+            if frame is not None:
+                self._link.publish(*frame, timeout_s=_SET_TIMEOUT_S)
+        except TransportError as error:
+            self._sets.give_up()
+            _log.warning("a hospital's updates were not sent, it will ask again: %s", error)
+
+    def _delete_if_due(self) -> None:
+        """Delete, once an hour at most, updates that were kept for too long."""
+        if self._now_ms() < self._look_at_ms:
+            return
+        self._look_at_ms = self._now_ms() + _LOOK_MS
+        if rounds.delete_overdue(self._db, self._study.federation, self._kept, self._now_ms()):
+            _log.warning("updates of a round without a model were deleted: its time was over")
+
+    def _prepare(self) -> RoundChecks | None:
         current = rounds.latest(self._db)
         if current is None or current.status != "open":
             return None
         plan = trust.open_round_plan(current.signed_plan, self._study)
-        return admission.open_round(plan, current.plan, self._scheme, self._rings)
+        return round_checks(plan, current.plan, self._scheme, self._rings)
 
 
 def subscriptions(study: trust.Study) -> list[str]:
     """Return what a gateway listens to."""
     name = study.federation.name
-    return [
+    heard = [
         topics.uplink_filter(name, study.roster.cohort),
         topics.propose_topic(name),
         topics.model_topic(name),
     ]
+    if study.joint is not None:
+        heard += [topics.hospital_filter(name, step) for step in words.KIND_OF_STEP]
+        heard.append(topics.want_filter(name))
+    return heard

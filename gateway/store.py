@@ -1,7 +1,9 @@
 """The gateway's one database: log, rounds and what was admitted.
 
 Arrival order is kept nowhere: admitted updates are keyed by digest, and no
-table carries a time or a running number of an update (SPEC 10.4).
+table carries a time or a running number of an update (SPEC 10.4). `contributions` are
+the counted updates themselves, where hospitals recompute the sum; `words` names the
+signed records in which hospitals commit to a set of updates or refuse it.
 """
 
 import sqlite3
@@ -11,7 +13,7 @@ from vitalring.database import open_database, open_read_only
 from vitalring.errors import ConfigError
 
 FILE = "gateway.sqlite"
-LAYOUT = 1
+LAYOUT = 2
 SCHEMA = """
 CREATE TABLE entries (position INTEGER PRIMARY KEY, entry BLOB NOT NULL);
 CREATE TABLE nodes (
@@ -36,6 +38,14 @@ CREATE TABLE rounds (
 CREATE TABLE admitted (
     plan BLOB NOT NULL, digest BLOB NOT NULL, tag BLOB NOT NULL, entry BLOB NOT NULL,
     PRIMARY KEY (plan, digest), UNIQUE (plan, tag)
+) WITHOUT ROWID;
+CREATE TABLE contributions (
+    plan BLOB NOT NULL, digest BLOB NOT NULL, content BLOB NOT NULL,
+    PRIMARY KEY (plan, digest)
+) WITHOUT ROWID;
+CREATE TABLE words (
+    plan BLOB NOT NULL, hospital INTEGER NOT NULL, slot TEXT NOT NULL, record BLOB NOT NULL,
+    PRIMARY KEY (plan, hospital, slot)
 ) WITHOUT ROWID;
 """
 

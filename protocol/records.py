@@ -203,6 +203,8 @@ OBJECT_KINDS = (
     "sum-key",
     "round-plan",
     "round-report",
+    "set-commitment",
+    "release-refusal",
     "global-model",
 )
 
@@ -297,7 +299,8 @@ class GlobalModel:
     """New weights after a round. Signed by a quorum of aggregators.
 
     `applied` is false where the round brought no sum; the weights are then
-    those of before.
+    those of before. `state` is the digest of the server optimiser's state, from which a
+    hospital that missed the round goes on; no bytes with one hospital (SPEC 11.15).
     """
 
     TYPE: ClassVar[str] = "vitalring/global-model/1"
@@ -313,6 +316,7 @@ class GlobalModel:
     applied: bool
     final: bool
     evaluation: Evaluation | None
+    state: Annotated[bytes, Size(0, 32)] = b""
 
 
 @dataclass(frozen=True)

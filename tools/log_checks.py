@@ -11,7 +11,7 @@ from vitalring.errors import LogError, VitalRingError
 from vitalring.models.artefact import artefact_from_bytes, initial_weights
 from vitalring.models.dataset import FeatureSchema
 from vitalring.models.dataset.statistics import Question
-from vitalring.protocol import lsag, trust
+from vitalring.protocol import commitments, lsag, trust
 from vitalring.protocol.cbor import digest
 from vitalring.protocol.records import (
     Federation,
@@ -20,6 +20,7 @@ from vitalring.protocol.records import (
     RoundReport,
     StudyPlan,
 )
+from vitalring.protocol.release import SetCommitment
 from vitalring.protocol.signing import Signed
 from vitalring.protocol.update import round_context
 from vitalring.protocol.weights import pack_weights, unpack_weights
@@ -130,10 +131,14 @@ def check_round(
     # 4. The report and the receipts say what the entries say.
     report = _report(files, study, plan, logged, logged.report)
     verdict = RoundVerdict(number, report.status, report.expected, report.admitted)
+    # 5. Hospitals' words are theirs and about this round.
+    committed = _words(files, study, plan, logged, logged.report)
     if logged.model is None:
         return verdict
-    # 5. The model follows from this report.
+    # 6. The model follows from this report, and enough hospitals committed to one set.
     model = _model(files, study, plan, logged.report, report, logged.model)
+    with blame(logged.model.object_path):
+        commitments.check_committed(model, committed, study)
     return replace(verdict, weights=model.weights, final=model.final)
 
 
@@ -206,6 +211,23 @@ def _report(
         },
     )
     return report
+
+
+def _words(
+    files: LogFolder, study: trust.Study, plan: RoundPlan, logged: RoundEntries, report: Entry
+) -> list[tuple[int, SetCommitment]]:
+    """Return the commitments among the hospitals' words, by hospital."""
+    closed = commitments.ClosedRound(plan.round, logged.plan.value.digest, report.value.digest)
+    committed, seen = [], set()
+    for entry in logged.words:
+        with blame(entry.object_path):
+            signer, word = commitments.open_word(entry.kind, files.record(entry), study, closed)
+        if (signer, commitments.slot(word)) in seen:
+            raise entry.fault(f"is another {entry.kind} of a hospital that gave this one before")
+        seen.add((signer, commitments.slot(word)))
+        if isinstance(word, SetCommitment):
+            committed.append((signer, word))
+    return committed
 
 
 def _model(

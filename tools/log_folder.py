@@ -13,7 +13,7 @@ from pathlib import Path
 
 from vitalring.edge_agent.announcement import log_keys
 from vitalring.errors import LogError, VitalRingError
-from vitalring.protocol import limits, tiles, trust
+from vitalring.protocol import commitments, limits, tiles, trust
 from vitalring.protocol.cbor import decode, type_of
 from vitalring.protocol.checkpoint import MAX_NOTE_BYTES, Checkpoint, parse_and_verify
 from vitalring.protocol.records import AcceptedUpdate, Federation, LoggedObject
@@ -72,6 +72,8 @@ class RoundEntries:
     plan: Entry
     updates: tuple[tuple[Entry, AcceptedUpdate], ...]
     report: Entry | None
+    words: tuple[Entry, ...]
+    """Commitments to the round's set, and refusals, as hospitals gave them."""
     model: Entry | None
 
 
@@ -216,8 +218,11 @@ def _round(queue: list[Entry]) -> RoundEntries:
     report = queue.pop() if queue and queue[-1].kind == "round-report" else None
     if updates and report is None:
         raise updates[-1][0].fault("is an update that no round-report follows")
+    words = []
+    while report and queue and queue[-1].kind in commitments.KINDS:
+        words.append(queue.pop())
     model = queue.pop() if report and queue and queue[-1].kind == "global-model" else None
-    return RoundEntries(plan, tuple(updates), report, model)
+    return RoundEntries(plan, tuple(updates), report, tuple(words), model)
 
 
 def _entry(position: int, size: int, data: bytes) -> Entry:

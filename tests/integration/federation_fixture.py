@@ -34,7 +34,13 @@ from vitalring.protocol.records import (
     SumKey,
 )
 from vitalring.protocol.signing import public_key, sign
-from vitalring.protocol.update import rotation_seed, round_context, update_digest
+from vitalring.protocol.update import (
+    RoundChecks,
+    rotation_seed,
+    round_checks,
+    round_context,
+    update_digest,
+)
 
 ORIGIN = "log.example/ward"
 CLASSES = ("no", "yes")
@@ -253,12 +259,10 @@ class Parties:
             self.db, self.federation.log_key, self.federation.study, proposal, self.now_ms
         )
 
-    def open_round(self) -> admission.OpenRound:
+    def open_round(self) -> RoundChecks:
         current = rounds.latest(self.db)
         plan = trust.open_round_plan(current.signed_plan, self.federation.study)
-        return admission.open_round(
-            plan, current.plan, self.federation.scheme, self.federation.rings
-        )
+        return round_checks(plan, current.plan, self.federation.scheme, self.federation.rings)
 
     def check(self, box):
         return admission.check(
@@ -269,7 +273,8 @@ class Parties:
         """Check and fold; True where the box was counted."""
         admitted = self.check(box)
         if admitted is not None:
-            admission.fold(self.db, self.open_round(), admitted, 100)
+            keep = self.federation.study.joint is not None
+            admission.fold(self.db, self.open_round(), admitted, 100, keep=keep)
         return admitted is not None
 
     def close(self, refused=None):
@@ -286,7 +291,7 @@ class Parties:
     def conclude(self) -> Bundle:
         """Let the aggregator turn the closed round into a model."""
         closed = rounds.latest(self.db)
-        total = rounds.sum_bundle(self.db, closed, self.federation.study.federation)
+        total = rounds.sum_bundle(self.db, closed, self.federation.study)
         aggregator_rounds.conclude(self.aggregator_db, self.aggregator, decode(Bundle, total))
         return decode(Bundle, aggregator_store.latest(self.aggregator_db).model)
 

@@ -460,9 +460,7 @@ def check_sum(field):
     federation = field.federation
     name = digest(field.current.signed_plan)
     wanted = np.sum([federation.fields(name, rng_seed=d) for d in range(5)], axis=0)
-    bundle = rounds.sum_bundle(
-        field.parties.db, rounds.latest(field.parties.db), federation.study.federation
-    )
+    bundle = rounds.sum_bundle(field.parties.db, rounds.latest(field.parties.db), federation.study)
     total = cbor2.loads(decode(Bundle, bundle).objects[0])
     residues = federation.scheme.decode_sum(total["ciphertexts"])
     opened = federation.scheme.open_sum(residues, 5, federation.decryption.decrypt)

@@ -53,8 +53,7 @@ def close_round(parties, devices):
     parties.now_ms += 20_000
     parties.close()
     closed = rounds.latest(parties.db)
-    federation = parties.federation.study.federation
-    return decode(Bundle, rounds.sum_bundle(parties.db, closed, federation))
+    return decode(Bundle, rounds.sum_bundle(parties.db, closed, parties.federation.study))
 
 
 def conclude(parties, bundle):

@@ -321,7 +321,7 @@ def test_a_crash_at_any_statement_leaves_all_or_nothing(parties, signed_plan):
     while True:
         database = CrashingDatabase(parties.db, statements)
         try:
-            admission.fold(database, parties.open_round(), admitted, 100)
+            admission.fold(database, parties.open_round(), admitted, 100, keep=False)
             break
         except Crash:
             if parties.db.in_transaction:
@@ -348,7 +348,9 @@ def test_a_crash_in_the_addition_leaves_nothing(parties, signed_plan):
             raise Crash
 
     with pytest.raises(Crash):
-        admission.fold(parties.db, replace(parties.open_round(), scheme=Scheme()), admitted, 1)
+        admission.fold(
+            parties.db, replace(parties.open_round(), scheme=Scheme()), admitted, 1, keep=False
+        )
     assert state(parties.db) == before
 
 
@@ -456,7 +458,7 @@ def test_ciphertexts_that_cancel_one_another_are_refused(encrypted):
     before = state(db)
     admitted = encrypted.check(sealed(encrypted, other))
     with pytest.raises(RefusedError) as caught:
-        admission.fold(db, encrypted.open_round(), admitted, 1)
+        admission.fold(db, encrypted.open_round(), admitted, 1, keep=False)
     assert caught.value.reason is Reason.BAD_CIPHERTEXT
     assert state(db) == before
     # The round goes on, and its sum is that of the rest.

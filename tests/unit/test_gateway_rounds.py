@@ -202,7 +202,7 @@ def test_updates_are_logged_sorted_by_digest(parties):
     assert report.refused == {"malformed": 3, "too_late": 1}
     total = decode(EncryptedSum, store.get_object(parties.db, report.sum))
     assert (total.plan, total.contributions) == (current.plan, digests)
-    bundle = decode(Bundle, rounds.sum_bundle(parties.db, current, fed))
+    bundle = decode(Bundle, rounds.sum_bundle(parties.db, current, parties.federation.study))
     assert bundle == Bundle(current.report, (encode(total),))
 
 
@@ -219,7 +219,10 @@ def test_below_the_minimum_nothing_is_handed_out(parties, devices):
         len(devices),
         b"",
     )
-    assert decode(Bundle, rounds.sum_bundle(parties.db, current, fed)).objects == ()
+    assert (
+        decode(Bundle, rounds.sum_bundle(parties.db, current, parties.federation.study)).objects
+        == ()
+    )
     # Nor does the sum stay on disk.
     assert current.sum is None
     for (content,) in parties.db.execute("SELECT content FROM objects"):
@@ -247,9 +250,7 @@ def test_a_sum_of_an_open_round_is_not_handed_out(parties):
     parties.begin(parties.propose())
     parties.submit(range(5))
     with pytest.raises(RecordError, match="no report"):
-        rounds.sum_bundle(
-            parties.db, rounds.latest(parties.db), parties.federation.study.federation
-        )
+        rounds.sum_bundle(parties.db, rounds.latest(parties.db), parties.federation.study)
 
 
 # Finishing.

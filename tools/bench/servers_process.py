@@ -22,9 +22,9 @@ from vitalring.protocol import lsag, trust
 from vitalring.protocol.cbor import decode
 from vitalring.protocol.chunks import Reassembler
 from vitalring.protocol.quantise import decode_sum
-from vitalring.protocol.records import Bundle, EncryptedSum, SealedUpdate
+from vitalring.protocol.records import EncryptedSum, SealedUpdate
 from vitalring.protocol.sealing import unseal
-from vitalring.protocol.update import rotation_seed, update_digest
+from vitalring.protocol.update import RoundChecks, rotation_seed, round_checks, update_digest
 from vitalring.stopwatch import Stages
 from vitalring.tools.bench.child import answer
 
@@ -38,11 +38,11 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
     db = store.open_store(config.state_dir)
     try:
         current = _open_round(db, files.study)
-        admitted = []
+        keep, admitted = files.study.joint is not None, []
         for name in request["keys"]:
             frames = sorted(Path(request["out"]).glob(f"{name}-*.frame"), key=_frame_number)
             contents = [frame.read_bytes() for frame in frames]
-            admitted.append(_admit(db, current, keys, config, contents))
+            admitted.append(_admit(db, current, keys, config, contents, keep=keep))
         watch = Stages()
         rounds.close(db, keys.log, current.plan, len(request["keys"]), {}, _now_ms())
         watch.done("close the round")
@@ -57,21 +57,23 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
     return {"admit": admitted, "close": watch.seconds, "conclude": concluded}
 
 
-def _open_round(db: Any, study: trust.Study) -> admission.OpenRound:  # noqa: ANN401
+def _open_round(db: Any, study: trust.Study) -> RoundChecks:  # noqa: ANN401
     latest = rounds.latest(db)
     if latest is None:
         raise ConfigError("the measured study has no open round")
     plan = trust.open_round_plan(latest.signed_plan, study)
     rings = lsag.cut(study.roster.keys, study.roster.ring_size)
-    return admission.open_round(plan, latest.plan, study.scheme(), rings)
+    return round_checks(plan, latest.plan, study.scheme(), rings)
 
 
 def _admit(
     db: Any,  # noqa: ANN401
-    current: admission.OpenRound,
+    current: RoundChecks,
     keys: Any,  # noqa: ANN401
     config: GatewayConfig,
     frames: list[bytes],
+    *,
+    keep: bool,
 ) -> dict[str, float]:
     """Time the parts of an admission, then the admission."""
     reassembler = Reassembler(config.chunks)
@@ -90,7 +92,7 @@ def _admit(
     watch.done("all checks")
     if admitted is None:
         raise ConfigError("an update that is measured was counted before")
-    admission.fold(db, current, admitted, 0)
+    admission.fold(db, current, admitted, 0, keep=keep)
     watch.done("fold, commit")
     return watch.seconds
 
@@ -99,10 +101,11 @@ def _sum(db: Any, study: trust.Study) -> EncryptedSum:  # noqa: ANN401
     closed = rounds.latest(db)
     if closed is None:
         raise ConfigError("the measured study has no round")
-    objects = decode(Bundle, rounds.sum_bundle(db, closed, study.federation)).objects
-    if not objects:
+    report = trust.open_report(closed.report or b"", study.federation)
+    total = store.get_object(db, report.sum)
+    if total is None:
         raise ConfigError("the measured round gave no sum: too few updates")
-    return decode(EncryptedSum, objects[0])
+    return decode(EncryptedSum, total)
 
 
 def _conclude(
