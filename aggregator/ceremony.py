@@ -8,19 +8,15 @@ be done, and says for whom it waits.
 """
 
 import secrets
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Annotated, ClassVar, Protocol
-
-from nacl.public import PrivateKey
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 from vitalring.aggregator import key_share
-from vitalring.aggregator.ceremony_checks import Agreed, Checks, FaultError, seals
+from vitalring.aggregator.ceremony_checks import Agreed, Checks, FaultError
+from vitalring.aggregator.ceremony_maker import SHARE, Maker
+from vitalring.aggregator.ceremony_store import MemoryStore, Store
 from vitalring.aggregator.key_messages import Inbox, pack, unpack
-from vitalring.aggregator.rehearsal import promised, rehearse
-from vitalring.errors import CiphertextError, ConfigError
-from vitalring.protocol import limits
-from vitalring.protocol.cbor import decode, digest, encode
+from vitalring.errors import ConfigError
 from vitalring.protocol.key_records import (
     STEPS,
     KeyCommit,
@@ -31,20 +27,11 @@ from vitalring.protocol.key_records import (
     KeyRecord,
     KeyRehearsal,
     KeyReveal,
-    PieceBox,
     fingerprint,
 )
-from vitalring.protocol.records import Bundle, Digest, Key
-from vitalring.protocol.signing import public_key, sign
-from vitalring.protocol.threshold.joint_key import (
-    SALT_BYTES,
-    commit,
-    contribute,
-    encode_contribution,
-)
+from vitalring.protocol.signing import public_key
 from vitalring.protocol.threshold.params import ThresholdParams
-from vitalring.protocol.threshold.pieces import SecretPiece, decode_piece, encode_piece
-from vitalring.schema import Size
+from vitalring.protocol.threshold.pieces import SecretPiece
 
 NAMES: Mapping[type[KeyRecord], str] = {
     KeyCommit: "1-commit",
@@ -57,30 +44,8 @@ NAMES: Mapping[type[KeyRecord], str] = {
 }
 """What messages are called in file names; a reader goes by the content."""
 
-SHARE, PUBLIC_KEY, SUM_KEY = "key.share", "sum-key.bin", "sum-key.cbor"
-_DRAFT, _PARTS, _HEARD, _DONE = "draft", "parts", "heard", "done"
-
-
-class Store(Protocol):
-    """Where a hospital keeps its own things, and where it meets the others' messages."""
-
-    def files(self) -> Iterable[tuple[str, bytes]]:
-        """Return the names and contents of all messages that are here."""
-
-    def send(self, name: str, data: bytes) -> None:
-        """Put this hospital's message where the others get it, unless it is there."""
-
-    def kept(self, name: str) -> bytes | None:
-        """Return what was kept under a name."""
-
-    def keep(self, name: str, data: bytes) -> None:
-        """Keep something secret, whole or not at all; it is on disk when this returns."""
-
-    def drop(self, name: str) -> None:
-        """Forget what was kept."""
-
-    def publish(self, name: str, data: bytes) -> None:
-        """Write a result that everybody may read."""
+PUBLIC_KEY, SUM_KEY = "sum-key.bin", "sum-key.cbor"
+_HEARD, _DONE = "heard", "done"
 
 
 @dataclass(frozen=True)
@@ -114,20 +79,6 @@ class Status:
     ended: Ended | None = None
 
 
-@dataclass(frozen=True)
-class Draft:
-    """What a hospital drew at its start; secret."""
-
-    TYPE: ClassVar[str] = "vitalring/key-draft/1"
-    MAX_BYTES: ClassVar[int] = 16 * limits.MIB
-
-    context: Digest
-    salt: Annotated[bytes, Size(SALT_BYTES)] = field(repr=False)
-    box_secret: Key = field(repr=False)
-    contribution: bytes = field(repr=False)
-    pieces: Annotated[tuple[bytes, ...], Size(1, 64)] = field(repr=False)
-
-
 class Ceremony:
     """One hospital's part in one attempt at a joint key."""
 
@@ -143,13 +94,9 @@ class Ceremony:
 
         Raises ConfigError if the seed is another hospital's.
         """
-        if public_key(seed) != agreed.identity_keys[hospital]:
-            raise ConfigError(
-                f"this identity key is not the one of hospital {agreed.names[hospital]} in the "
-                "federation's record"
-            )
         self._agreed, self._hospital, self._seed, self._store = agreed, hospital, seed, store
         self._checks = checks or Checks(agreed)
+        self._maker = Maker(agreed, hospital, seed, store, self._checks)
 
     def status(self) -> Status:
         """Say where this hospital stands, and write nothing."""
@@ -178,10 +125,7 @@ class Ceremony:
 
     def share(self) -> key_share.Share:
         """Return this hospital's share once it is kept. Raises ConfigError before."""
-        data = self._store.kept(SHARE)
-        if data is None:
-            raise ConfigError("there is no key share yet: see the status")
-        return key_share.decode(data, self._agreed.params, SHARE)
+        return self._maker.share()
 
     def _go(self, *, act: bool) -> Status:
         if self._store.kept(_DONE) is not None:
@@ -224,7 +168,7 @@ class Ceremony:
             return Status(step, compare=True, fingerprint=shown)
         if not act:
             return Status(step, ready=True, fingerprint=shown)
-        self._store.keep(NAMES[cls], self._make(cls, inbox))
+        self._store.keep(NAMES[cls], self._maker.make(cls, inbox))
         return self._next(self._read(), act=True)
 
     def _check(self, cls: type[KeyRecord], inbox: Inbox) -> None:
@@ -236,116 +180,6 @@ class Ceremony:
         elif cls is KeyConsent:
             self._checks.rehearsed(inbox, self.share().public_key)
 
-    def _make(self, cls: type[KeyRecord], inbox: Inbox) -> bytes:
-        """Return our message of one step, after keeping what is secret behind it."""
-        objects: tuple[bytes, ...] = ()
-        head = (self._agreed.context, self._hospital)
-        record: KeyRecord
-        if cls is KeyCommit:
-            draft = self._draw()
-            commitment = commit(self._hospital, draft.contribution, draft.salt, draft.context)
-            box_key = bytes(PrivateKey(draft.box_secret).public_key)
-            record = KeyCommit(*head, commitment, box_key)
-        elif cls is KeyReveal:
-            draft = self._draft()
-            record = KeyReveal(*head, draft.salt, digest(draft.contribution))
-            objects = (draft.contribution,)
-        elif cls is KeyDeal:
-            record = KeyDeal(*head, tuple(self._boxes(inbox)))
-        elif cls is KeyJoin:
-            record = self._join(inbox)
-        elif cls is KeyRehearsal:
-            objects = self._parts()
-            record = KeyRehearsal(
-                *head, promised(tuple(zip(objects[::2], objects[1::2], strict=True)))
-            )
-        else:
-            sum_key = self._agreed.sum_key(self.share().public_key)
-            record = KeyConsent(*head, sign(sum_key, [self._seed]))
-        return pack(record, self._seed, objects)
-
-    def _draw(self) -> Draft:
-        """Draw this hospital's pieces, once."""
-        if self._store.kept(_DRAFT) is None:
-            agreed = self._agreed
-            pieces, contribution = contribute(self._hospital, agreed.context, agreed.params)
-            draft = Draft(
-                context=agreed.context,
-                salt=secrets.token_bytes(SALT_BYTES),
-                box_secret=bytes(PrivateKey.generate()),
-                contribution=encode_contribution(contribution, agreed.params),
-                pieces=tuple(map(encode_piece, pieces)),
-            )
-            self._store.keep(_DRAFT, encode(draft))
-        return self._draft()
-
-    def _draft(self) -> Draft:
-        data = self._store.kept(_DRAFT)
-        if data is None:
-            raise ConfigError(
-                "this hospital's private state is gone: begin anew, with the next attempt"
-            )
-        return decode(Draft, data)
-
-    def _boxes(self, inbox: Inbox) -> Iterable[PieceBox]:
-        """Seal each piece that we deal to each of its other holders."""
-        access = self._agreed.params.access
-        dealt = access.dealt_by(self._hospital)
-        for index, plain in zip(dealt, self._draft().pieces, strict=True):
-            for holder in access.holders(index):
-                if holder != self._hospital:
-                    box_key = inbox.of(KeyCommit, holder).box_key
-                    try:
-                        yield PieceBox(index, holder, seals(box_key, plain))
-                    except CiphertextError as error:
-                        raise FaultError(
-                            [holder],
-                            "bad_box",
-                            f"hospital {self._agreed.names[holder]}: {error}",
-                            [inbox.messages[KeyCommit, holder]],
-                        ) from error
-
-    def _join(self, inbox: Inbox) -> KeyJoin:
-        """Open and check what was dealt to us; keep the share, and our parts of the rehearsal."""
-        agreed, draft = self._agreed, self._draft()
-        public = self._checks.public_key(inbox)
-        if self._store.kept(SHARE) is None:
-            access, degree = agreed.params.access, agreed.params.bfv.degree
-            dealt = access.dealt_by(self._hospital)
-            pieces = [
-                decode_piece(data, index, degree)
-                for index, data in zip(dealt, draft.pieces, strict=True)
-            ]
-            secret = PrivateKey(draft.box_secret)
-            for dealer in range(access.hospitals):
-                if dealer != self._hospital:
-                    pieces += self._checks.dealt(inbox, dealer, self._hospital, secret)
-            held = tuple(sorted(pieces, key=lambda piece: piece.index))
-            share = key_share.Share(self._hospital, agreed.context, public, held)
-            self._store.keep(SHARE, key_share.encode(share, agreed.params))
-        share, rehearsal = self.share(), self._checks.rehearsal(public)
-        if self._store.kept(_PARTS) is None:
-            made = rehearse(self._hospital, share.pieces, rehearsal)
-            flat = tuple(part for pair in made for part in pair)
-            self._store.keep(_PARTS, encode(Bundle(b"", flat)))
-        objects = self._parts()
-        return KeyJoin(
-            context=agreed.context,
-            hospital=self._hospital,
-            contributions=tuple(
-                digest(inbox.objects(KeyReveal, h)[0]) for h in range(len(agreed.names))
-            ),
-            key=digest(public),
-            total=rehearsal.digest,
-            promises=promised(tuple(zip(objects[::2], objects[1::2], strict=True))),
-        )
-
-    def _parts(self) -> tuple[bytes, ...]:
-        data = self._store.kept(_PARTS)
-        if data is None:
-            raise ConfigError("the rehearsal of this hospital is gone: begin anew")
-        return decode(Bundle, data).objects
-
     def _finish(self, envelope: bytes) -> Status:
         share = self.share()
         self._store.publish(PUBLIC_KEY, share.public_key)
@@ -354,10 +188,8 @@ class Ceremony:
         return self._finished(act=True)
 
     def _finished(self, *, act: bool) -> Status:
-        # From here on nobody can open the boxes that travelled.
-        for name in (_DRAFT, _PARTS) if act else ():
-            self._store.drop(name)
         if act:
+            self._maker.forget()
             self._send(KeyConsent)
         return Status(len(STEPS), done=True, fingerprint=self._fingerprint())
 
@@ -368,15 +200,14 @@ class Ceremony:
         if others:
             accused = tuple(names[h] for h in fault.accused if h < len(names))
             return Ended(accused, fault.fault, fault.detail, names[others[0]])
-        draft = self._store.kept(_DRAFT)
-        boxes = fault.fault in ("bad_box", "bad_piece") and draft is not None
+        boxes = fault.fault in ("bad_box", "bad_piece")
         record = KeyComplaint(
             context=self._agreed.context,
             hospital=self._hospital,
             accused=fault.accused,
             fault=fault.fault,
             detail=fault.detail[:1000],
-            box_secret=self._draft().box_secret if boxes else b"",
+            box_secret=self._maker.box_secret() if boxes else b"",
         )
         data = pack(record, self._seed, fault.evidence)
         if act:
@@ -421,39 +252,6 @@ class Ceremony:
             return ""
         share = self.share()
         return fingerprint(share.context, share.public_key)
-
-
-@dataclass
-class MemoryStore:
-    """A store in memory, for simulations; all hospitals share one `exchange`."""
-
-    exchange: dict[str, bytes] = field(default_factory=dict, repr=False)
-    own: dict[str, bytes] = field(default_factory=dict, repr=False)
-    results: dict[str, bytes] = field(default_factory=dict, repr=False)
-
-    def files(self) -> Iterable[tuple[str, bytes]]:
-        """Return all messages."""
-        return list(self.exchange.items())
-
-    def send(self, name: str, data: bytes) -> None:
-        """Give a message to all."""
-        self.exchange[name] = data
-
-    def kept(self, name: str) -> bytes | None:
-        """Return what was kept."""
-        return self.own.get(name)
-
-    def keep(self, name: str, data: bytes) -> None:
-        """Keep something."""
-        self.own[name] = data
-
-    def drop(self, name: str) -> None:
-        """Forget it."""
-        self.own.pop(name, None)
-
-    def publish(self, name: str, data: bytes) -> None:
-        """Keep a result."""
-        self.results[name] = data
 
 
 def joint_key_here(
