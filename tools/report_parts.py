@@ -116,15 +116,19 @@ def _sorted_personal(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any
 def _personal(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     if not rows:
         return None
+    own = [row for row in rows if row["used"]]
+    groups = [("use their own head", own)] if own else []
     return {
         "rows": _sorted_personal(rows),
-        "used": sum(bool(row["used"]) for row in rows),
-        "reasons": any(row.get("reason") for row in rows),
-        "medians": {
-            f"{head}_{key}": report_text.median(row[head][key] for row in rows)
-            for head in ("global", "personal")
-            for key in ("accuracy", "macro_f1")
-        },
+        "used": len(own),
+        "medians": [
+            {
+                "name": name,
+                "devices": len(group),
+                **{key: report_text.head_medians(group, key) for key in ("accuracy", "macro_f1")},
+            }
+            for name, group in (*groups, ("all", rows))
+        ],
     }
 
 

@@ -210,16 +210,30 @@ def closing_lines(report: Mapping[str, Any]) -> list[str]:
         ]
         lines.append(f"pooled     centralised training reaches {', '.join(figures)}")
     if personal:
-        used = sum(bool(row["used"]) for row in personal)
-        before, after = (
-            median(row[head]["macro_f1"] for row in personal) for head in ("global", "personal")
+        own = [row for row in personal if row["used"]]
+        start = (
+            f"personal   {len(own):,} of {plural(len(personal), 'device')} use a head of their own"
         )
-        lines.append(
-            f"personal   {used:,} of {plural(len(personal), 'device')} use a head of their own; "
-            f"median macro-F1 {fraction(before)} with the global head, {fraction(after)} with "
-            "their own"
-        )
+        of_all = map(fraction, head_medians(personal, "macro_f1"))
+        if own:
+            before, after = map(fraction, head_medians(own, "macro_f1"))
+            all_before, all_after = of_all
+            lines += [
+                f"{start}: median macro-F1 {before} with the global head, {after} with theirs;",
+                f"           over all {len(personal):,}: {all_before} with the global head, "
+                f"{all_after} with the head that each uses",
+            ]
+        else:
+            lines.append(f"{start}; median macro-F1 {next(of_all)} with the global head")
     return lines
+
+
+def head_medians(rows: Iterable[Mapping[str, Any]], key: str) -> tuple[float | None, float | None]:
+    """Return the medians over devices of a figure of the global head, and of the head in use."""
+    pairs = [
+        (row["global"][key], row["personal" if row["used"] else "global"][key]) for row in rows
+    ]
+    return median(before for before, _ in pairs), median(after for _, after in pairs)
 
 
 def median(values: Iterable[float | None]) -> float | None:

@@ -235,7 +235,26 @@ def test_global_and_personal_heads_side_by_side() -> None:
     assert [row[0] for row in order] == [f"patient-{n}" for n in range(6, -1, -1)]
     assert order[0] == ("patient-6", "26", "0.506", "0.406", "global")
     assert order[1] == ("patient-5", "25", "0.505", "0.405", "personal")
-    assert "accuracy 0.503 and 0.600, macro-F1 0.403 and 0.700" in text
+    assert "use their own head 4 0.503 0.600 0.403 0.700" in text
+    assert "all 7 0.503 0.600 0.403 0.700" in text
+
+
+def test_medians_of_heads_tell_those_that_use_theirs_from_all() -> None:
+    rows = [{**row, "used": row["device"] == "patient-5"} for row in personal(7)]
+    report = full_report(personal=rows)
+    text = page_of(report).text
+    assert "1 of 7 devices use their own head" in text
+    assert "use their own head 1 0.505 0.600 0.405 0.700" in text
+    assert "all 7 0.503 0.503 0.403 0.403" in text
+    report["personal"] = [{**row, "used": False} for row in rows]
+    text = page_of(report).text
+    assert "0 of 7 devices use their own head" in text
+    assert "use their own head 0" not in text
+    line = report_text.closing_lines(report)[-1]
+    assert line == (
+        "personal   0 of 7 devices use a head of their own; median macro-F1 0.403 with the global "
+        "head"
+    )
 
 
 def test_explanations_are_pictures_with_words(page: Page) -> None:
@@ -334,8 +353,10 @@ def test_the_axis_of_intervals_holds_all_of_them() -> None:
                 r"AUROC 0\.\d{3} to 0\.\d{3}, over 9 held-out devices",
                 r"pooled     centralised training reaches macro-F1 0\.\d{3} "
                 r"\(federated −0\.\d{3}\), AUROC 0\.\d{3} \(federated −0\.\d{3}\)",
-                r"personal   6 of 9 devices use a head of their own; median macro-F1 0\.404 "
-                r"with the global head, 0\.700 with their own",
+                r"personal   6 of 9 devices use a head of their own: median macro-F1 0\.40[45] "
+                r"with the global head, 0\.700 with theirs;",
+                r" {11}over all 9: 0\.404 with the global head, 0\.700 with the head that each "
+                r"uses",
             ],
         ),
         (make_report(), []),
