@@ -26,13 +26,28 @@ def run(*words: object) -> "subprocess.CompletedProcess[str]":
 
 def test_a_network_is_built_at_a_size_and_runs(tmp_path: Path) -> None:
     words = ("build", "cnn1d_small", "--input", "40x2", "--classes", "a,b,c", "--out", tmp_path)
-    assert run(*words).returncode == 0
+    done = run(*words)
+    assert (done.returncode, done.stderr) == (0, "")
     path = tmp_path / "cnn1d_small.json"
     artefact = find_artefact(str(path), (40, 2), ("a", "b", "c"))
     assert artefact.info.input_shape == (40, 2)
     said = run("inspect", path)
     assert "runs grads in" in said.stdout, said
     assert "classes         3: a, b, c" in said.stdout
+
+
+def test_what_tensorflow_says_at_its_start_is_shown_where_it_does_not_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = (
+        "import os\nos.write(2, b'said at the start\\n')\nraise ImportError('a broken library')\n"
+    )
+    (tmp_path / "tensorflow.py").write_text(broken)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    done = run("build", "ecg_cnn", "--out", tmp_path / "out")
+    assert done.returncode == 1
+    assert "said at the start" in done.stderr
+    assert "a broken library" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -287,10 +287,14 @@ def _write(artefact: Artefact, sizing: Sizing | None, folder: Path) -> None:
 
 
 def _builder(module: str) -> ModuleType:
-    """Load a module that needs TensorFlow. Raises ModelError with the cure."""
+    """Load a module that needs TensorFlow. Raises ModelError with the cure.
+
+    At its start TensorFlow calls a missing graphics card an error; what goes wrong later is shown.
+    """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
-        return importlib.import_module(module)
+        with _quietly():
+            return importlib.import_module(module)
     except ModuleNotFoundError as error:
         raise ModelError(
             f"building and importing networks needs {error.name}, which is not installed here: "
@@ -300,7 +304,7 @@ def _builder(module: str) -> ModuleType:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Keep what TensorFlow's converter writes to standard error to ourselves, unless it fails."""
+    """Keep what TensorFlow writes to standard error to ourselves, unless it fails."""
     sys.stderr.flush()
     kept = os.dup(2)
     with tempfile.TemporaryFile() as said:
