@@ -111,20 +111,24 @@ WITHOUT_NOISE = Numbers(
 )
 """Starting points that learnt on windows and tables alike; `clip` is as good as none."""
 
-_FEWEST_STEPS = 4
-"""Steps that a pass over the smallest device has at least, without noise."""
+_FEWEST_STEPS, _MOST_STEPS = 4, 64
+"""Without noise: fewest steps of a pass over the smallest device, and most steps of a round."""
 
 
 def numbers_of(settings: StudySettings, records: int) -> Numbers:
     """Return the numbers that a study trains with: those it says, for others its unit's.
 
-    `records` are those of the smallest device. Without noise a device with few of them
-    takes smaller batches: a step over all of them, once a pass, would hardly move it.
+    `records`, 1 or more, are those of the smallest device. Without noise few of them make
+    batches smaller: a step over all of them, once a pass, would hardly move a device. Many
+    of them make a round less than its passes: sites with whole archives of patients would
+    drift apart, and be late, where a few dozen steps teach enough.
     """
     start = WITH_NOISE
     if settings.unit == "none":
         batch = max(1, min(WITHOUT_NOISE.batch, records // _FEWEST_STEPS))
-        start = replace(WITHOUT_NOISE, batch=batch)
+        share = (settings.batch or batch) / records
+        passes = min(WITHOUT_NOISE.local_epochs, _MOST_STEPS * share)
+        start = replace(WITHOUT_NOISE, batch=batch, local_epochs=passes)
     said = {each.name: getattr(settings, each.name) for each in fields(Numbers)}
     given = {name: value for name, value in said.items() if value is not None}
     return replace(start, **given)
