@@ -38,10 +38,12 @@ FINE_BITS = 16
 
 _HERE = Path(__file__).parent
 _CONTEXT = bytes(32)
-# Above it an update is megabytes: fewer are made, and adding is measured on fewer.
+# So many parameters are encrypted for a sum, in four updates at least.
+_MADE = 2_000_000
+# Above it an update is megabytes, and adding is measured on fewer.
 _LARGE = 200_000
-_UPDATES, _LARGE_UPDATES = 10, 4
-_LARGE_ADDITIONS = 20
+_LARGE_UPDATES, _LARGE_ADDITIONS = 4, 20
+_NVFLARE_CLIENTS = 10
 _SHARES = 21  # of Flower's clients, with two thirds of them to reconstruct
 
 
@@ -159,7 +161,7 @@ def _cells(sizes: Sizes) -> list[Cell]:
 
 
 def _updates(dimension: int, devices: int) -> int:
-    return min(devices, _LARGE_UPDATES if dimension > _LARGE else _UPDATES)
+    return min(devices, max(_LARGE_UPDATES, _MADE // dimension))
 
 
 def _additions(dimension: int, devices: int) -> int:
@@ -187,6 +189,7 @@ def _own(cell: Cell, repeats: int) -> dict[str, Any]:
         "bits": cell.bits,
         "dimension": cell.dimension,
         "devices": cell.devices,
+        "updates": cell.updates,
         "additions": cell.additions,
         "update_bytes": device["bytes"],
         "released_bytes": hospital["released_bytes"],
@@ -227,7 +230,7 @@ def _nvflare(python: str, dimension: int, sizes: Sizes) -> dict[str, Any]:
         request = {
             "folder": room,
             "dimension": dimension,
-            "clients": _updates(dimension, most),
+            "clients": min(_updates(dimension, most), _NVFLARE_CLIENTS),
             "additions": _additions(dimension, most),
             "repeats": sizes.repeats,
         }
@@ -264,7 +267,7 @@ def _flower(python: str, dimension: int, sizes: Sizes) -> list[dict[str, Any]]:
                 "shares": shares,
                 "threshold": max(2, -(-2 * shares // 3)),
                 # All of them where their sum is checked: a part of them leaves masks in it.
-                "clients": _LARGE_UPDATES if dimension > _LARGE and shares > _UPDATES else shares,
+                "clients": _LARGE_UPDATES if dimension > _LARGE and shares == _SHARES else shares,
             }
             script = _HERE / "secure_sum_flower.py"
             device = run_script(script, {"role": "device", **request}, python=python)

@@ -1,6 +1,5 @@
 """One encrypted sum that is measured: what its parties must know alike."""
 
-from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,8 +26,8 @@ class Cell:
     dimension: int
     devices: int  # so many updates have room in the sum
     bits: int
-    updates: int  # different updates that are made
-    additions: int  # of them, over and over
+    updates: int  # different updates that are made, and whose sum is decrypted
+    additions: int  # how often one of them is added, over and over
 
     @property
     def codec(self) -> Codec:
@@ -41,11 +40,6 @@ class Cell:
         if self.mode != "threshold-he":
             return None
         return Joint(Access(self.hospitals, self.threshold), RELEASES)
-
-    @property
-    def counts(self) -> dict[int, int]:
-        """Return how often each update is in the sum."""
-        return dict(Counter(turn % self.updates for turn in range(self.additions)))
 
 
 def update(number: int, dimension: int) -> npt.NDArray[np.float32]:

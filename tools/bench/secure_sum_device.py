@@ -32,7 +32,7 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
         watch.done("encrypt")
         samples.append(watch.seconds)
         (folder / f"{number}.update").write_bytes(content)
-        np.save(folder / f"{number}.npy", encoded.fields)
+        np.save(folder / f"{number}.npy", encoded.fields.astype(np.uint16))
     return {"samples": samples, "bytes": len(content), "peak_bytes": peak_bytes()}
 
 

@@ -62,7 +62,7 @@ def _one_holder(cell: Cell, folder: Path, stored: bytes) -> Callable[[], Opened]
 
     def open_once() -> Opened:
         watch = Stages(time.process_time)
-        fields = scheme.open_sum(scheme.decode_sum(stored), cell.additions, decrypt)
+        fields = scheme.open_sum(scheme.decode_sum(stored), cell.updates, decrypt)
         watch.done("decrypt")
         return Opened(fields, [watch.seconds])
 
@@ -99,7 +99,7 @@ def _joint_holders(cell: Cell, joint: Joint, folder: Path, stored: bytes) -> Cal
         decryption.open_checks(total, opened, challenge, params)
         shown = {h: decryption.decode_part(part, params) for h, part in enumerate(parts)}
         coefficients = decryption.combine(total, shown, params)
-        fields = scheme.open_sum(total, cell.additions, lambda _: coefficients)
+        fields = scheme.open_sum(total, cell.updates, lambda _: coefficients)
         watch.done("combine")
         return Opened(fields, samples, watch.seconds, len(checks[0]) + len(parts[0]))
 
@@ -108,18 +108,18 @@ def _joint_holders(cell: Cell, joint: Joint, folder: Path, stored: bytes) -> Cal
 
 def _check_fields(cell: Cell, folder: Path, fields: npt.NDArray[np.uint64]) -> None:
     expected = np.zeros_like(fields)
-    for number, count in cell.counts.items():
-        expected += np.load(folder / f"{number}.npy") * np.uint64(count)
+    for number in range(cell.updates):
+        expected += np.load(folder / f"{number}.npy")
     if not np.array_equal(fields, expected):
         raise AssertionError("a sum did not decrypt to the sum of its updates")
 
 
 def _error(cell: Cell, fields: npt.NDArray[np.uint64]) -> float:
     """Return the error of the mean in units of the mean, both root mean squares."""
-    mean = decode_sum(fields, cell.additions, cell.codec, cell.dimension, SEED).mean
+    mean = decode_sum(fields, cell.updates, cell.codec, cell.dimension, SEED).mean
     true = np.zeros(cell.dimension)
-    for number, count in cell.counts.items():
-        true += update(number, cell.dimension) * (count / cell.additions)
+    for number in range(cell.updates):
+        true += update(number, cell.dimension) / cell.updates
     return float(np.linalg.norm(mean - true) / np.linalg.norm(true))
 
 

@@ -46,8 +46,9 @@ def sum_facts(result: _Measured) -> list[str]:
         "Without what carries an update: TLS and accounts on the peers' side; on ours sealing and "
         f"a signature in a ring of {_RING} keys, which add about {extra:,} bytes and the times in "
         "[path.md](path.md). No noise for privacy on any side.",
-        f"A joint key lasts {result['releases']} releases. Every sum of ours came out exactly "
-        "equal to the sum of its updates' fields.",
+        f"A joint key lasts {result['releases']} releases. Every sum of ours that was decrypted "
+        "is exactly the sum of its updates' fields. It is of as many updates as devices, at most "
+        f"{_most_made(result)}.",
     ]
     if result["left_out"]:
         options = " and ".join(f"--{name}" for name in result["left_out"])
@@ -73,6 +74,15 @@ def sum_tables(result: _Measured) -> list[Table]:
     last = len(tables) - 2
     tables[last] = replace(tables[last], notes=_notes(result))
     return tables
+
+
+def _most_made(result: _Measured) -> str:
+    """Name how many updates were made at most, by dimension."""
+    made: dict[int, int] = {}
+    for row in result["rows"]:
+        if "updates" in row:
+            made[row["dimension"]] = max(row["updates"], made.get(row["dimension"], 0))
+    return ", ".join(f"{count} at {dimension:,} parameters" for dimension, count in made.items())
 
 
 def sides_at(result: _Measured, dimension: int, devices: int) -> list[_Measured]:
