@@ -7,10 +7,13 @@ PYTHON_MODELS ?= python3.11
 
 VENV := .venv
 MODELS := .venv-models
+# Systems to compare with, each in an environment of its own.
+NVFLARE := .venv-nvflare
+FLOWER := .venv-flower
 BIN := $(VENV)/bin
 PIP := -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-fast test-models lint format bench long-test clean
+.PHONY: demo test test-fast test-models lint format bench bench-peers long-test clean
 
 demo: $(VENV)/.demo
 	$(BIN)/vitalring simulate
@@ -40,6 +43,19 @@ format: $(VENV)/.test
 bench: $(VENV)/.test $(MODELS)/.test
 	$(BIN)/vitalring bench path --tensorflow $(MODELS)/bin/python
 
+bench-peers: $(VENV)/.test $(NVFLARE)/.done $(FLOWER)/.done
+	$(BIN)/vitalring bench secure-sum --nvflare $(NVFLARE)/bin/python --flower $(FLOWER)/bin/python
+
+$(NVFLARE)/.done:
+	$(PYTHON) -m venv $(NVFLARE)
+	$(NVFLARE)/bin/python $(PIP) 'nvflare[HE]'
+	touch $@
+
+$(FLOWER)/.done:
+	$(PYTHON) -m venv $(FLOWER)
+	$(FLOWER)/bin/python $(PIP) flwr
+	touch $@
+
 $(BIN)/python:
 	PYTHON=$(PYTHON) sh tools/system-packages.sh python
 	$(PYTHON) -m venv $(VENV)
@@ -64,4 +80,4 @@ $(MODELS)/.test: pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(MODELS) .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info
+	rm -rf $(VENV) $(MODELS) $(NVFLARE) $(FLOWER) .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info
