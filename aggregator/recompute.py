@@ -1,0 +1,332 @@
+"""A hospital's own sum of a round: fetch every update, check it, add it up (SPEC 11.6, 11.7).
+
+A state machine without I/O but its spool: the caller publishes what `requests` says and feeds
+what comes on the hospital's own topic. Nothing that a gateway says is believed: an update
+counts for its ring signature, the sum for its digest, the set for its receipts. At most one
+window of updates is in memory; their ciphertexts are spooled to a file of the state folder,
+since the sums of groups are made of them later.
+"""
+
+import contextlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+from vitalring.aggregator.release_store import Refused
+from vitalring.errors import CiphertextError, ConfigError, RecordError, RefusedError, StorageError
+from vitalring.protocol import limits, lsag, trust
+from vitalring.protocol.cbor import decode, digest, encode
+from vitalring.protocol.chunks import ChunkLimits, Reassembler
+from vitalring.protocol.records import EncryptedSum, Receipts, RoundReport, SealedUpdate
+from vitalring.protocol.release import SetPart, SetRequest
+from vitalring.protocol.secure_sum import SumScheme
+from vitalring.protocol.update import (
+    Residues,
+    RoundChecks,
+    check_content,
+    check_ring,
+    digest_of,
+    round_checks,
+    tag_of,
+)
+
+WINDOW_BYTES = 4 * limits.MIB
+_UPDATE_OVERHEAD_BYTES = 256
+"""Of an encoded `SealedUpdate` besides its ciphertexts and its signature; more than CBOR takes."""
+_PART_OVERHEAD_BYTES = 1024
+
+
+class RefusalError(RecordError):
+    """This round's set is not one to decrypt a sum of; `refused` says why, for the log."""
+
+    def __init__(self, reason: str, subject: bytes, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.refused = Refused(reason, subject, detail)
+
+
+@dataclass(frozen=True, eq=False)
+class Recomputed:
+    """A round's set as this hospital checked it itself, in the order of the receipts.
+
+    `contributions` are the digests of updates, `tags` those of their signers, `total` the
+    residues of their sum and `total_bytes` its encoding.
+    """
+
+    contributions: tuple[bytes, ...]
+    tags: tuple[bytes, ...]
+    total: Residues = field(repr=False)
+    total_bytes: bytes = field(repr=False)
+    scheme: SumScheme = field(repr=False)
+    min_cohort: int
+    spool: Path
+
+    def sums(self, assignment: Sequence[Sequence[int]]) -> list[Residues]:
+        """Return the sum of each group of updates, given by their places in `contributions`.
+
+        Memory is one update and a sum for each group. Raises ConfigError for groups that share
+        an update or are smaller than `min_cohort`, which nobody may decrypt; StorageError.
+        """
+        places = [place for group in assignment for place in group]
+        if len(set(places)) != len(places) or min(map(len, assignment)) < self.min_cohort:
+            raise ConfigError(
+                f"groups of {[len(group) for group in assignment]} updates: each needs "
+                f"{self.min_cohort} at least, and an update belongs to one group alone"
+            )
+        if len(assignment) == 1 and len(places) == len(self.contributions):
+            return [self.total]
+        size, scheme = self.scheme.update_bytes, self.scheme
+        made = []
+        try:
+            with self.spool.open("rb") as file:
+                for group in assignment:
+                    total: Residues | None = None
+                    for place in group:
+                        file.seek(place * size)
+                        residues = scheme.decode(file.read(size))
+                        total = residues if total is None else scheme.add(total, residues)
+                    assert total is not None  # noqa: S101 - a group is not empty
+                    made.append(total)
+        except (OSError, CiphertextError) as error:
+            raise StorageError(f"{self.spool} cannot be read again: {error}") from error
+        return made
+
+    def discard(self) -> None:
+        """Delete the spooled ciphertexts: the round is over."""
+        self.spool.unlink(missing_ok=True)
+
+
+class Recomputation:
+    """Fetches and adds up the updates of one closed round."""
+
+    def __init__(
+        self,
+        study: trust.Study,
+        signed_plan: bytes,
+        signed_report: bytes,
+        signed_receipts: bytes,
+        spool: Path,
+        *,
+        window_bytes: int = WINDOW_BYTES,
+        patience_s: float = 30.0,
+    ) -> None:
+        """Begin with what the gateway says of the round; `spool` is a file that is replaced.
+
+        A request is repeated after `patience_s` without its answer. Raises RefusalError where
+        no set of this round may be decrypted, RecordError or SignatureError for records that do
+        not verify, StorageError.
+        """
+        plan = trust.open_round_plan(signed_plan, study)
+        self._report = trust.open_report(signed_report, study.federation)
+        self._receipts = trust.open_receipts(signed_receipts, study.federation)
+        rings = lsag.cut(study.roster.keys, study.roster.ring_size)
+        self._checks = round_checks(plan, digest(signed_plan), study.scheme(), rings)
+        _check_told(self._checks, self._report, self._receipts)
+        self._spool = _Spool(spool)
+        size = encoded_update_bytes(study)
+        self._window = max(1, window_bytes // size)
+        self._reassembler = Reassembler(_chunk_limits(self._window * size + _PART_OVERHEAD_BYTES))
+        self._patience_s = patience_s
+        self._asked_at: float | None = None
+        self._tags: list[bytes] = []
+        self._seen: set[bytes] = set()
+        self._total: Residues | None = None
+
+    @property
+    def complete(self) -> bool:
+        """Tell whether every update of the receipts is here."""
+        return len(self._tags) == len(self._receipts.digests)
+
+    def requests(self, now_s: float) -> SetRequest | None:
+        """Return what to ask the gateway now: None while an answer may come, or all is here.
+
+        `now_s` is a time in seconds from any steady origin.
+        """
+        waits = self._asked_at is not None and now_s - self._asked_at < self._patience_s
+        if self.complete or waits:
+            return None
+        self._asked_at = now_s
+        first = len(self._tags)
+        count = min(self._window, len(self._receipts.digests) - first)
+        return SetRequest(self._checks.plan_digest, first, count)
+
+    def feed(self, frame: bytes, now_s: float) -> None:
+        """Take a frame from the hospital's own topic.
+
+        Frames and answers that are malformed, foreign or late are dropped: whoever can write
+        there can delay a hospital, and the request is repeated. Raises RefusalError for an
+        answer to what was asked that is not what the receipts promise, StorageError.
+        """
+        try:
+            message = self._reassembler.add(frame, now_s)
+            part = None if message is None else decode(SetPart, message)
+        except (RefusedError, RecordError):
+            return
+        if part is not None:
+            self.feed_part(part)
+
+    def feed_part(self, part: SetPart) -> None:
+        """Take an answer; as `feed`."""
+        if part.plan != self._checks.plan_digest or part.first != len(self._tags) or self.complete:
+            return
+        if not part.updates:
+            wanted = self._receipts.digests[part.first]
+            raise RefusalError(
+                "missing_update", wanted, f"the gateway has no update {wanted.hex()} to show"
+            )
+        self._asked_at = None
+        for content in part.updates:
+            self._take(content)
+
+    def result(self) -> Recomputed:
+        """Compare the sum and return it. Raises RefusalError, or ConfigError before the end."""
+        if not self.complete or self._total is None:
+            raise ConfigError("the sum is compared when every update is here")
+        self._spool.close()
+        name, scheme, digests = (
+            self._checks.plan_digest,
+            self._checks.scheme,
+            self._receipts.digests,
+        )
+        try:
+            encoded = scheme.encode_sum(self._total)
+        except CiphertextError as error:
+            raise RefusalError("sum_mismatch", self._report.sum, str(error)) from error
+        if digest(encode(EncryptedSum(name, digests, encoded))) != self._report.sum:
+            raise RefusalError(
+                "sum_mismatch",
+                self._report.sum,
+                f"the {len(digests)} updates do not add up to the sum that the report names",
+            )
+        minimum = self._checks.plan.min_cohort
+        return Recomputed(
+            digests,
+            tuple(self._tags),
+            self._total,
+            encoded,
+            scheme,
+            minimum,
+            self._spool.path,
+        )
+
+    def discard(self) -> None:
+        """Give up: delete what was spooled."""
+        self._spool.discard()
+
+    def _take(self, content: bytes) -> None:
+        """Check the next update as its gateway must have, and add it (SPEC 11.7)."""
+        place, digests = len(self._tags), self._receipts.digests
+        # 1. There is room for it in the receipts.
+        if place == len(digests):
+            raise RefusalError(
+                "bad_update", digest(content), "the gateway shows more updates than it counted"
+            )
+        wanted = digests[place]
+        # 2. It is the one encoding of an update to this plan.
+        try:
+            update = decode(SealedUpdate, content)
+        except RecordError as error:
+            raise RefusalError("bad_update", wanted, str(error)) from error
+        found = digest_of(update)
+        if update.plan != self._checks.plan_digest:
+            raise RefusalError("bad_update", found, "an update to another plan is among them")
+        # 3. It is the next one of the receipts, which are sorted.
+        if found != wanted:
+            raise self._out_of_place(found, wanted)
+        # 4. A ring of the roster signed these ciphertexts, which decode.
+        try:
+            residues = check_content(self._checks, check_ring(self._checks, update), update)
+        except RefusedError as error:
+            raise RefusalError("bad_update", found, str(error)) from error
+        # 5. Its signer is counted once.
+        tag = tag_of(update)
+        if tag in self._seen:
+            raise RefusalError("double_update", found, "the signer of this update is counted twice")
+        self._spool.append(update.ciphertexts)
+        self._total = (
+            residues if self._total is None else self._checks.scheme.add(self._total, residues)
+        )
+        self._tags.append(tag)
+        self._seen.add(tag)
+
+    def _out_of_place(self, found: bytes, wanted: bytes) -> RefusalError:
+        digests = self._receipts.digests
+        if found in digests[: len(self._tags)]:
+            return RefusalError("double_update", found, "the gateway shows this update twice")
+        if found in digests:
+            return RefusalError(
+                "missing_update", wanted, f"the gateway leaves out update {wanted.hex()}"
+            )
+        return RefusalError("bad_update", found, "the gateway counted no such update")
+
+
+class _Spool:
+    """Ciphertexts one after the other; a crash leaves a file that is made anew."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file: BinaryIO | None = None
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            path.unlink(missing_ok=True)
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            self._file = os.fdopen(descriptor, "wb")
+        except OSError as error:
+            raise StorageError(f"{path} cannot be written: {error}") from error
+
+    def append(self, ciphertexts: bytes) -> None:
+        assert self._file is not None  # noqa: S101 - nothing is appended after `close`
+        try:
+            self._file.write(ciphertexts)
+        except OSError as error:
+            raise StorageError(f"{self.path} cannot be written: {error}") from error
+
+    def close(self) -> None:
+        if self._file is not None:
+            try:
+                self._file.close()
+            except OSError as error:
+                raise StorageError(f"{self.path} cannot be written: {error}") from error
+            self._file = None
+
+    def discard(self) -> None:
+        with contextlib.suppress(StorageError):
+            self.close()
+        self.path.unlink(missing_ok=True)
+
+
+def _check_told(checks: RoundChecks, report: RoundReport, receipts: Receipts) -> None:
+    """SPEC 11.6: report and receipts are of this round, agree, and there are enough updates."""
+    number, told = checks.plan.round, len(receipts.digests)
+    if report.plan != checks.plan_digest or receipts.plan != checks.plan_digest:
+        raise RecordError(f"report or receipts are not of the plan of round {number}")
+    if report.status != "summed":
+        raise RecordError(f"round {number} closed without a sum: there is nothing to recompute")
+    if told < checks.plan.min_cohort:
+        raise RefusalError(
+            "too_few", b"", f"{told} updates; none below {checks.plan.min_cohort} is decrypted"
+        )
+    if told != report.admitted or told > checks.plan.codec.n_max:
+        raise RefusalError(
+            "sum_mismatch",
+            report.sum,
+            f"the report counts {report.admitted} updates, the receipts {told}, "
+            f"and a sum holds {checks.plan.codec.n_max}",
+        )
+
+
+def encoded_update_bytes(study: trust.Study) -> int:
+    """Return what an encoded `SealedUpdate` of a study takes at most, in bytes."""
+    rings = lsag.cut(study.roster.keys, study.roster.ring_size)
+    signature = lsag.signature_bytes(max(len(ring.keys) for ring in rings))
+    return study.scheme().update_bytes + signature + _UPDATE_OVERHEAD_BYTES
+
+
+def _chunk_limits(part_bytes: int) -> ChunkLimits:
+    """Return limits under which one answer fits, and a second one that crosses it."""
+    return ChunkLimits(
+        max_transfer_bytes=part_bytes,
+        max_open_transfers=2,
+        max_total_bytes=2 * part_bytes + limits.MIB,
+    )
