@@ -16,6 +16,13 @@ from mosquitto_fixture import mosquitto, mosquitto_program
 
 __all__ = ["mosquitto"]
 
+
+def _names_file(variable, *inside):
+    """Tell whether an environment variable names a file, or a folder with one inside."""
+    named = os.environ.get(variable)
+    return bool(named) and Path(named, *inside).is_file()
+
+
 NEEDS = {
     "mosquitto": (
         lambda: mosquitto_program() is not None,
@@ -24,6 +31,14 @@ NEEDS = {
     "tensorflow": (
         lambda: importlib.util.find_spec("tensorflow") is not None,
         "this environment has no TensorFlow (pip install 'vitalring[models]')",
+    ),
+    "hapt": (
+        lambda: _names_file("VITALRING_HAPT"),
+        "VITALRING_HAPT names no .npz of HAPT's raw recordings (CONTRIBUTING.md)",
+    ),
+    "har": (
+        lambda: _names_file("VITALRING_HAR", "raw_windows_int16.npz"),
+        "VITALRING_HAR names no folder with raw_windows_int16.npz (CONTRIBUTING.md)",
     ),
     "long": (
         lambda: bool(os.environ.get("VITALRING_LONG")),
