@@ -11,7 +11,7 @@ from rich.console import Console
 
 from vitalring.errors import ConfigError
 from vitalring.files import write_atomic
-from vitalring.tools.bench import inference, studies
+from vitalring.tools.bench import inference, secure_sum, studies
 from vitalring.tools.bench.log import log_facts, log_tables, measure_log
 from vitalring.tools.bench.path import measure_path
 from vitalring.tools.bench.path_text import path_facts, path_tables
@@ -64,6 +64,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         actions.add_parser("inference", help="the int8 model against the training graph")
     )
     studies.add_arguments(actions.add_parser("studies", help="finished simulations side by side"))
+    secure_sum.add_arguments(
+        actions.add_parser("secure-sum", help="the sum in every mode, beside NVFLARE and Flower")
+    )
     for each, repeats in ((path, 5), (log, 3)):
         each.add_argument("--repeats", type=int, default=repeats, help="how often to measure")
         each.add_argument("--out", type=Path, help="folder for the results as JSON and Markdown")
@@ -73,6 +76,8 @@ def run(options: argparse.Namespace) -> int:
     """Run the command."""
     if options.action == "inference":
         return inference.run(options)
+    if options.action == "secure-sum":
+        return secure_sum.run(options)
     if options.action == "studies":
         return studies.run(options)
     if options.action in ("path", "log") and options.repeats < 1:
