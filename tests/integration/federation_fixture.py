@@ -33,7 +33,10 @@ from vitalring.protocol.records import (
     StudyPlan,
     SumKey,
 )
+from vitalring.protocol.secure_sum import threshold_params
 from vitalring.protocol.signing import public_key, sign
+from vitalring.protocol.threshold.joint_key import contribute, join
+from vitalring.protocol.threshold.pieces import SecretPiece
 from vitalring.protocol.update import (
     RoundChecks,
     rotation_seed,
@@ -43,6 +46,7 @@ from vitalring.protocol.update import (
 )
 
 ORIGIN = "log.example/ward"
+NAMES = ("north", "south", "east", "west", "lake")
 CLASSES = ("no", "yes")
 START_MS = 1_700_000_000_000
 NO_PRIVACY = Privacy()
@@ -74,13 +78,46 @@ def artefact_of(dimension):
     return info, model
 
 
+def hospital_of(name):
+    """The first hospital runs gateway and log; only aggregators of the others are at work."""
+    if name == NAMES[0]:
+        return Hospital(
+            name=name,
+            identity_key=public_key(SmallFederation.identity_seed),
+            log_key=public_key(SmallFederation.log_key.seed),
+            sealing_key=bytes(SmallFederation.sealing_key.public_key),
+            aggregator_key=public_key(SmallFederation.aggregator_seed),
+        )
+    return Hospital(
+        name=name,
+        identity_key=public_key(seed(f"hospital {name}")),
+        log_key=public_key(seed(f"log {name}")),
+        sealing_key=bytes(sealing.load_secret(seed(f"sealing {name}")).public_key),
+        aggregator_key=public_key(SmallFederation.aggregator_seed_of(name)),
+    )
+
+
+def joint_key(plan, hospitals):
+    """Make a joint key as the ceremony does, in one place: all pieces, and the public key."""
+    joint, context = trust.joint_of(plan, hospitals), seed("joint key")
+    params = threshold_params(plan.codec, plan.model.dimension, joint)
+    made = [contribute(hospital, context, params) for hospital in range(hospitals)]
+    key = join([contribution for _, contribution in made], context, params)
+    return tuple(piece for pieces, _ in made for piece in pieces), key
+
+
 @dataclass(frozen=True)
 class SmallFederation:
-    """One hospital, one study, one cohort, with every party's secrets."""
+    """One study, one cohort, one hospital or several, with every party's secrets.
+
+    `pieces` are those of a joint key, and `sum_key` what devices encrypt to.
+    """
 
     files: trust.StudyFiles
     devices: tuple[lsag.KeyPair, ...]
     decryption: SecretKey | None = field(repr=False)
+    sum_key: bytes = b""
+    pieces: tuple[SecretPiece, ...] = field(default=(), repr=False)
 
     authority_seed = seed("authority")
     identity_seed = seed("hospital")
@@ -91,6 +128,15 @@ class SmallFederation:
     @property
     def study(self):
         return self.files.study
+
+    @property
+    def aggregator_seeds(self):
+        """One for each hospital, in their order."""
+        return [self.aggregator_seed_of(h.name) for h in self.study.federation.hospitals]
+
+    @classmethod
+    def aggregator_seed_of(cls, hospital):
+        return cls.aggregator_seed if hospital == NAMES[0] else seed(f"aggregator of {hospital}")
 
     @property
     def authority_key(self):
@@ -121,8 +167,7 @@ class SmallFederation:
         ).fields
 
     def encrypt(self, fields):
-        key = self.decryption.public_key() if self.decryption else b""
-        return self.study.encryptor(key).encrypt(fields)
+        return self.study.encryptor(self.sum_key).encrypt(fields)
 
     def update(self, signed_plan, device, ciphertexts=None, rng_seed=None):
         """One device's signed update to a round."""
@@ -157,26 +202,18 @@ def small_federation(
     privacy=NO_PRIVACY,
     min_ring=2,
     described_dimension=None,
+    hospitals=1,
+    threshold=0,
 ):
     """Make a federation with a signed study; its artefact can be made to describe another size."""
     info, artefact = artefact_of(described_dimension or dimension)
     codec = Codec(n_max=n_max, clip=1.0, weight_cap=10)
-    decryption = generate(choose_params(codec, dimension)) if secure_sum == "single-he" else None
-    key = decryption.public_key() if decryption else b""
     identity, authority = SmallFederation.identity_seed, SmallFederation.authority_seed
     pairs = sorted((lsag.keygen() for _ in range(devices)), key=lambda pair: pair.public)
     federation = Federation(
         name="fed",
         authority_key=public_key(authority),
-        hospitals=(
-            Hospital(
-                name="north",
-                identity_key=public_key(identity),
-                log_key=public_key(SmallFederation.log_key.seed),
-                sealing_key=bytes(SmallFederation.sealing_key.public_key),
-                aggregator_key=public_key(SmallFederation.aggregator_seed),
-            ),
-        ),
+        hospitals=tuple(hospital_of(name) for name in NAMES[:hospitals]),
         log_origin=ORIGIN,
     )
     plan = StudyPlan(
@@ -204,20 +241,28 @@ def small_federation(
         secure_sum=secure_sum,
         min_cohort=min_cohort,
         min_ring=min_ring,
-        quorum=1,
+        quorum=max(1, threshold),
+        threshold=threshold,
     )
+    decryption, pieces, key = None, (), b""
+    if secure_sum == "single-he":
+        decryption = generate(choose_params(codec, dimension))
+        key = decryption.public_key()
+    elif secure_sum == "threshold-he":
+        pieces, key = joint_key(plan, hospitals)
+    identities = [identity, *(seed(f"hospital {name}") for name in NAMES[1:hospitals])]
     roster = Roster("fed", "ward", 1, ring_size, tuple(pair.public for pair in pairs))
     records = {
         "federation.cbor": sign(federation, [authority]),
         "study.cbor": sign(plan, [authority]),
-        "roster.cbor": sign(roster, [identity]),
-        "sum-key.cbor": sign(SumKey("fed", "study", secure_sum, digest(key)), [identity]),
+        "roster.cbor": sign(roster, identities),
+        "sum-key.cbor": sign(SumKey("fed", "study", secure_sum, digest(key)), identities),
         trust.ARTEFACT_FILE: artefact,
         trust.INFO_FILE: info.to_json(),
         trust.KEY_FILE: key,
     }
     files = trust.open_study_files(records.__getitem__, public_key(authority))
-    return SmallFederation(files, tuple(pairs), decryption)
+    return SmallFederation(files, tuple(pairs), decryption, key, pieces)
 
 
 class Parties:
@@ -251,7 +296,11 @@ class Parties:
         )
 
     def propose(self) -> Bundle:
-        made = aggregator_rounds.propose(self.aggregator_db, self.aggregator, self.now_ms)
+        plan, weights = aggregator_rounds.next_plan(
+            self.aggregator_db, self.aggregator, self.now_ms
+        )
+        signed = sign(plan, self.federation.aggregator_seeds[: self.federation.study.plan.quorum])
+        made = aggregator_rounds.keep_plan(self.aggregator_db, plan.round, signed, weights)
         return decode(Bundle, made.proposal)
 
     def begin(self, proposal: Bundle) -> RoundPlan | None:
@@ -293,6 +342,19 @@ class Parties:
         closed = rounds.latest(self.db)
         total = rounds.sum_bundle(self.db, closed, self.federation.study)
         aggregator_rounds.conclude(self.aggregator_db, self.aggregator, decode(Bundle, total))
+        return decode(Bundle, aggregator_store.latest(self.aggregator_db).model)
+
+    def model(self, mean=None) -> Bundle:
+        """What a quorum signs of the closed round, given the mean update (d,) if there is one."""
+        current = aggregator_store.latest(self.aggregator_db)
+        report = rounds.latest(self.db).report
+        result = aggregator_rounds.result_of(
+            self.aggregator_db, self.aggregator, current, report, mean
+        )
+        signed = sign(
+            result.model, self.federation.aggregator_seeds[: self.federation.study.plan.quorum]
+        )
+        aggregator_rounds.keep_model(self.aggregator_db, result, signed, 0.0)
         return decode(Bundle, aggregator_store.latest(self.aggregator_db).model)
 
     def finish(self, model: Bundle):
