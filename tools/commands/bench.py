@@ -11,7 +11,7 @@ from rich.console import Console
 
 from vitalring.errors import ConfigError
 from vitalring.files import write_atomic
-from vitalring.tools.bench import inference, secure_sum, studies
+from vitalring.tools.bench import inference, robust_command, secure_sum, studies
 from vitalring.tools.bench.log import log_facts, log_tables, measure_log
 from vitalring.tools.bench.path import measure_path
 from vitalring.tools.bench.path_text import path_facts, path_tables
@@ -60,6 +60,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--devices", type=int, default=0, help="devices of a Dirichlet skew; 0 is one a person"
     )
     skew.add_argument("--out", type=Path, help="folder for JSON, Markdown and the picture")
+    robust_command.add_arguments(
+        actions.add_parser("robust", help="hostile devices, and what groups do about them")
+    )
     inference.add_arguments(
         actions.add_parser("inference", help="the int8 model against the training graph")
     )
@@ -76,6 +79,8 @@ def run(options: argparse.Namespace) -> int:
     """Run the command."""
     if options.action == "inference":
         return inference.run(options)
+    if options.action == "robust":
+        return robust_command.run(options)
     if options.action == "secure-sum":
         return secure_sum.run(options)
     if options.action == "studies":
