@@ -126,6 +126,14 @@ class Checks:
         self._contributions[known] = contribution
         return contribution
 
+    def revealed(self, inbox: Inbox, hospital: int) -> Contribution:
+        """Return what a hospital revealed in a ceremony that is over. Raises ConfigError."""
+        (data,) = inbox.objects(KeyReveal, hospital)
+        try:
+            return decode_contribution(data, hospital, self._agreed.params)
+        except CiphertextError as error:
+            raise ConfigError(f"hospital {self._agreed.names[hospital]}: {error}") from error
+
     def public_key(self, inbox: Inbox) -> bytes:
         """Return the joint key of all contributions. Raises FaultError."""
         params, context = self._agreed.params, self._agreed.context
