@@ -6,6 +6,7 @@ aggregator's key; checks and parts travel as bytes whose digests were signed bef
 """
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Annotated, ClassVar
@@ -17,6 +18,8 @@ from vitalring.schema import OneOf, Range, Size
 
 _SET_DOMAIN = b"vitalring/contribution-set/1\x00"
 _NONCE_DOMAIN = b"vitalring/release-nonce/1\x00"
+_COMMITMENTS_DOMAIN = b"vitalring/release-commitments/1\x00"
+_GROUP_DOMAIN = b"vitalring/group-seed/1\x00"
 _CHALLENGE_DOMAIN = b"vitalring/check-challenge/1\x00"
 
 REFUSALS = (
@@ -30,20 +33,27 @@ REFUSALS = (
     "bad_check",
     "bad_part",
     "silent_hospital",
+    "spent_key",
 )
-"""Why a hospital gives no part of a decryption."""
+"""Why a hospital gives no part of a decryption (SPEC 11.11)."""
+
+STEPS = ("commitment", "nonce", "promise", "check", "part", "refusal")
+"""What a hospital says of a release, in this order; checks and parts are not records."""
 
 
 @dataclass(frozen=True)
 class SetCommitment:
     """A hospital's word that it recomputed the sum of this set itself; signed, and logged.
 
-    `nonce` is a commitment to 32 random bytes that it shows later.
+    `sum_key` and `round` say what may be released once only; `nonce` is a commitment to 32
+    random bytes that the hospital shows later.
     """
 
     TYPE: ClassVar[str] = "vitalring/set-commitment/1"
-    MAX_BYTES: ClassVar[int] = limits.MAX_RECORD_BYTES
+    MAX_BYTES: ClassVar[int] = 1024
 
+    sum_key: Digest
+    round: Annotated[int, Range(1, limits.MAX_ROUNDS)]
     plan: Digest
     report: Digest
     set: Digest
@@ -52,7 +62,10 @@ class SetCommitment:
 
 @dataclass(frozen=True)
 class ReleaseNonce:
-    """The random bytes that a set commitment promised; signed."""
+    """The random bytes that a set commitment promised; signed.
+
+    `commitments` is the digest of the commitments that its hospital had when it showed this.
+    """
 
     TYPE: ClassVar[str] = "vitalring/release-nonce/1"
     MAX_BYTES: ClassVar[int] = 1024
@@ -60,6 +73,7 @@ class ReleaseNonce:
     plan: Digest
     set: Digest
     value: Digest
+    commitments: Digest
 
 
 @dataclass(frozen=True)
@@ -67,11 +81,12 @@ class PartPromise:
     """Digests of a member's check and part for one set of members; signed before either shows."""
 
     TYPE: ClassVar[str] = "vitalring/part-promise/1"
-    MAX_BYTES: ClassVar[int] = limits.MAX_RECORD_BYTES
+    MAX_BYTES: ClassVar[int] = 1024
 
     plan: Digest
     set: Digest
     members: Annotated[tuple[Annotated[int, Range(0, 63)], ...], Size(2, 64)]
+    challenge: Digest
     check: Digest
     part: Digest
 
@@ -80,8 +95,8 @@ class PartPromise:
 class ReleaseRefusal:
     """Why a hospital decrypts nothing of a round; signed, and logged.
 
-    `subject` is the digest of what it refuses: an update, another hospital's commitment, or
-    no bytes.
+    `subject` is the digest of what it refuses: an update, another hospital's commitment, the
+    set that it released instead; or no bytes.
     """
 
     TYPE: ClassVar[str] = "vitalring/release-refusal/1"
@@ -117,11 +132,14 @@ class SetPart:
     updates: Annotated[tuple[bytes, ...], Size(0, limits.MAX_DEVICES)]
 
 
-def commitments_needed(access: Access) -> int:
-    """Return how many hospitals must commit to one set: (K + f + 1) / 2, rounded up.
+def commitments_needed(access: Access, groups: int = 1) -> int:
+    """Return how many hospitals must commit to one set (SPEC 11.8).
 
-    With f = t - 1 corrupt hospitals two different sets cannot both reach it (SPEC 11.8).
+    (K + f + 1) / 2, rounded up: with f = t - 1 corrupt hospitals two different sets cannot both
+    reach it. All K where the plan has several groups, whose members follow from all nonces.
     """
+    if groups > 1:
+        return access.hospitals
     return (access.hospitals + access.threshold + 1) // 2
 
 
@@ -136,12 +154,27 @@ def set_digest(plan: bytes, report: bytes, contributions: tuple[bytes, ...], tot
     return hashlib.sha256(_SET_DOMAIN + body + hashlib.sha256(total).digest()).digest()
 
 
-def nonce_commitment(plan: bytes, hospital: int, nonce: bytes) -> bytes:
-    """Return the commitment to a nonce of 32 bytes."""
-    return hashlib.sha256(_NONCE_DOMAIN + plan + hospital.to_bytes(2, "big") + nonce).digest()
+def nonce_commitment(set_: bytes, hospital: int, nonce: bytes) -> bytes:
+    """Return the commitment to a nonce of 32 bytes: nobody can pass on another hospital's."""
+    return _hash_numbered(_NONCE_DOMAIN + set_, {hospital: nonce})
 
 
-def challenge(set_: bytes, nonces: dict[int, bytes]) -> bytes:
+def commitments_digest(set_: bytes, nonces: Mapping[int, bytes]) -> bytes:
+    """Return the digest of the nonce commitments that a hospital holds, by hospital."""
+    return _hash_numbered(_COMMITMENTS_DOMAIN + set_, nonces)
+
+
+def challenge(set_: bytes, nonces: Mapping[int, bytes]) -> bytes:
     """Return what nobody could foresee: of the set and its members' nonces (SPEC 5.20)."""
-    shown = b"".join(h.to_bytes(2, "big") + nonces[h] for h in sorted(nonces))
-    return hashlib.sha256(_CHALLENGE_DOMAIN + set_ + shown).digest()
+    return _hash_numbered(_CHALLENGE_DOMAIN + set_, nonces)
+
+
+def group_seed(set_: bytes, nonces: Mapping[int, bytes]) -> bytes:
+    """Return what the groups of a round follow from: the set and the nonces of all hospitals."""
+    return _hash_numbered(_GROUP_DOMAIN + set_, nonces)
+
+
+def _hash_numbered(head: bytes, values: Mapping[int, bytes]) -> bytes:
+    """Hash values of 32 bytes, each after its hospital's number."""
+    body = b"".join(h.to_bytes(2, "big") + values[h] for h in sorted(values))
+    return hashlib.sha256(head + body).digest()
