@@ -1,5 +1,6 @@
 """Files that must be whole or absent, and files that only their owner may read."""
 
+import errno
 import os
 import tempfile
 from pathlib import Path
@@ -24,7 +25,7 @@ def write_atomic(path: Path, data: bytes) -> None:
                 partial.unlink(missing_ok=True)
                 raise
     except OSError as error:
-        raise StorageError(f"{path} cannot be written: {error}") from error
+        raise _cannot_write(path, error) from error
 
 
 def write_secret(path: Path, data: bytes) -> None:
@@ -44,7 +45,7 @@ def write_secret(path: Path, data: bytes) -> None:
     except FileExistsError as error:
         raise ConfigError(f"{path} exists already and is not overwritten; move it away") from error
     except OSError as error:
-        raise StorageError(f"{path} cannot be written: {error}") from error
+        raise _cannot_write(path, error) from error
 
 
 def read_secret(path: Path, size: int) -> bytes:
@@ -66,3 +67,9 @@ def read_file(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _cannot_write(path: Path, error: OSError) -> StorageError:
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    cure = "; free space on its disk" if full else ""
+    return StorageError(f"{path} cannot be written: {error}{cure}")

@@ -29,7 +29,9 @@ def test_a_file_is_replaced_whole(tmp_path):
 def test_a_full_disk_leaves_the_old_file_and_no_litter(tmp_path, broken_fsync):
     path = tmp_path / "file"
     path.write_bytes(b"old")
-    with pytest.raises(StorageError, match=r"file cannot be written: .*No space left"):
+    with pytest.raises(
+        StorageError, match=r"file cannot be written: .*No space left.*; free space"
+    ):
         write_atomic(path, b"new")
     assert path.read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
