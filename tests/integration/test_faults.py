@@ -280,6 +280,8 @@ def test_a_full_disk_is_waited_out(tmp_path, small_disk, role):
     ballast = small_disk / "ballast"
     with hospital:
         wait_for("the first round is open", hospital.standing)
+        # A service that cannot open its state ends: that is another case than a disk filling up.
+        wait_for("it is at work", lambda: hospital.said(name, "connected to"))
         with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
             while file.write(bytes(4096)):
                 pass
