@@ -19,7 +19,7 @@ _WARM_UP = 50
 _TIMED = 2_000
 _BATCHES = 50
 
-Predict = Callable[[Array], tuple[Array, float]]
+Predict = Callable[[npt.NDArray[Any]], tuple[Array, float]]
 """Takes one row; returns its probabilities (classes,) and the seconds that they took."""
 
 
@@ -40,7 +40,8 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
 
         seconds = _seconds(by_int8, timed)
         peak = peak_bytes()
-        by_float = _float_model(arrays["float"].tobytes())
+        alone = _seconds(_bare(interpreter(model)), _levels(interpreter(model), timed))
+        by_float = _bare(interpreter(arrays["float"].tobytes()))
         x, weights = arrays["x"], arrays["weights"]
         graph = TrainableModel(
             artefact_from_bytes(arrays["info"].tobytes(), arrays["training"].tobytes())
@@ -52,7 +53,7 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
             "seconds": _batch_seconds(graph, weights, x),
         },
         "float": {"labels": _labels(by_float, x), "seconds": _seconds(by_float, timed)},
-        "int8": {"labels": _labels(by_int8, x), "seconds": seconds},
+        "int8": {"labels": _labels(by_int8, x), "seconds": seconds, "alone": alone},
     }
     facts = machine()
     # The order is that in which `interpreter` looks for them.
@@ -66,15 +67,22 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _float_model(model: bytes) -> Predict:
-    loaded = interpreter(model)
+def _levels(loaded: Any, rows: Array) -> npt.NDArray[np.int8]:  # noqa: ANN401
+    """Return rows as an int8 model takes them."""
+    step, zero = loaded.get_input_details()[0]["quantization"]
+    levels: npt.NDArray[np.int8] = np.clip(np.rint(rows / step) + zero, -128, 127).astype(np.int8)
+    return levels
+
+
+def _bare(loaded: Any) -> Predict:  # noqa: ANN401
+    """Return the model without a way to or from its numbers."""
     (entry,), (out,) = loaded.get_input_details(), loaded.get_output_details()
 
-    def predict(row: Array) -> tuple[Array, float]:
+    def predict(row: npt.NDArray[Any]) -> tuple[Array, float]:
         began = time.perf_counter()
         loaded.set_tensor(entry["index"], row[np.newaxis])
         loaded.invoke()
-        found: npt.NDArray[np.float32] = loaded.get_tensor(out["index"])[0]
+        found: Array = loaded.get_tensor(out["index"])[0]
         return found, time.perf_counter() - began
 
     return predict
@@ -84,7 +92,7 @@ def _labels(predict: Predict, x: Array) -> list[int]:
     return [int(np.argmax(predict(row)[0])) for row in x]
 
 
-def _seconds(predict: Predict, timed: Array) -> dict[str, float]:
+def _seconds(predict: Predict, timed: npt.NDArray[Any]) -> dict[str, float]:
     """Return what a row takes once the model is warm, over the same rows again and again."""
     rows = islice(cycle(timed), _WARM_UP + _TIMED)
     return _percentiles([predict(row)[1] for row in rows][_WARM_UP:])

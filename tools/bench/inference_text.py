@@ -54,7 +54,7 @@ def _accuracy(result: _Measured) -> Table:
                 f"{graph['accuracy']:.4f}",
                 f"{single['accuracy']:.4f}",
                 f"{int8['accuracy']:.4f}",
-                f"{points:+.2f}",
+                f"{round(points, 2) + 0.0:+.2f}",
                 f"{int8['agreement']:.4f}",
                 f"{graph['macro_f1']:.4f}",
                 f"{int8['macro_f1']:.4f}",
@@ -94,17 +94,19 @@ def _time(result: _Measured) -> Table:
             found["models"][key]["seconds"] for key in ("training", "float", "int8")
         )
         batch = found["models"]["training"]["batch"]
-        times = (int8["median"], int8["high"], single["median"], single["high"])
+        alone = found["models"]["int8"]["alone"]["median"]
+        times = (int8["median"], int8["high"], alone, single["median"], single["high"])
         graph_time = f"{1000 * graph['median']:.2f} of {batch}"
         rows.append((name, found["runtime"], *(f"{1e6 * each:.0f}" for each in times), graph_time))
     titles = (
-        "network", "runtime", "int8, µs", "95 %", "float, µs", "95 %",
+        "network", "runtime", "int8, µs", "95 %", "of it the model", "float, µs", "95 %",
         "training graph, ms a batch",
     )  # fmt: skip
     notes = (
         "int8 and float: median of one row, and the time that 95 % stay below, on one thread, once "
-        "warm. Of int8 it covers the way from numbers to int8 and back. The training graph takes "
-        "rows in batches of one size only: median of a batch.",
+        "warm. Of int8 it is what a device takes for a row: check, the way from numbers to int8, "
+        "the model, and the way back. The training graph takes rows in batches of one size only: "
+        "median of a batch.",
     )
     return Table("Time", titles, tuple(rows), notes)
 
