@@ -22,11 +22,24 @@ from vitalring.protocol.topics import ROOT, check_name
 GATEWAY = "gateway"
 AGGREGATOR = "aggregator"
 _PACKET_OVERHEAD_BYTES = 1024
+_SEVERAL = 2
 
 
 def cohort_user(cohort: str) -> str:
     """Return the user name that all devices of a cohort share."""
     return f"cohort-{check_name(cohort, 'cohort')}"
+
+
+def aggregator_users(hospitals: Sequence[str]) -> dict[str, str]:
+    """Return the user names of aggregators, by hospital: one each where there are several.
+
+    A federation of one hospital has the user `AGGREGATOR`. Raises ConfigError.
+    """
+    if len(set(hospitals)) != len(hospitals):
+        raise ConfigError(f"a hospital is named twice: {', '.join(hospitals)}")
+    if len(hospitals) < _SEVERAL:
+        return dict.fromkeys(hospitals, AGGREGATOR)
+    return {name: f"{AGGREGATOR}-{check_name(name, 'hospital')}" for name in hospitals}
 
 
 @dataclass(frozen=True)
@@ -78,14 +91,15 @@ class BrokerFiles:
     access_list: Path
     ca_file: Path
     credentials: dict[str, CredentialFiles]
-    """Client credentials by user name: gateway, aggregator, and `cohort_user` of each cohort."""
+    """Client credentials by user name: gateway, `aggregator_users`, each `cohort_user`."""
 
 
-def access_list(federation: str, cohorts: Sequence[str]) -> str:
+def access_list(federation: str, cohorts: Sequence[str], hospitals: Sequence[str] = ()) -> str:
     """Return Mosquitto's access control list.
 
     What is not listed is denied, `$SYS` too. A cohort cannot read any uplink, not even its
-    own, and no cohort can write another's.
+    own, and no cohort can write another's. Of several `hospitals` each writes under its own
+    name alone what it says to the others and asks of the gateway.
     """
     root = f"{ROOT}/{check_name(federation, 'federation')}"
     lines = [
@@ -97,16 +111,25 @@ def access_list(federation: str, cohorts: Sequence[str]) -> str:
         f"topic readwrite {root}/object/+",
         f"topic readwrite {root}/log/#",
         f"topic readwrite {root}/inner/#",
-        "",
-        f"user {AGGREGATOR}",
-        f"topic write {root}/inner/propose",
-        f"topic write {root}/inner/model",
-        f"topic readwrite {root}/object/+",
-        f"topic read {root}/inner/#",
-        f"topic read {root}/plan/+",
-        f"topic read {root}/receipts/#",
-        f"topic read {root}/log/#",
     ]
+    users = aggregator_users(hospitals)
+    for user in dict.fromkeys(users.values()) or (AGGREGATOR,):
+        lines += [
+            "",
+            f"user {user}",
+            f"topic write {root}/inner/propose",
+            f"topic write {root}/inner/model",
+            f"topic readwrite {root}/object/+",
+            f"topic read {root}/inner/#",
+            f"topic read {root}/plan/+",
+            f"topic read {root}/receipts/#",
+            f"topic read {root}/log/#",
+        ]
+        for hospital in [name for name in hospitals if users[name] == user != AGGREGATOR]:
+            lines += [
+                f"topic write {root}/inner/of/{hospital}/#",
+                f"topic write {root}/inner/want/{hospital}",
+            ]
     for cohort in cohorts:
         lines += [
             "",
@@ -202,6 +225,7 @@ def write(
     cohorts: Sequence[str],
     hosts: Sequence[str],
     *,
+    hospitals: Sequence[str] = (),
     port: int,
     now: datetime.datetime,
     bind: str = "0.0.0.0",  # noqa: S104
@@ -210,18 +234,19 @@ def write(
 ) -> BrokerFiles:
     """Write configuration, access list and missing certificates below `folder`.
 
-    `hosts` are the names and addresses under which devices reach the broker. `now` is an
-    aware UTC time. Running again with another cohort adds its credential and changes no
-    other.
+    `hosts` are the names and addresses under which devices reach the broker, `hospitals` the
+    names of a federation of several. `now` is an aware UTC time. Running again with another
+    cohort adds its credential and changes no other.
 
     Raises:
         ConfigError: for a value that cannot be used, or existing files that do not fit.
         StorageError: when a file cannot be written.
     """
     folder = folder.resolve()
-    acl = access_list(federation, cohorts)
+    acl = access_list(federation, cohorts, hospitals)
     text = configuration(folder, bind, port, limits or BrokerLimits(), _system_user())
-    users = [GATEWAY, AGGREGATOR, *(cohort_user(cohort) for cohort in cohorts)]
+    aggregators = dict.fromkeys(aggregator_users(hospitals).values()) or (AGGREGATOR,)
+    users = [GATEWAY, *aggregators, *(cohort_user(cohort) for cohort in cohorts)]
     name = f"VitalRing {federation}"
     tls = folder / "tls"
     credentials = provision(tls, name, hosts, users, now, certificate_days)

@@ -44,6 +44,47 @@ def test_only_the_gateway_reads_uplinks_and_a_cohort_writes_its_own_alone():
             assert not any("inner" in name for name in readable)
 
 
+def test_a_hospital_writes_under_its_own_name_alone():
+    users = rights(access_list("fed", ["a"], ["north", "south", "east"]))
+    aggregators = {"aggregator-north", "aggregator-south", "aggregator-east"}
+    assert set(users) == {"gateway", "cohort-a"} | aggregators
+    for user in aggregators:
+        name = user.removeprefix("aggregator-")
+        writable = {topic for right, topic in users[user] if right != "read"}
+        assert writable == {
+            "vr1/fed/inner/propose",
+            "vr1/fed/inner/model",
+            "vr1/fed/object/+",
+            f"vr1/fed/inner/of/{name}/#",
+            f"vr1/fed/inner/want/{name}",
+        }
+        assert ("read", "vr1/fed/inner/#") in users[user]
+
+
+def test_one_hospital_keeps_the_user_of_old():
+    assert access_list("fed", ["a"], ["north"]) == access_list("fed", ["a"])
+
+
+@pytest.mark.parametrize("hospitals", [["a/b", "c"], ["#", "c"], ["a\ntopic read #", "c"]])
+def test_hospitals_that_would_widen_the_access_list_are_refused(hospitals):
+    with pytest.raises(ConfigError):
+        access_list("fed", ["a"], hospitals)
+
+
+def test_two_hospitals_of_one_name_are_refused():
+    with pytest.raises(ConfigError, match="twice"):
+        access_list("fed", ["a"], ["north", "north"])
+
+
+def test_several_hospitals_have_credentials_of_their_own(tmp_path):
+    names = ["north", "south"]
+    made = write(tmp_path, "fed", ["a"], ["broker"], hospitals=names, port=8883, now=NOW)
+    users = ["gateway", "aggregator-north", "aggregator-south", "cohort-a"]
+    assert list(made.credentials) == users
+    contents = {made.credentials[user].key_file.read_bytes() for user in users}
+    assert len(contents) == len(users)
+
+
 def test_every_path_is_absolute_and_below_the_folder():
     text = configuration(Path("/srv/broker"), "0.0.0.0", 8883, BrokerLimits(), "vitalring")
     paths = [word for line in text.splitlines() if line[:1] != "#" for word in line.split()[1:]]

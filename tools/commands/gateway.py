@@ -19,6 +19,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     init.add_argument("--federation", required=True, help="name of the federation")
     init.add_argument("--cohort", action="append", required=True, help="name; may be repeated")
     init.add_argument(
+        "--hospital",
+        action="append",
+        default=[],
+        help="name of a hospital with an aggregator here; repeat it for a federation of several",
+    )
+    init.add_argument(
         "--host", action="append", required=True, help="name or address of the broker; repeatable"
     )
     init.add_argument("--port", type=int, default=8883)
@@ -53,6 +59,7 @@ def _init(options: argparse.Namespace) -> int:
         options.federation,
         options.cohort,
         options.host,
+        hospitals=options.hospital,
         port=options.port,
         bind=options.bind,
         now=datetime.datetime.now(datetime.UTC),
