@@ -15,7 +15,7 @@ Shapes leave the batch out: (time, channels) or (features,); T time, C channels,
     concat        any number of vectors
     relu, square, rsqrt        of each number
     add, subtract, multiply    a value with another, or with a weight; they broadcast
-    range         marks a value's int8 range low..high; changes nothing in a float model
+    range         clips to low..high, in int8 its levels; that of the logits (the last) only marks
 
 The first four may have further pairs of weights, scale and shift, which apply one after the other
 before the relu: a normalisation that was folded in. With same padding there are ⌈T/stride⌉ steps

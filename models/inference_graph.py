@@ -13,8 +13,10 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import accumulate
 from typing import Any
 
+import numpy as np
+
 from vitalring.errors import ModelError
-from vitalring.models.graph_node import Node, Shape, Weight, check_weight, shape_of
+from vitalring.models.graph_node import Array, Node, Shape, Weight, check_weight, folded, shape_of
 from vitalring.schema import from_plain
 
 MAX_NODES = 1000
@@ -115,6 +117,37 @@ def ranges_after(graph: InferenceGraph) -> dict[int, Node]:
         for value, nodes in takers.items()
         if len(nodes) == 1 and nodes[0].op == "range"
     }
+
+
+def logit_bound(graph: InferenceGraph, weights: Array) -> float | None:
+    """Return what no logit's absolute value exceeds, whatever the window.
+
+    It follows from the range of what the last dense operation takes; None where that is unknown.
+    """
+    if len(graph.nodes) < 2 or graph.nodes[-1].op != "range":
+        return None
+    dense = graph.nodes[-2]
+    given = _range_of(graph, dense.inputs[0])
+    if dense.op != "dense" or dense.relu or given is None:
+        return None
+    kernel, bias = folded(dense, weights)
+    largest = max(-given.low, given.high) * np.abs(kernel, dtype=np.float64).sum(axis=0)
+    return float((largest + np.abs(0.0 if bias is None else bias)).max())
+
+
+_WITHIN = ("reshape", "slice", "max_pool", "average_pool", "maximum", "mean")  # add no number
+
+
+def _range_of(graph: InferenceGraph, value: int) -> Node | None:
+    """Return the range that a value is known to lie in."""
+    while value > 0:
+        node = graph.nodes[value - 1]
+        if node.op == "range":
+            return node
+        if node.op not in _WITHIN:
+            return None
+        value = node.inputs[0]
+    return None
 
 
 def _checked_shape(node: Node, found: list[Shape], dimension: int) -> Shape:

@@ -25,14 +25,19 @@ OPERATIONS = {
     "CONV_2D": (3, 1, 3, 1),
     "DEPTHWISE_CONV_2D": (4, 1, 3, 2),
     "DEQUANTIZE": (6, 1, 2, 38),
+    "CAST": (53, 1, 1, 37),
     "FULLY_CONNECTED": (9, 1, 4, 8),
+    "FULLY_CONNECTED 16x8": (9, 7, 7, 8),
     "MAX_POOL_2D": (17, 1, 2, 5),
     "MUL": (18, 1, 2, 21),
     "RELU": (19, 1, 2, 0),
     "RESHAPE": (22, 1, 1, 17),
     "SOFTMAX": (25, 1, 2, 9),
+    "SOFTMAX 16": (25, 3, 3, 9),
     "MEAN": (40, 1, 2, 27),
     "SUB": (41, 1, 2, 28),
+    "MAXIMUM": (55, 1, 2, 39),
+    "MINIMUM": (57, 1, 2, 39),
     "SLICE": (65, 1, 2, 48),
     "PADV2": (60, 1, 2, 43),
     "TILE": (69, 1, 2, 51),
@@ -41,8 +46,13 @@ OPERATIONS = {
     "SQUARE": (92, 1, 1, 66),
     "QUANTIZE": (114, 1, 2, 89),
 }
-FLOAT32, INT32, INT8 = 0, 2, 9
-TYPES = {np.dtype("f4"): FLOAT32, np.dtype("i4"): INT32, np.dtype("i1"): INT8}
+FLOAT32, INT32, INT64, INT16, INT8 = 0, 2, 4, 7, 9
+TYPES = {
+    np.dtype("f4"): FLOAT32,
+    np.dtype("i4"): INT32,
+    np.dtype("i8"): INT64,
+    np.dtype("i1"): INT8,
+}
 
 
 @dataclass(frozen=True)

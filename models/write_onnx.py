@@ -94,8 +94,14 @@ class _Writer:
 
     # -- forms: (result's name, operation, its inputs' names) -> name of what holds the result
 
-    def range(self, _name: str, _node: Node, given: list[str]) -> str:
-        return given[0]
+    def range(self, name: str, node: Node, given: list[str]) -> str:
+        if node is self._graph.nodes[-1]:
+            return given[0]  # of the logits, for int8 alone
+        ends = [
+            self.constant(f"{name}_{end}", np.array(getattr(node, end), np.float32))
+            for end in ("low", "high")
+        ]
+        return self.add("Clip", [*given, *ends], name)
 
     def convolution(self, name: str, node: Node, given: list[str]) -> str:
         kernel, bias = folded(node, self._weights)

@@ -3,6 +3,12 @@
 Source: TensorFlow Lite's "8-bit quantization specification". Activations go in steps of a fixed
 range; `tflite_forms` says how weights do.
 
+In float32 a range clips, as training does.
+
+Training does not bound logits. In 8 bits, those of several classes would end at the same bound, or
+lie on the same one of few levels, and their order be lost. So an int8 model's logits have 16 bits,
+with a range that no window leaves ("16x8" in TFLite); the probabilities have 8 again.
+
 An operation runs in int8 where its input has a range and a range follows; what lies between runs
 in float32 and says so by DEQUANTIZE and QUANTIZE. So a group norm stays exact, and everything
 else is int8. Windows (time, channels) are held as [1, 1, time, channels].
@@ -17,11 +23,12 @@ import numpy as np
 from vitalring.errors import ModelError
 from vitalring.models.flatbuffer import Scalar
 from vitalring.models.graph_node import Array, Node, Shape
-from vitalring.models.inference_graph import InferenceGraph, ranges_after
+from vitalring.models.inference_graph import InferenceGraph, logit_bound, ranges_after
 from vitalring.models.tflite_forms import FORMS, Form, int8_levels, window_options
 from vitalring.models.tflite_model import (
     FLOAT32,
     INT8,
+    INT16,
     OPERATIONS,
     Quant,
     TfliteModel,
@@ -30,6 +37,9 @@ from vitalring.models.tflite_model import (
 _BINARY = {"add": "ADD", "subtract": "SUB", "multiply": "MUL"}
 _UNARY = ("reshape", "slice", "pad", "max_pool", "average_pool", "maximum", "mean", "relu")
 _INT32_MAX = 2**31 - 1
+_INT16_MAX = 2**15 - 1
+_BIAS_MAX = 2**46  # what TFLite's scaling of 64-bit sums takes
+_SOFTMAX = {0: Scalar("f", 1.0)}
 
 
 PROBABILITIES = Quant(1 / 256, -128)  # what the int8 softmax gives, whatever is asked for
@@ -67,6 +77,7 @@ class _Lowering:
         self._int8 = int8
         self._shapes = graph.shapes()
         self._ranges = ranges_after(graph) if int8 else {}
+        self._bound = logit_bound(graph, weights) if int8 else None
         self._out = TfliteModel()
         self._held: list[_Held] = []
 
@@ -78,14 +89,48 @@ class _Lowering:
         if len(shape) == 3:
             held = self._reshaped(held, (1, *shape))
         self._held.append(held)
-        for place, node in enumerate(self._graph.nodes):
+        nodes, bound = self._graph.nodes, self._bound
+        for place, node in enumerate(nodes if bound is None else nodes[:-2]):
             self._held.append(self._lower(place + 1, node))
-        logits = self._held[-1]
+        if bound is None:
+            result = self._probabilities(self._held[-1])
+        else:
+            result = self._wide_probabilities(nodes[-2], bound)
+        return out.bytes(self._graph.name, source, result)
+
+    def _probabilities(self, logits: _Held) -> int:
         quant = PROBABILITIES if logits.quant else None
         result = self._tensor("probs", (1, self._graph.classes), quant)
-        options = {0: Scalar("f", 1.0)}
-        out.operator("SOFTMAX", [logits.tensor], result, options, int8=quant is not None)
-        return out.bytes(self._graph.name, source, result)
+        int8 = quant is not None
+        self._out.operator("SOFTMAX", [logits.tensor], result, _SOFTMAX, int8=int8)
+        return result
+
+    def _wide_probabilities(self, node: Node, bound: float) -> int:
+        """Lower the last dense operation and the softmax, with 16 bits between them."""
+        out, form = self._out, FORMS["dense"](node, self._weights)
+        given, shape = self._held[node.inputs[0]], (1, self._graph.classes)
+        if given.quant is None:
+            raise ModelError(f"{self._graph.name}: what its last operation takes is not int8")
+        source = out.tensor("given", self._shape(node.inputs[0]), INT16, given.quant.scale)
+        out.operator("CAST", [given.tensor], source, {}, int8=True)
+        levels, scales = int8_levels(form.kernel, form.one_scale)
+        steps = scales.reshape(-1) * given.quant.scale
+        # 16-bit levels have their zero at 0: what that adds to each sum, the bias takes away.
+        bias = -given.quant.zero * levels.sum(axis=1, dtype=np.int64)
+        if form.bias is not None:
+            bias += np.clip(np.rint(form.bias / steps), -_BIAS_MAX, _BIAS_MAX).astype(np.int64)
+        inputs = [
+            source,
+            out.constant("logits_kernel", levels, scales.reshape(-1), form.axis),
+            out.constant("logits_bias", bias, steps),
+        ]
+        logits = out.tensor("logits", shape, INT16, max(bound, 1.0) / _INT16_MAX)
+        out.operator("FULLY_CONNECTED 16x8", inputs, logits, form.options, int8=True)
+        wide = out.tensor("probs_wide", shape, INT16, 1 / (_INT16_MAX + 1))
+        out.operator("SOFTMAX 16", [logits], wide, _SOFTMAX, int8=True)
+        result = self._tensor("probs", shape, PROBABILITIES)
+        out.operator("QUANTIZE", [wide], result, {}, int8=True)
+        return result
 
     def _lower(self, value: int, node: Node) -> _Held:
         if node.op == "range":
@@ -106,9 +151,24 @@ class _Lowering:
 
     def _range(self, value: int, node: Node) -> _Held:
         held = self._held[node.inputs[0]]
-        if not self._int8 or held.quant == quant_of(node):
+        if self._int8:
+            quant = quant_of(node)
+            return held if held.quant == quant else self._quantised(held, quant, value)
+        if value == len(self._graph.nodes):
             return held
-        return self._quantised(held, quant_of(node), value)
+        return self._clipped(held, node, value)
+
+    def _clipped(self, held: _Held, node: Node, value: int) -> _Held:
+        source = node.inputs[0]
+        ends = [("MAXIMUM", node.low), ("MINIMUM", node.high)]
+        if node.low == 0 and source > 0 and self._graph.nodes[source - 1].relu:
+            del ends[0]  # the relu has seen to it
+        for name, end in ends:
+            tensor = self._tensor(f"value{value}_{name.lower()}", self._shape(value), None)
+            bound = self._out.constant(f"value{value}_{name.lower()}_of", np.array([end], "f4"))
+            self._out.operator(name, [held.tensor, bound], tensor, {}, int8=False)
+            held = _Held(tensor, None)
+        return held
 
     def _quantised(self, held: _Held, quant: Quant, value: int) -> _Held:
         tensor = self._tensor(f"value{value}_int8", self._shape(value), quant)
