@@ -2,6 +2,7 @@
 
 from collections import deque
 
+from vitalring.errors import TransportError
 from vitalring.gateway.config import GatewayKeys
 from vitalring.gateway.service import Gateway
 from vitalring.mqtt import Message
@@ -13,6 +14,9 @@ class HandLink:
     def __init__(self):
         self.connected = True
         self.retained = {}
+        self.sent = []
+        """What was published once, not retained."""
+        self.refuses = None
         self.filters = set()
         self.incoming = deque()
         self.acked = 0
@@ -25,8 +29,11 @@ class HandLink:
         self.acked += message.packet_id != 0
 
     def publish(self, topic, payload, *, retain=False, expiry_s=None, timeout_s=30.0):
-        assert retain
-        if payload:
+        if topic == self.refuses:
+            raise TransportError(f"{topic} is refused")
+        if not retain:
+            self.sent.append((topic, payload))
+        elif payload:
             self.retained[topic] = payload
         else:
             self.retained.pop(topic, None)
