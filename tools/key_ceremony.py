@@ -25,7 +25,7 @@ from vitalring.protocol.key_records import STEPS, KeyReveal, context_of
 from vitalring.protocol.records import Federation, StudyPlan
 from vitalring.protocol.secure_sum import threshold_params
 from vitalring.protocol.signing import public_key
-from vitalring.schema import Pattern, Range
+from vitalring.schema import Pattern, Range, from_plain
 from vitalring.tools.roles import toml
 
 CONFIG = "keys.toml"
@@ -66,7 +66,8 @@ def start(folder: Path, study: Path, identity: Path, authority_key: str) -> Sett
     if (folder / CONFIG).exists():
         raise ConfigError(f"{folder} has begun already: use `keys next`, or `keys start --again`")
     # Everything is opened before anything is written, so a wrong key leaves no folder behind.
-    config = KeysConfig(authority_key, identity.absolute())
+    table = {"authority_key": authority_key, "identity": str(identity.absolute())}
+    config = from_plain(KeysConfig, table, ConfigError)
     records = {name: read_file(study / name) for name in RECORDS}
     _setting(folder, config, records)
     for name, data in records.items():
