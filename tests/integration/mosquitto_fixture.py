@@ -10,7 +10,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -38,7 +38,9 @@ def free_port() -> int:
 class Mosquitto:
     """One broker folder and the process that runs on it."""
 
-    def __init__(self, folder: Path, limits: BrokerLimits | None = None) -> None:
+    def __init__(
+        self, folder: Path, limits: BrokerLimits | None = None, hospitals: Sequence[str] = ()
+    ) -> None:
         self.folder = folder
         self.port = free_port()
         self.limits = limits or BrokerLimits(save_interval_s=1)
@@ -47,6 +49,7 @@ class Mosquitto:
             FEDERATION,
             [COHORT, OTHER_COHORT],
             ["localhost"],
+            hospitals=hospitals,
             port=self.port,
             bind="127.0.0.1",
             limits=self.limits,
