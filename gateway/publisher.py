@@ -47,15 +47,7 @@ class Publisher:
 
     def round(self) -> None:
         """Publish the log's tail, and what the newest round has for devices and aggregator."""
-        size, note = log.size(self._db), log.latest_checkpoint(self._db)
-        # A round appends at most one entry a device, a hospital's words, and a few more.
-        words = len(self._study.federation.hospitals) * (1 + len(REFUSALS))
-        most = len(self._study.roster.keys) + words + 8
-        first = max(0, size - most) // TILE_WIDTH
-        for bundle in range(first, -(-size // TILE_WIDTH)):
-            self._entries(bundle)
-        if note is not None:
-            self._publish(topics.checkpoint_topic(self._name), note)
+        self.log_tail()
         announced, total = b"", b""
         current = rounds.latest(self._db)
         if current is not None:
@@ -81,6 +73,18 @@ class Publisher:
                 self._clear(self._receipts_topic(current.number - _RECENT_RECEIPTS))
         self._replace(topics.plan_topic(self._name, self._study.roster.cohort), announced)
         self._replace(topics.sum_topic(self._name), total)
+
+    def log_tail(self) -> None:
+        """Publish what a step of the newest round may have changed of the log."""
+        size, note = log.size(self._db), log.latest_checkpoint(self._db)
+        # A round appends at most one entry a device, a hospital's words, and a few more.
+        words = len(self._study.federation.hospitals) * (1 + len(REFUSALS))
+        most = len(self._study.roster.keys) + words + 8
+        first = max(0, size - most) // TILE_WIDTH
+        for bundle in range(first, -(-size // TILE_WIDTH)):
+            self._entries(bundle)
+        if note is not None:
+            self._publish(topics.checkpoint_topic(self._name), note)
 
     def _weights(self, current: rounds.Round) -> None:
         """Publish the weights that a round starts from, and clear those of the round before."""

@@ -250,7 +250,7 @@ class Gateway:
             return
         if self._early is not None:
             self._postponed[topics.Kind.MODEL], self._early = self._early, None
-        self._publisher.round()
+        self._publisher.log_tail()
 
     def _send_set(self) -> None:
         """Send one frame of the updates that hospitals ask for."""
