@@ -1,6 +1,6 @@
 """How one hospital decrypts a round's sum together with others: a state machine over SQLite.
 
-Rules (SPEC 11.6 to 11.11). (1) A round is released for one set only, for ever. (2) A nonce is
+Rules (SPEC 11.8 to 11.11). (1) A round is released for one set only, for ever. (2) A nonce is
 shown after enough hospitals committed to that very set; sessions of members whose commitments
 were there by then follow. (3) In a session a member promises its check and part, shows its
 check when all members promised, and its part when all checks opened to noise. (4) What is said
@@ -12,7 +12,7 @@ import secrets
 import sqlite3
 from collections.abc import Callable
 
-from vitalring.aggregator.release_messages import Messages, Party, signed_refusal
+from vitalring.aggregator.release_messages import Messages, Party
 from vitalring.aggregator.release_sessions import Opened, Sessions
 from vitalring.aggregator.release_store import Bound, Refused, RoundStore
 from vitalring.database import transaction
@@ -30,21 +30,6 @@ from vitalring.protocol.release import (
 from vitalring.protocol.signing import public_key, sign
 
 __all__ = ["Opened", "Party", "Refused", "Release"]
-
-
-def refuse(
-    db: sqlite3.Connection, party: Party, plan: bytes, report: bytes, number: int, refused: Refused
-) -> bytes:
-    """Refuse a round before there is a set to commit to; return the signed `ReleaseRefusal`.
-
-    It does not bind the round: a right set may follow. The first refusal stands.
-    """
-    store = RoundStore(db, number, party.study.sum_key_digest)
-    content = signed_refusal(party, plan, report, refused)
-    with transaction(db):
-        store.refuse(b"", content, refused)
-        standing = store.refusal(b"")
-    return standing[0] if standing else content
 
 
 class Release:

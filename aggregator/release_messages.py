@@ -1,6 +1,6 @@
 """What hospitals said of one round's release: checked when it arrives, kept for good.
 
-Rules (SPEC 11.7 to 11.9): a message counts only under the name of the hospital that signed it,
+Rules (SPEC 11.8 to 11.10): a message counts only under the name of the hospital that signed it,
 or whose signed promise has its digest; the first of a kind stands; messages may arrive in any
 order and more than once. A signed commitment to another set of the round is evidence, and
 ends the release.
@@ -39,12 +39,6 @@ class Party:
     patience_ms: int
 
 
-def signed_refusal(party: Party, plan: bytes, report: bytes, refused: Refused) -> bytes:
-    """Return the signed `ReleaseRefusal` of a hospital."""
-    record = ReleaseRefusal(plan, report, refused.reason, refused.subject)
-    return sign(record, [party.signing_seed])
-
-
 _EARLY = 4
 """Messages of one hospital and step that may wait; they are large, and from whom is unproven."""
 
@@ -59,6 +53,7 @@ class Messages:
         # What cannot be checked before something else has arrived.
         self._early: dict[Key, bytes] = {}
         self._shown = store.keys()
+        self._said: dict[tuple[str, int], bytes] | None = None
         self.commitments: dict[int, SetCommitment] = {}
         self.nonces: dict[int, ReleaseNonce] = {}
         self.promises: dict[tuple[int, int], PartPromise] = {}
@@ -76,12 +71,14 @@ class Messages:
 
     def said(self) -> dict[tuple[str, int], bytes]:
         """Return what this hospital shows, by step and attempt."""
-        me = self._party.hospital
-        return {
-            (step, attempt): self._store.get((hospital, step, attempt))
-            for (hospital, step, attempt), shown in self._shown.items()
-            if hospital == me and shown and step != "evidence"
-        }
+        # Asked for often, and large.
+        if self._said is None:
+            self._said = {
+                (step, attempt): self._store.get((hospital, step, attempt))
+                for (hospital, step, attempt), shown in self._shown.items()
+                if hospital == self._party.hospital and shown and step != "evidence"
+            }
+        return dict(self._said)
 
     @property
     def refused(self) -> Refused | None:
@@ -97,7 +94,8 @@ class Messages:
     def write_refusal(self, refused: Refused) -> None:
         """Refuse the round within the caller's transaction."""
         bound = self._bound
-        content = signed_refusal(self._party, bound.plan, bound.report, refused)
+        record = ReleaseRefusal(bound.plan, bound.report, refused.reason, refused.subject)
+        content = sign(record, [self._party.signing_seed])
         self._store.refuse(bound.set, content, refused)
 
     def say(self, step: str, attempt: int, content: bytes, *, shown: bool = True) -> None:
@@ -110,7 +108,7 @@ class Messages:
 
     def reload(self) -> None:
         """Take over what a transaction wrote."""
-        before, self._shown = self._shown, self._store.keys()
+        before, self._shown, self._said = self._shown, self._store.keys(), None
         for key in self._shown.keys() - before.keys():
             self._note(key, self._store.get(key))
 

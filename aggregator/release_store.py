@@ -1,6 +1,6 @@
 """What an aggregator keeps of releases: what it is bound to, what it said, what it heard.
 
-Rules (SPEC 11.7, 11.10): a round has one row, made once and never changed, so the database
+Rules (SPEC 11.8, 11.10): a round has one row, made once and never changed, so the database
 itself refuses a second set; a message is kept before it is offered, and what was kept is
 never replaced. Callers hold a transaction where several writes belong together.
 """
