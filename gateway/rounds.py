@@ -216,14 +216,16 @@ def sum_bundle(db: sqlite3.Connection, closed: Round, study: trust.Study) -> byt
 def delete_overdue(
     db: sqlite3.Connection, federation: Federation, kept: contributions.KeptUpdates, now_ms: int
 ) -> bool:
-    """Delete updates of a round that closed too long ago and has no model; tell if it did."""
+    """Delete updates, and sum, of a round that closed too long ago without a model; tell so."""
     current = latest(db)
     if current is None or current.report is None or not contributions.any_kept(db):
         return False
-    if now_ms <= contributions.due_ms(trust.open_report(current.report, federation), kept):
+    report = trust.open_report(current.report, federation)
+    if now_ms <= contributions.due_ms(report, kept):
         return False
     with transaction(db):
         contributions.forget(db, current.plan)
+        db.execute("DELETE FROM objects WHERE digest = ?", (report.sum,))
     _forget_what_was_deleted(db)
     return True
 

@@ -177,11 +177,14 @@ def test_updates_are_deleted_with_the_model(parties):
 
 def test_updates_of_a_round_without_end_are_deleted_when_their_time_is_over(parties):
     fed, kept_for = parties.federation.study.federation, KeptUpdates(keep_days=2)
-    closed_ms = trust.open_report(rounds.latest(parties.db).report, fed).closed_ms
+    report = trust.open_report(rounds.latest(parties.db).report, fed)
+    closed_ms = report.closed_ms
+    assert store.get_object(parties.db, report.sum) is not None
     assert not rounds.delete_overdue(parties.db, fed, kept_for, closed_ms + 2 * DAY_MS)
     assert kept(parties.db) == 5
     assert rounds.delete_overdue(parties.db, fed, kept_for, closed_ms + 2 * DAY_MS + 1)
     assert kept(parties.db) == 0
+    assert store.get_object(parties.db, report.sum) is None
     assert not rounds.delete_overdue(parties.db, fed, kept_for, closed_ms + 9 * DAY_MS)
     # Hospitals are told so; the round ends without a sum.
     receipts = receipts_of(parties)
