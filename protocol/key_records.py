@@ -11,7 +11,7 @@ from typing import Annotated, ClassVar
 
 from vitalring.protocol import limits
 from vitalring.protocol.cbor import encode
-from vitalring.protocol.records import Digest, Key
+from vitalring.protocol.records import Digest, Hospital, Key
 from vitalring.protocol.threshold.params import ThresholdParams
 from vitalring.protocol.threshold.pieces import Access
 from vitalring.schema import OneOf, Range, Size
@@ -36,6 +36,16 @@ FAULTS = (
     "complaint",
 )
 """Why an attempt at a joint key ended."""
+
+
+@dataclass(frozen=True)
+class HospitalCard:
+    """What a hospital sends to the authority: its public keys, signed with its identity key."""
+
+    TYPE: ClassVar[str] = "vitalring/hospital-card/1"
+    MAX_BYTES: ClassVar[int] = 1024
+
+    hospital: Hospital
 
 
 @dataclass(frozen=True)

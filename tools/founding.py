@@ -1,0 +1,156 @@
+"""Found a federation of hospitals on different machines, by files that they send one another.
+
+Each hospital draws its own keys and sends a card with their public halves; the authority
+signs who the hospitals are and what the study does; the host enrols devices and every
+hospital signs the roster. The folders are those of `federation init`. What nobody but its
+owner may see never leaves the machine that drew it.
+"""
+
+import secrets
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from vitalring.errors import ConfigError
+from vitalring.files import read_file, read_secret, write_atomic, write_secret
+from vitalring.protocol import signing, trust
+from vitalring.protocol.cbor import decode, encode
+from vitalring.protocol.key_records import HospitalCard
+from vitalring.protocol.records import Federation, Hospital, Roster, StudyPlan
+from vitalring.schema import from_plain, to_plain
+from vitalring.tools.federation import Layout
+from vitalring.tools.federation import enrol as draw_devices
+from vitalring.tools.hospital_keys import new_hospital
+from vitalring.tools.settings import StudySettings
+from vitalring.tools.verify import fingerprint
+
+FEDERATION, STUDY, ROSTER = "federation.cbor", "study.cbor", "roster.cbor"
+_SEED_BYTES = 32
+
+
+def make_hospital(folder: Path, name: str) -> Path:
+    """Draw a hospital's keys into `folder` and return the file of its card.
+
+    Raises ConfigError for a name that none can have, and where keys are in the way.
+    """
+    keys = new_hospital(name)
+    # A name that the records would refuse is refused before anything is written.
+    from_plain(Hospital, to_plain(keys.card), ConfigError)
+    keys.write(Layout(folder).folder_of(name))
+    path = folder / f"{name}.card"
+    write_atomic(path, signing.sign(HospitalCard(keys.card), [keys.identity]))
+    return path
+
+
+def read_card(path: Path) -> Hospital:
+    """Read a card. Raises RecordError or SignatureError unless its own identity signed it."""
+    data = read_file(path)
+    claimed = decode(HospitalCard, decode(signing.Signed, data).payload).hospital.identity_key
+    return signing.verify(HospitalCard, data, {claimed}, 1).hospital
+
+
+def card_fingerprint(hospital: Hospital) -> str:
+    """Return what is read over a telephone: 80 bits of the hash of all keys of a card."""
+    return fingerprint(encode(HospitalCard(hospital)))
+
+
+def found(
+    folder: Path,
+    settings: StudySettings,
+    plan: StudyPlan,
+    objects: Mapping[str, bytes],
+    hospitals: Sequence[Hospital],
+) -> Federation:
+    """Sign, as the authority, who the hospitals are and what the study does.
+
+    The authority's seed is drawn where there is none; a study that is added later takes the
+    federation's record as it is. Raises ConfigError.
+    """
+    layout = Layout(folder)
+    if not layout.authority_seed.exists():
+        write_secret(layout.authority_seed, secrets.token_bytes(_SEED_BYTES))
+    authority = read_secret(layout.authority_seed, _SEED_BYTES)
+    federation = Federation(
+        name=settings.federation,
+        authority_key=signing.public_key(authority),
+        hospitals=tuple(hospitals),
+        log_origin=f"vitalring/{settings.federation}/{hospitals[0].name}",
+    )
+    signed = {
+        FEDERATION: signing.sign(federation, [authority]),
+        STUDY: signing.sign(plan, [authority]),
+    }
+    # Opened as every hospital will open it, before anybody relies on it.
+    opened = trust.open_federation(signed[FEDERATION], federation.authority_key)
+    trust.open_study_plan(signed[STUDY], opened)
+    for name, content in {**signed, **objects}.items():
+        path = layout.public / name
+        if path.exists() and path.read_bytes() != content:
+            raise ConfigError(f"{path} is there already and differs: take a new folder")
+    for name, content in {**signed, **objects}.items():
+        write_atomic(layout.public / name, content)
+    return federation
+
+
+def enrol(
+    folder: Path, settings: StudySettings, authority_key: bytes, names: Sequence[str]
+) -> Path:
+    """As the host, draw devices' keys and write the roster with this hospital's signature.
+
+    Raises ConfigError where this is not the host, or devices are enrolled already.
+    """
+    federation, name, seed = _us(folder, authority_key)
+    if federation.hospitals[0].name != name:
+        raise ConfigError(
+            f"{federation.hospitals[0].name} is the host of {federation.name} and enrols devices, "
+            f"not {name}"
+        )
+    path = Layout(folder).public / ROSTER
+    if path.exists():
+        raise ConfigError(f"{path} exists already: devices are enrolled")
+    devices = draw_devices(folder, settings, names)
+    roster = Roster(
+        federation=settings.federation,
+        cohort=settings.cohort,
+        epoch=1,
+        ring_size=settings.ring_size,
+        keys=tuple(sorted(device.public for device in devices)),
+    )
+    write_atomic(path, signing.sign(roster, [seed]))
+    return path
+
+
+def sign_roster(folder: Path, authority_key: bytes) -> tuple[Roster, tuple[str, ...]]:
+    """Add this hospital's signature to the roster; say what it is and whose are missing.
+
+    Raises SignatureError if somebody signed it who is no hospital.
+    """
+    federation, _, seed = _us(folder, authority_key)
+    path = Layout(folder).public / ROSTER
+    data = read_file(path)
+    keys = {hospital.identity_key: hospital.name for hospital in federation.hospitals}
+    roster = signing.verify(Roster, data, set(keys), 1)
+    if roster.federation != federation.name:
+        raise ConfigError(f"the roster is of federation {roster.federation}, not {federation.name}")
+    signed = decode(signing.Signed, data)
+    (ours,) = decode(signing.Signed, signing.sign_payload(signed.payload, [seed])).signatures
+    all_ = {signature.key: signature for signature in (*signed.signatures, ours)}
+    ordered = tuple(all_[key] for key in sorted(all_))
+    write_atomic(path, encode(signing.Signed(signed.payload, ordered)))
+    return roster, tuple(name for key, name in keys.items() if key not in all_)
+
+
+def _us(folder: Path, authority_key: bytes) -> tuple[Federation, str, bytes]:
+    """Return the federation, and which of its hospitals has its secrets here."""
+    layout = Layout(folder)
+    data = read_file(layout.public / FEDERATION)
+    federation = trust.open_federation(data, authority_key)
+    found = [h for h in federation.hospitals if layout.folder_of(h.name).is_dir()]
+    if len(found) != 1:
+        raise ConfigError(
+            f"{folder / 'hospitals'} holds the secrets of {len(found)} hospitals of "
+            f"{federation.name}, must be of one: make them with `federation hospital`"
+        )
+    seed = read_secret(layout.folder_of(found[0].name) / "identity.seed", _SEED_BYTES)
+    if signing.public_key(seed) != found[0].identity_key:
+        raise ConfigError(f"the identity key here is not that of {found[0].name} in {FEDERATION}")
+    return federation, found[0].name, seed
