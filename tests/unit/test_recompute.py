@@ -196,7 +196,7 @@ def test_sums_of_groups_are_the_exact_sums_of_their_updates(closed, spool):
 
 def test_groups_too_small_or_with_an_update_twice_are_not_added(closed, spool):
     made = result(closed, spool)
-    for groups in ([[0], [1, 2, 3, 4]], [[0, 1], [1, 2]], [[0, 0]], [[0, 1], []]):
+    for groups in ([], [[0], [1, 2, 3, 4]], [[0, 1], [1, 2]], [[0, 0]], [[0, 1], []]):
         with pytest.raises(ConfigError, match="groups"):
             made.sums(groups)
     np.testing.assert_array_equal(made.sums([[3, 0, 1, 2, 4]])[0], made.total)
