@@ -69,7 +69,10 @@ class Recomputed:
         an update or are smaller than `min_cohort`, which nobody may decrypt; StorageError.
         """
         places = [place for group in assignment for place in group]
-        if len(set(places)) != len(places) or min(map(len, assignment), default=0) < self.min_cohort:
+        if (
+            len(set(places)) != len(places)
+            or min(map(len, assignment), default=0) < self.min_cohort
+        ):
             raise ConfigError(
                 f"groups of {[len(group) for group in assignment]} updates: each needs "
                 f"{self.min_cohort} at least, and an update belongs to one group alone"
