@@ -30,9 +30,11 @@ def robust_facts(result: Mapping[str, Any]) -> list[str]:
         f"{settings['devices']} virtual devices of {settings['rows']} rows; {people} with "
         f"{result['held_out_rows']:,} rows test. Model {result['model']}, "
         f"{result['parameters']:,} parameters.",
-        "No encryption, for speed: each group's fields are added modulo the radix of its places "
+        "No encryption, for speed: each group's fields are added modulo the radix of their places "
         "and decoded by the aggregator's own code, so a hostile device can do here what it can do "
-        "there. Ciphertexts that are no encryptions end as garbage does: their group fails.",
+        "with real encryptions of any values. Ciphertexts that are no encryptions are not "
+        "measured: with a joint key they end the round whatever the groups (SPEC 5.20), and with "
+        "one key holder they spoil the sum as garbage does.",
         f"{settings['rounds']} rounds of one step on all rows (learning rate {LEARNING_RATE:g}); "
         f"updates are clipped at norm {UPDATE_CLIP:g} and rounded to {BITS} bits; server "
         f"{SERVER.name}, learning rate {SERVER.learning_rate:g}. No noise.",
@@ -116,7 +118,7 @@ def _losses(runs: Sequence[Mapping[str, float]], rounds: int) -> str:
     left = sum(run["left_out_a_round"] for run in runs) / len(runs)
     if lost == rounds:
         return "all rounds"
-    parts = [f"{lost:g} rounds"] if lost else []
+    parts = [f"{lost:g} round{'s' * (lost != 1)}"] if lost else []
     parts += [f"{left:.1f} groups"] if left else []
     return ", ".join(parts) or "–"
 
