@@ -2,16 +2,19 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
-from vitalring.aggregator import key
+from vitalring.aggregator import key, key_share
+from vitalring.aggregator.release import Party
 from vitalring.aggregator.rounds import Schedule
 from vitalring.errors import ConfigError
 from vitalring.files import read_file
 from vitalring.mqtt import BrokerConfig
 from vitalring.protocol import trust
 from vitalring.protocol.bfv import choose_params
-from vitalring.protocol.secure_sum import Decrypt
+from vitalring.protocol.cbor import digest
+from vitalring.protocol.secure_sum import Decrypt, threshold_params
+from vitalring.protocol.signing import public_key
 from vitalring.schema import Pattern
 
 
@@ -38,11 +41,43 @@ def load_study(config: AggregatorConfig) -> trust.StudyFiles:
 
 
 def load_decrypt(config: AggregatorConfig, study: trust.Study) -> Decrypt:
-    """Return the key holder's part of a sum. Raises ConfigError."""
+    """Return the key holder's part of a sum; nobody's with a joint key. Raises ConfigError."""
     plan = study.plan
     if plan.secure_sum == "plain":
         return lambda total: total
+    if study.joint is not None:
+        return _refuse_alone
     if config.sum_secret is None:
         raise ConfigError(f"sum_secret is missing: study {plan.study} encrypts its updates")
     params = choose_params(plan.codec, plan.model.dimension)
     return key.load(config.sum_secret, params).decrypt
+
+
+def load_party(config: AggregatorConfig, study: trust.Study, signing_seed: bytes) -> Party:
+    """Return what this hospital decrypts with, together with others. Raises ConfigError."""
+    plan, joint, key = study.plan, study.joint, public_key(signing_seed)
+    if config.sum_secret is None or joint is None:
+        raise ConfigError(f"sum_secret is missing: it names the share of study {plan.study}'s key")
+    keys = [hospital.aggregator_key for hospital in study.federation.hospitals]
+    if key not in keys:
+        raise ConfigError(
+            f"{config.signing_key} is the key of no hospital of federation {plan.federation}"
+        )
+    params = threshold_params(plan.codec, plan.model.dimension, joint)
+    share = key_share.load_share(config.sum_secret, params)
+    if digest(share.public_key) != study.sum_key.key:
+        raise ConfigError(
+            f"{config.sum_secret} is a share of another key than the study's: take the share of "
+            "the ceremony whose fingerprint the hospitals compared"
+        )
+    hospital = keys.index(key)
+    if share.hospital != hospital:
+        raise ConfigError(
+            f"{config.sum_secret} is the share of {study.federation.hospitals[share.hospital].name}"
+            f", and {config.signing_key} the key of {study.federation.hospitals[hospital].name}"
+        )
+    return Party(study, params, hospital, signing_seed, share.pieces, config.schedule.patience_ms)
+
+
+def _refuse_alone(_: object) -> NoReturn:
+    raise ConfigError("no hospital decrypts alone under a joint key")

@@ -21,6 +21,7 @@ class Draft:
     def __init__(self, record: RoundPlan | GlobalModel, seed: bytes, quorum: int) -> None:
         self.own = sign_payload(encode(record), [seed])
         self._quorum = quorum
+        self._complete: bytes | None = None
         self._parts = {self._signer(self.own): self.own}
 
     def add(self, signed: bytes) -> None:
@@ -29,12 +30,13 @@ class Draft:
             self._parts[self._signer(signed)] = signed
 
     def complete(self) -> bytes | None:
-        """Return the record with a quorum's signatures, or None while they are fewer."""
-        if len(self._parts) < self._quorum:
-            return None
-        chosen = [self._parts[key] for key in sorted(self._parts)][: self._quorum]
-        # The own signature may be left out: any quorum is as good as another.
-        return merge(chosen)
+        """Return the record with a quorum's signatures, or None while they are fewer.
+
+        Always the same one: another choice of signers would be another record.
+        """
+        if self._complete is None and len(self._parts) >= self._quorum:
+            self._complete = merge(list(self._parts.values()))
+        return self._complete
 
     @staticmethod
     def _signer(signed: bytes) -> bytes:

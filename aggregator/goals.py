@@ -4,7 +4,8 @@ The steps of a round are the same for both (`rounds.py`). They differ in what a 
 moves the state, what is published of the state, and what it is measured on.
 """
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,17 +13,22 @@ import numpy.typing as npt
 
 from vitalring.aggregator import optimisers
 from vitalring.aggregator.optimisers import Optimiser, Vector
+from vitalring.aggregator.robust import combine_groups, decode_group
 from vitalring.models.artefact import Artefact, artefact_from_bytes, initial_weights
 from vitalring.models.dataset import FeatureSchema
 from vitalring.models.dataset.statistics import Question, answer
 from vitalring.protocol import trust
 from vitalring.protocol.limbs import answer_limbs, from_limbs
-from vitalring.protocol.quantise import decode_sum
 from vitalring.protocol.records import Evaluation, StudyPlan
 from vitalring.protocol.update import rotation_seed
 from vitalring.protocol.weights import pack_weights
 
+_log = logging.getLogger(__name__)
+
 Fields = npt.NDArray[np.uint64]
+OpenFields = tuple[Callable[[], Fields], int]
+"""A group's sum of so many updates, as fields; the call raises EncodingRangeError."""
+
 Evaluate = Callable[[Vector], Evaluation | None]
 
 
@@ -31,14 +37,14 @@ class Goal:
     """A study's goal.
 
     start: the first state's vector (d,)
-    decode(fields, count, plan digest) -> the mean update (d,) that a sum stands for
+    decode(sums of groups, plan digest) -> the mean update (d,) that they stand for
     optimiser: from a state and a mean update to the next state
     content(vector) -> what is published of a state; both raise VitalRingError for what cannot be
     evaluate(vector) -> how good it is on held-out records, or None
     """
 
     start: Vector
-    decode: Callable[[Fields, int, bytes], Vector]
+    decode: Callable[[Sequence[OpenFields], bytes], Vector]
     optimiser: Optimiser
     content: Callable[[Vector], bytes]
     evaluate: Evaluate
@@ -60,10 +66,20 @@ def open_artefact(files: trust.StudyFiles) -> tuple[Artefact, FeatureSchema | No
 
 def training(plan: StudyPlan, artefact: Artefact, evaluate: Evaluate) -> Goal:
     """Return the goal of a study that trains a network."""
+    dimension = plan.model.dimension
 
-    def decode(fields: Fields, count: int, plan_digest: bytes) -> Vector:
+    def decode(groups: Sequence[OpenFields], plan_digest: bytes) -> Vector:
         seed = rotation_seed(plan_digest)
-        return decode_sum(fields, count, plan.codec, plan.model.dimension, seed).mean
+        opens = [
+            lambda fields=fields, count=count: decode_group(
+                fields(), count, plan.codec, dimension, seed
+            )
+            for fields, count in groups
+        ]
+        combined = combine_groups(plan.combine, opens)
+        for number, fault in combined.left_out:
+            _log.warning("group %d is left out: %s", number, fault)
+        return combined.mean
 
     start = initial_weights(artefact, plan.model.initial_seed).astype(np.float64)
     return Goal(start, decode, optimisers.build(plan.server), pack_weights, evaluate)
@@ -75,8 +91,9 @@ def statistics(plan: StudyPlan, question: Question) -> Goal:
     The state is the sums of limbs, whole numbers that float64 holds exactly.
     """
 
-    def decode(fields: Fields, count: int, _plan_digest: bytes) -> Vector:
-        return answer_limbs(fields, count).astype(np.float64)
+    def decode(groups: Sequence[OpenFields], _plan_digest: bytes) -> Vector:
+        ((fields, count),) = groups
+        return answer_limbs(fields(), count).astype(np.float64)
 
     def content(limbs: Vector) -> bytes:
         if not limbs.any():

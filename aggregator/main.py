@@ -3,10 +3,11 @@
 import threading
 import time
 
-from vitalring.aggregator import goals, rounds, store
+from vitalring.aggregator import goals, joint_service, rounds, store
 from vitalring.aggregator.channel import Channel
-from vitalring.aggregator.config import AggregatorConfig, load_decrypt, load_study
+from vitalring.aggregator.config import AggregatorConfig, load_decrypt, load_party, load_study
 from vitalring.aggregator.evaluate import evaluator
+from vitalring.aggregator.joint_service import JointService
 from vitalring.aggregator.service import AggregatorService, subscriptions
 from vitalring.files import read_secret
 from vitalring.models.dataset.statistics import Question
@@ -29,17 +30,28 @@ def run_aggregator(config: AggregatorConfig, stop: threading.Event) -> None:
         goal=_goal(config, files),
         schedule=config.schedule,
     )
+    party = load_party(config, study, aggregator.signing_seed) if study.joint else None
+    listens = subscriptions(study)
+    if party is not None:
+        listens = joint_service.subscriptions(study, party.hospital)
     db = store.open_store(config.state_dir)
     try:
         rounds.start(db, aggregator)
-        with Link(config.broker, subscriptions(study)) as link:
-            name, limit = study.federation.name, config.broker.max_payload_bytes
-            channel = Channel(link, name, limit)
-            AggregatorService(db, aggregator, channel, lambda: time.time_ns() // 1_000_000).run(
-                stop
-            )
+        with Link(config.broker, listens) as link:
+            channel = Channel(link, study.federation.name, config.broker.max_payload_bytes)
+            service: AggregatorService | JointService
+            if party is None:
+                service = AggregatorService(db, aggregator, channel, _now_ms)
+            else:
+                spool = config.state_dir / "updates"
+                service = JointService(db, aggregator, party, channel, spool, _now_ms)
+            service.run(stop)
     finally:
         db.close()
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
 
 
 def _goal(config: AggregatorConfig, files: trust.StudyFiles) -> goals.Goal:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from vitalring.aggregator import store
-from vitalring.aggregator.goals import Goal
+from vitalring.aggregator.goals import Fields, Goal
 from vitalring.aggregator.optimisers import ServerState, Vector
 from vitalring.database import transaction
 from vitalring.errors import CiphertextError, DataError, EncodingRangeError, RecordError
@@ -38,10 +38,14 @@ _log = logging.getLogger(__name__)
 class Schedule:
     """How long rounds last, in milliseconds, and when a study stops before its plan's last round.
 
-    `patience` rounds without a better macro-F1 end it; 0 means never.
+    `patience` rounds without a better macro-F1 end it; 0 means never. Where several hospitals
+    work together, each drafts what they sign `turn_ms` after the one before it might have, and
+    waits `patience_ms` for those with whom it decrypts.
     """
 
     window_ms: Annotated[int, Range(0, 2**40)] = 3_600_000
+    turn_ms: Annotated[int, Range(1, 2**40)] = 60_000
+    patience_ms: Annotated[int, Range(1, 2**40)] = 60_000
     timeout_ms: Annotated[int, Range(1, 2**40)] = 86_400_000
     rounds: Annotated[int, Range(1, limits.MAX_ROUNDS)] = limits.MAX_ROUNDS
     patience: Annotated[int, Range(0, limits.MAX_ROUNDS)] = 0
@@ -150,6 +154,12 @@ class Result:
     weights: bytes
     model: GlobalModel
 
+    @property
+    def objects(self) -> tuple[bytes, ...]:
+        """Return what goes with the model: its weights, and the state where it names one."""
+        state = (store.state_bytes(self.after),) if self.model.state else ()
+        return (self.weights, *state)
+
 
 def result_of(
     db: sqlite3.Connection,
@@ -184,8 +194,38 @@ def result_of(
         applied=applied,
         final=_is_final(db, aggregator, current.number, evaluation),
         evaluation=evaluation,
+        state=digest(store.state_bytes(after)) if study.joint else b"",
     )
     return Result(after, weights, model)
+
+
+def agreed_result(aggregator: Aggregator, model: GlobalModel, bundle: Bundle) -> Result:
+    """Return what a quorum agreed on, from the model's bundle (SPEC 11.15).
+
+    Raises RecordError where weights or state are missing or do not fit together.
+    """
+    found = {digest(content): content for content in bundle.objects}
+    if model.weights not in found or model.state not in found:
+        raise RecordError(f"the model of round {model.round} came without weights or state")
+    goal = aggregator.goal
+    slots = len(goal.optimiser.init(goal.start).memory)
+    after = store.state_from_bytes(found[model.state], goal.start.size, slots)
+    weights = goal.content(after.weights)
+    if digest(weights) != model.weights:
+        raise RecordError(f"the state of round {model.round} does not lead to its weights")
+    return Result(after, weights, model)
+
+
+def last_round(aggregator: Aggregator) -> int:
+    """Return the round that ends the study in any case (SPEC 9.9)."""
+    return min(aggregator.schedule.rounds, aggregator.study.plan.training.rounds)
+
+
+def deadline_of(current: store.Round, study: trust.Study) -> int:
+    """Return a round's deadline; long past where this hospital missed its plan."""
+    if not current.proposal:
+        return 0
+    return trust.open_round_plan(decode(Bundle, current.proposal).record, study).deadline_ms
 
 
 def keep_model(db: sqlite3.Connection, result: Result, signed: bytes, seconds: float) -> None:
@@ -195,12 +235,15 @@ def keep_model(db: sqlite3.Connection, result: Result, signed: bytes, seconds: f
         store.save_state(db, model.round, result.after)
         store.forget_before(db, model.round)
         db.execute(
-            "UPDATE rounds SET model = ?, macro_f1 = ?, seconds = ? WHERE round = ?",
+            "INSERT INTO rounds (round, proposal, plan, model, macro_f1, seconds) "
+            "VALUES (?, x'', ?, ?, ?, ?) ON CONFLICT (round) DO UPDATE SET "
+            "model = excluded.model, macro_f1 = excluded.macro_f1, seconds = excluded.seconds",
             (
+                model.round,
+                model.plan,
                 encode(Bundle(signed, (result.weights,))),
                 model.evaluation.macro_f1 if model.evaluation else None,
                 seconds,
-                model.round,
             ),
         )
 
@@ -238,8 +281,11 @@ def _release(
 def _decode(aggregator: Aggregator, plan_digest: bytes, total: EncryptedSum, count: int) -> Vector:
     """Decrypt a sum and return the average update (d,)."""
     residues = aggregator.scheme.decode_sum(total.ciphertexts)
-    fields = aggregator.scheme.open_sum(residues, count, aggregator.decrypt)
-    return aggregator.goal.decode(fields, count, plan_digest)
+
+    def fields() -> Fields:
+        return aggregator.scheme.open_sum(residues, count, aggregator.decrypt)
+
+    return aggregator.goal.decode([(fields, count)], plan_digest)
 
 
 def _is_final(
@@ -247,7 +293,7 @@ def _is_final(
 ) -> bool:
     """SPEC 9.9: the last round of the schedule, or no better macro-F1 for `patience` rounds."""
     schedule = aggregator.schedule
-    if number >= min(schedule.rounds, aggregator.study.plan.training.rounds):
+    if number >= last_round(aggregator):
         return True
     if not schedule.patience or evaluation is None:
         return False

@@ -123,7 +123,7 @@ class AggregatorService:
                 bundle = decode(Bundle, self._channel.join(message.payload))
                 model = rounds.conclude(self._db, self._aggregator, bundle)
                 if model is not None:
-                    _report(model)
+                    report(model)
                     self._stand(store.latest(self._db))
             elif self._standing and topic.digest == self._standing.record and message.payload:
                 self._logged = True
@@ -154,7 +154,8 @@ def _standing(current: store.Round, study: trust.Study) -> _Standing:
     return _Standing(current.proposal, current.model, model, plan.deadline_ms, digest(record))
 
 
-def _report(model: GlobalModel) -> None:
+def report(model: GlobalModel) -> None:
+    """Log what a round came to."""
     if model.evaluation is None:
         _log.info("round %d: %d updates", model.round, model.contributions)
     else:

@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from vitalring.aggregator.optimisers import ServerState
+from vitalring.aggregator.release_store import RELEASE_SCHEMA
 from vitalring.database import open_database
+from vitalring.errors import RecordError
 
 LAYOUT = 1
 SCHEMA = """
@@ -22,6 +24,7 @@ CREATE TABLE rounds (
 );
 CREATE TABLE state (round INTEGER PRIMARY KEY, weights BLOB NOT NULL, memory BLOB NOT NULL);
 """
+SCHEMA += RELEASE_SCHEMA
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,22 @@ def latest(db: sqlite3.Connection) -> Round | None:
         "SELECT round, proposal, plan, released, model FROM rounds ORDER BY round DESC LIMIT 1"
     ).fetchone()
     return Round(*row) if row else None
+
+
+def state_bytes(state: ServerState) -> bytes:
+    """Return the state in the one encoding that hospitals compare: float64, weights first."""
+    rows = (state.weights, *state.memory)
+    return b"".join(row.astype("<f8").tobytes() for row in rows)
+
+
+def state_from_bytes(data: bytes, dimension: int, slots: int) -> ServerState:
+    """Read a state of `slots` vectors beside the weights. Raises RecordError."""
+    if len(data) != 8 * dimension * (1 + slots):
+        raise RecordError(
+            f"a state of {len(data)} bytes is not one of {dimension} weights and {slots} memories"
+        )
+    weights, *memory = np.frombuffer(data, "<f8").reshape(1 + slots, dimension).astype(np.float64)
+    return ServerState(weights, tuple(memory))
 
 
 def save_state(db: sqlite3.Connection, round_number: int, state: ServerState) -> None:

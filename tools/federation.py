@@ -5,46 +5,33 @@ in `authority/` belongs offline; `hospitals/NAME/` goes to that hospital's
 server and `devices/ID/` to that device.
 """
 
-import hashlib
-import math
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from vitalring.aggregator import key as sum_key_file
-from vitalring.edge_agent.accountant import calibrate
-from vitalring.errors import ConfigError
+from vitalring.aggregator import key_share
+from vitalring.aggregator.ceremony import joint_key_here
 from vitalring.files import write_atomic, write_secret
 from vitalring.models.artefact import Artefact
 from vitalring.models.dataset.statistics import Question
-from vitalring.protocol import lsag, sealing, signing, trust
+from vitalring.protocol import lsag, signing, trust
 from vitalring.protocol.bfv import choose_params
 from vitalring.protocol.cbor import digest
-from vitalring.protocol.limbs import LIMB_BITS
-from vitalring.protocol.limits import DECRYPTION_FLOOR
-from vitalring.protocol.privacy import Privacy, Training, check_privacy
-from vitalring.protocol.quantise import Codec, check_codec
+from vitalring.protocol.key_records import context_of
 from vitalring.protocol.records import (
     Federation,
-    Hospital,
-    Model,
     Roster,
-    ServerOptimiser,
     StudyPlan,
     SumKey,
 )
-from vitalring.protocol.secure_sum import check_mode
-from vitalring.tools.settings import StudySettings, numbers_of
+from vitalring.protocol.secure_sum import threshold_params
+from vitalring.tools.hospital_keys import new_hospital
+from vitalring.tools.settings import StudySettings, hospitals_of
 
-HOSPITAL = "hospital-1"
-"""Name of the one hospital of this version's federations."""
-
-MIN_COHORT = 10
-"""Fewest updates in a sum where a study does not say; a smaller fleet sums all its updates."""
-
-_NAME_CHARACTERS = 32
-_STATISTICS = "-statistics"
+SUM_KEY_FILE = "sum.secret"
+"""File of a hospital's key, or of its share of a joint key."""
 
 
 @dataclass(frozen=True)
@@ -71,10 +58,9 @@ class Layout:
         """File of the authority's signing seed."""
         return self.folder / "authority" / "authority.seed"
 
-    @property
-    def hospital_folder(self) -> Path:
-        """Folder of the hospital's secrets."""
-        return self.folder / "hospitals" / HOSPITAL
+    def folder_of(self, hospital: str) -> Path:
+        """Folder of one hospital's secrets."""
+        return self.folder / "hospitals" / hospital
 
     def device_folder(self, name: str) -> Path:
         """Folder of what one device needs, its secret included."""
@@ -89,154 +75,25 @@ class Made:
     authority_key: bytes
     study: trust.StudyFiles
 
+    @property
+    def hospitals(self) -> tuple[str, ...]:
+        """Names of the hospitals; the first is the host, which runs gateway and broker."""
+        return tuple(hospital.name for hospital in self.study.study.federation.hospitals)
+
+    @property
+    def host(self) -> Path:
+        """Folder of the host's secrets."""
+        return self.layout.folder_of(self.hospitals[0])
+
+
+def hospital_names(count: int) -> tuple[str, ...]:
+    """Return the names of hospitals that have no other."""
+    return tuple(f"hospital-{number}" for number in range(1, count + 1))
+
 
 def possession_context(settings: StudySettings) -> bytes:
     """Return what a proof of possession is bound to: this federation and cohort."""
     return f"vitalring/enrol/1/{settings.federation}/{settings.cohort}".encode()
-
-
-def training_of(settings: StudySettings, records: int) -> Training:
-    """Return the training a device with `records` records does in a round. Raises ConfigError."""
-    if records < 1:
-        raise ConfigError("records is 0: say how many records every device has at least")
-    numbers = numbers_of(settings, records)
-    rate = min(1.0, numbers.batch / records)
-    return Training(
-        sampling_rate=rate,
-        steps=max(1, round(numbers.local_epochs / rate)),
-        rounds=settings.rounds,
-        learning_rate=numbers.lr,
-        batch=max(1, min(numbers.batch, records)),
-        records=records,
-        proximal=settings.proximal,
-        balance=settings.balance,
-    )
-
-
-def privacy_of(settings: StudySettings, training: Training, dimension: int) -> Privacy:
-    """Return the guarantee with the noise that it takes. Raises ConfigError."""
-    numbers = numbers_of(settings, training.records)
-    if settings.unit == "none":
-        return Privacy(clip=numbers.clip)
-    # Any noise will do here: all else is checked before `calibrate` searches for the right one.
-    probe = Privacy(
-        settings.unit, numbers.noise, settings.epsilon, settings.delta, numbers.clip, 1.0
-    )
-    check_privacy(probe, training)
-    multiplier = calibrate(
-        settings.epsilon,
-        settings.delta,
-        training.sampling_rate,
-        training.steps * training.rounds,
-        dimension,
-    )
-    return replace(probe, noise_multiplier=multiplier)
-
-
-def plan_of(
-    settings: StudySettings,
-    artefact: Artefact,
-    devices: int,
-    records: int,
-    features: bytes = b"",
-    most_records: int = 0,
-) -> StudyPlan:
-    """Return the study's plan, checked as every device will check it.
-
-    `features` is the text of the agreed feature schema, where records are rows of tables.
-    `records` are those of the smallest device, `most_records` of the largest; 0 is unknown.
-    Raises ConfigError.
-    """
-    info = artefact.info
-    training, numbers = training_of(settings, records), numbers_of(settings, records)
-    codec = Codec(
-        n_max=settings.n_max or devices,
-        clip=numbers.update_clip,
-        weight_cap=_weight_cap(settings, records, most_records),
-        bits=settings.bits,
-        reach=settings.reach,
-        keep=settings.keep,
-    )
-    model = Model(
-        name=info.name,
-        artefact=digest(artefact.model),
-        info=artefact.digest,
-        dimension=info.dimension,
-        classes=info.classes,
-        initial_seed=hashlib.sha256(
-            b"vitalring/initial-weights/1\x00" + settings.seed.to_bytes(8, "big")
-        ).digest(),
-        companions=tuple(digest(content) for content in artefact.companions),
-        features=digest(features) if features else b"",
-    )
-    privacy = privacy_of(settings, training, info.dimension)
-    return _plan(settings, settings.study, model, training, privacy, codec, numbers.server, devices)
-
-
-def _weight_cap(settings: StudySettings, records: int, most_records: int) -> int:
-    """Return the records above which a device weighs no more (SPEC 4.2).
-
-    A cap far above every device would scale all updates down into the rounding of the quantiser.
-    """
-    if settings.unit == "record":
-        # With a guarantee for records every device weighs alike: its count would be a record's
-        # trace (SPEC 7.11). The plan's floor of records makes the capped weight the same for all.
-        return records
-    return settings.weight_cap or most_records or records
-
-
-def statistics_plan_of(
-    settings: StudySettings, question: Question, classes: Sequence[str], devices: int
-) -> StudyPlan:
-    """Return the plan of the study that agrees on features (SPEC 4.10). Raises ConfigError."""
-    text = question.to_json()
-    model = Model(
-        name="statistics",
-        artefact=digest(b""),
-        info=digest(text),
-        dimension=sum(question.widths),
-        classes=tuple(classes),
-        initial_seed=bytes(32),
-    )
-    training = Training(sampling_rate=1.0, steps=1, rounds=1, learning_rate=1.0, batch=1, records=1)
-    codec = Codec(n_max=settings.n_max or devices, clip=1.0, weight_cap=1, bits=LIMB_BITS)
-    server = ServerOptimiser(name="fedavg", learning_rate=1.0, momentum=0.0)
-    name = f"{settings.study[: _NAME_CHARACTERS - len(_STATISTICS)]}{_STATISTICS}"
-    return _plan(settings, name, model, training, Privacy(), codec, server, devices, "statistics")
-
-
-def _plan(
-    settings: StudySettings,
-    study: str,
-    model: Model,
-    training: Training,
-    privacy: Privacy,
-    codec: Codec,
-    server: ServerOptimiser,
-    devices: int,
-    task: str = "train",
-) -> StudyPlan:
-    check_mode(settings.secure_sum)
-    check_codec(codec)
-    min_cohort = settings.min_cohort or max(DECRYPTION_FLOOR, min(MIN_COHORT, devices))
-    if devices < min_cohort:
-        raise ConfigError(
-            f"{devices} devices cannot make a sum of min_cohort = {min_cohort} updates"
-        )
-    return StudyPlan(
-        federation=settings.federation,
-        study=study,
-        model=model,
-        training=training,
-        privacy=privacy,
-        codec=codec,
-        server=server,
-        secure_sum=settings.secure_sum,
-        min_cohort=min_cohort,
-        min_ring=devices // math.ceil(devices / settings.ring_size),
-        quorum=1,
-        task=task,
-    )
 
 
 def artefact_files(artefact: Artefact, features: bytes = b"") -> dict[str, bytes]:
@@ -258,7 +115,7 @@ def init(
     objects: Mapping[str, bytes],
     devices: Sequence[DeviceKey],
 ) -> Made:
-    """Write a new federation with one hospital into `folder`; `objects` are the study's files.
+    """Write a new federation into `folder`; `objects` are the study's files.
 
     Raises ConfigError where files are in the way or a device does not hold the
     key it brings.
@@ -267,29 +124,15 @@ def init(
     context = possession_context(settings)
     for device in devices:
         lsag.verify_possession(device.public, context, device.possession)
-    authority, identity = secrets.token_bytes(32), secrets.token_bytes(32)
-    log_seed, aggregator = secrets.token_bytes(32), secrets.token_bytes(32)
-    sealing_secret = sealing.new_secret()
+    authority = secrets.token_bytes(32)
+    hospitals = [new_hospital(name) for name in hospital_names(hospitals_of(settings)[0])]
+    identities = [hospital.identity for hospital in hospitals]
     federation = Federation(
         name=settings.federation,
         authority_key=signing.public_key(authority),
-        hospitals=(
-            Hospital(
-                name=HOSPITAL,
-                identity_key=signing.public_key(identity),
-                log_key=signing.public_key(log_seed),
-                sealing_key=bytes(sealing_secret.public_key),
-                aggregator_key=signing.public_key(aggregator),
-            ),
-        ),
-        log_origin=f"vitalring/{settings.federation}/{HOSPITAL}",
+        hospitals=tuple(hospital.card for hospital in hospitals),
+        log_origin=f"vitalring/{settings.federation}/{hospitals[0].name}",
     )
-    sum_public = b""
-    private = layout.hospital_folder
-    if plan.secure_sum != "plain":
-        secret = sum_key_file.generate(choose_params(plan.codec, plan.model.dimension))
-        secret.save(private / "sum.secret")
-        sum_public = secret.public_key()
     roster = Roster(
         federation=settings.federation,
         cohort=settings.cohort,
@@ -297,26 +140,48 @@ def init(
         ring_size=settings.ring_size,
         keys=tuple(sorted(device.public for device in devices)),
     )
+    signed, signed_plan = signing.sign(federation, [authority]), signing.sign(plan, [authority])
+    public = {"federation.cbor": signed, "study.cbor": signed_plan, **objects}
+    sum_public = _make_sum_key(layout, federation, plan, (digest(signed), digest(signed_plan)))
     sum_key = SumKey(settings.federation, plan.study, plan.secure_sum, digest(sum_public))
-    public = {
-        "federation.cbor": signing.sign(federation, [authority]),
-        "study.cbor": signing.sign(plan, [authority]),
-        "roster.cbor": signing.sign(roster, [identity]),
-        "sum-key.cbor": signing.sign(sum_key, [identity]),
-        **objects,
-    }
+    public["roster.cbor"] = signing.sign(roster, identities)
+    public["sum-key.cbor"] = signing.sign(sum_key, identities)
     if sum_public:
         public[trust.KEY_FILE] = sum_public
     # What we wrote is opened as every party opens it, before anybody relies on it.
     study = trust.open_study_files(public.__getitem__, federation.authority_key)
     write_secret(layout.authority_seed, authority)
-    write_secret(private / "identity.seed", identity)
-    write_secret(private / "log.seed", log_seed)
-    write_secret(private / "aggregator.seed", aggregator)
-    write_secret(private / "sealing.key", bytes(sealing_secret))
+    for hospital in hospitals:
+        hospital.write(layout.folder_of(hospital.name))
     for name, content in public.items():
         write_atomic(layout.public / name, content)
     return Made(layout, federation.authority_key, study)
+
+
+def _make_sum_key(
+    layout: Layout, federation: Federation, plan: StudyPlan, names: tuple[bytes, bytes]
+) -> bytes:
+    """Make the key of the sum, write each hospital's part of it, return the public key.
+
+    `names` are the digests of the signed federation and plan. No bytes where the sum is in
+    clear. A joint key that is made on one machine keeps nothing from that machine's owner.
+    """
+    if plan.secure_sum == "plain":
+        return b""
+    folders = [layout.folder_of(hospital.name) for hospital in federation.hospitals]
+    joint = trust.joint_of(plan, len(folders))
+    if joint is None:
+        secret = sum_key_file.generate(choose_params(plan.codec, plan.model.dimension))
+        secret.save(folders[0] / SUM_KEY_FILE)
+        return secret.public_key()
+    params = threshold_params(plan.codec, plan.model.dimension, joint)
+    context = context_of(*names, params, 1)
+    public, shares = joint_key_here(params, context)
+    for index, (folder, pieces) in enumerate(zip(folders, shares, strict=True)):
+        key_share.save(
+            folder / SUM_KEY_FILE, params, pieces, public, hospital=index, context=context
+        )
+    return public
 
 
 def enrol(folder: Path, settings: StudySettings, names: Sequence[str]) -> list[DeviceKey]:

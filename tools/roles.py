@@ -6,14 +6,14 @@ itself, can be copied to where they belong.
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from vitalring.files import write_atomic
 from vitalring.gateway.certificates import AUTHORITY
-from vitalring.gateway.mosquitto import AGGREGATOR, GATEWAY, cohort_user
-from vitalring.tools.federation import Made
+from vitalring.gateway.mosquitto import GATEWAY, aggregator_users, cohort_user
+from vitalring.tools.federation import SUM_KEY_FILE, Made
 
 Table = Mapping[str, object]
 
@@ -52,14 +52,19 @@ def schedule(window_s: float, timeout_s: float, patience: int) -> Table:
     return {
         "window_ms": round(window_s * 1000),
         "timeout_ms": round(timeout_s * 1000),
+        # Of hospitals that work together one may be slow where rounds are slow.
+        "turn_ms": round(max(5.0, timeout_s / 4) * 1000),
+        "patience_ms": round(max(5.0, timeout_s / 4) * 1000),
         "patience": patience,
     }
 
 
-def broker_of_folder(folder: Path, url: str, cohort: str, reconnect_s: float) -> Broker:
+def broker_of_folder(
+    folder: Path, url: str, cohort: str, hospitals: Sequence[str], reconnect_s: float
+) -> Broker:
     """Return the broker whose configuration `vitalring gateway init` wrote into `folder`."""
     tls = folder / "tls"
-    users = (GATEWAY, AGGREGATOR, cohort_user(cohort))
+    users = (GATEWAY, *aggregator_users(hospitals).values(), cohort_user(cohort))
     return Broker(
         url,
         reconnect_s,
@@ -71,8 +76,8 @@ def broker_of_folder(folder: Path, url: str, cohort: str, reconnect_s: float) ->
 
 
 def write_gateway(made: Made, broker: Broker) -> None:
-    """Write `gateway.toml` into the hospital's folder."""
-    home = made.layout.hospital_folder
+    """Write `gateway.toml` into the host's folder."""
+    home = made.host
     _write(
         home / "gateway.toml",
         {
@@ -86,24 +91,29 @@ def write_gateway(made: Made, broker: Broker) -> None:
     )
 
 
-def write_aggregator(
+def write_aggregators(
     made: Made, broker: Broker, schedule: Table, held_out: Path | None = None
 ) -> None:
-    """Write `aggregator.toml` into the hospital's folder."""
-    home = made.layout.hospital_folder
-    table: dict[str, object] = {
-        "study": _relative(made.layout.public, home),
-        "authority_key": made.authority_key.hex(),
-        "signing_key": "aggregator.seed",
-        "state_dir": "aggregator",
-    }
-    if made.study.study.plan.secure_sum != "plain":
-        table["sum_secret"] = "sum.secret"  # noqa: S105 - a file name
-    if held_out is not None:
-        table["held_out"] = _relative(held_out, home)
-    table["broker"] = _broker_table(broker, AGGREGATOR, home)
-    table["schedule"] = schedule
-    _write(home / "aggregator.toml", table)
+    """Write `aggregator.toml` into each hospital's folder.
+
+    The host evaluates models on `held_out`; what others evaluate on, they say themselves.
+    """
+    users = aggregator_users(made.hospitals)
+    for hospital in made.hospitals:
+        home = made.layout.folder_of(hospital)
+        table: dict[str, object] = {
+            "study": _relative(made.layout.public, home),
+            "authority_key": made.authority_key.hex(),
+            "signing_key": "aggregator.seed",
+            "state_dir": "aggregator",
+        }
+        if made.study.study.plan.secure_sum != "plain":
+            table["sum_secret"] = SUM_KEY_FILE
+        if held_out is not None and home == made.host:
+            table["held_out"] = _relative(held_out, home)
+        table["broker"] = _broker_table(broker, users[hospital], home)
+        table["schedule"] = schedule
+        _write(home / "aggregator.toml", table)
 
 
 def write_agent(made: Made, broker: Broker, device: str, data: str, more: Table) -> None:

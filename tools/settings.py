@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated
 
+from vitalring.errors import ConfigError
 from vitalring.protocol import limits
 from vitalring.protocol.records import Name, ServerOptimiser
 from vitalring.schema import OneOf, Range
@@ -16,6 +17,10 @@ SERVERS: Mapping[str, ServerOptimiser] = {
     "yogi": ServerOptimiser(name="yogi", learning_rate=0.03, momentum=0.9),
 }
 """The server optimisers with their default settings."""
+
+
+_HOSPITALS = 3
+"""Hospitals of a joint key where a study does not say: one may be away, and none decrypts alone."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,14 @@ class StudySettings:
     """Share of the coordinates sent in a round. Of ecg_cnn's 4,096 it leaves out one, so that
     the weight fits into the same ciphertexts: a quarter fewer bytes."""
     secure_sum: str = "single-he"
+    hospitals: Annotated[int, Range(0, 64)] = 0
+    """How many hospitals hold a share of the key; 0 is 3 with threshold-he, and else 1."""
+    threshold: Annotated[int, Range(0, 64)] = 0
+    """How many of them decrypt together; 0 is a majority."""
+    groups: Annotated[int, Range(1, 64)] = 1
+    """Sub-cohorts that a round's updates are cut into, to bound what one bad device can do."""
+    combine: Annotated[str, OneOf(("mean", "median", "trimmed-mean"))] = "mean"
+    """How the means of several groups become one."""
     min_cohort: Annotated[int, Range(0, limits.MAX_DEVICES)] = 0
     """Fewest updates in a sum; 0 is 10, or all devices where there are fewer."""
     ring_size: Annotated[int, Range(2, limits.MAX_RING)] = 32
@@ -71,6 +84,29 @@ class StudySettings:
     """Devices that a sum has room for; 0 is the size of the roster."""
     seed: Annotated[int, Range(0, 2**63 - 1)] = 0
     patience: Annotated[int, Range(0, limits.MAX_ROUNDS)] = 0
+
+
+def hospitals_of(settings: StudySettings) -> tuple[int, int]:
+    """Return how many hospitals there are, and how many decrypt together: 0 without a joint key.
+
+    Raises ConfigError for numbers that do not go together.
+    """
+    joint = settings.secure_sum == "threshold-he"
+    hospitals = settings.hospitals or (_HOSPITALS if joint else 1)
+    if not joint:
+        if hospitals > 1 or settings.threshold:
+            raise ConfigError(
+                f"{hospitals} hospitals and a threshold of {settings.threshold} need a joint key: "
+                f"use secure_sum threshold-he, or one hospital with {settings.secure_sum}"
+            )
+        return 1, 0
+    threshold = settings.threshold or hospitals // 2 + 1
+    if not 2 <= threshold <= hospitals:
+        raise ConfigError(
+            f"{threshold} of {hospitals} hospitals cannot hold a joint key: it takes at least 2 "
+            "hospitals, of whom 2 or more decrypt together; with one, use secure_sum single-he"
+        )
+    return hospitals, threshold
 
 
 @dataclass(frozen=True)
@@ -142,7 +178,6 @@ class SimulationSettings:
     """Folder of a data set; none takes the electrocardiograms shipped with the project."""
     devices: Annotated[int, Range(0, limits.MAX_DEVICES)] = 0
     """How many of the data set's training devices take part; 0 is all."""
-    hospitals: Annotated[int, Range(1, 64)] = 1
     dropout: Annotated[float, Range(0.0, 0.99)] = 0.0
     broker: str | None = None
     out: Path | None = None

@@ -61,6 +61,8 @@ def test_a_quorum_of_signatures_makes_the_record():
     assert verify(RoundPlan, signed, KEYS, 2) == PLAN
     with pytest.raises(SignatureError, match="has 2 signatures, needs 3"):
         verify(RoundPlan, signed, KEYS, 3)
+    draft.add(sign(PLAN, [SEEDS[1]]))
+    assert draft.complete() == signed
 
 
 def test_whoever_signs_first_the_record_verifies():

@@ -5,7 +5,7 @@ import pytest
 
 from vitalring.models.artefact import load_artefact
 from vitalring.protocol.quantise import Codec, decode_sum, encode_update, weight_of
-from vitalring.tools.federation import plan_of
+from vitalring.tools.plans import plan_of
 from vitalring.tools.settings import StudySettings
 
 SMALLEST, LARGEST = 300, 900

@@ -11,6 +11,17 @@ from vitalring.errors import ConfigError
 from vitalring.files import read_file, write_atomic
 from vitalring.tools.bench.table import Table, markdown, print_tables
 
+_FACTS = (
+    "dataset",
+    "model",
+    "parameters",
+    "devices",
+    "secure_sum",
+    "privacy",
+    "seconds",
+    "started",
+    "version",
+)
 _SCORES = {"accuracy": "accuracy", "macro_f1": "macro-F1", "auroc": "AUROC"}
 
 
@@ -107,11 +118,9 @@ def _read(folder: Path) -> dict[str, Any]:
     report = json.loads(read_file(folder / "report.json"))
     if report["status"] != "finished" or report.get("test") is None:
         raise ConfigError(f"{folder} is no finished simulation with held-out rows")
-    kept = ("dataset", "model", "parameters", "devices", "secure_sum", "privacy", "seconds")
-    kept = (*kept, "started", "version")
     scores = ("accuracy", "macro_f1", "auroc", "recall", "precision", "classes", "loss")
     return {
-        **{name: report[name] for name in kept},
+        **{name: report[name] for name in _FACTS},
         "rounds": len(report["rounds"]),
         "bytes": report["bytes"]["update"],
         "test": {name: report["test"].get(name) for name in scores},

@@ -62,7 +62,7 @@ def prepare(settings: SimulationSettings, state: Path) -> Work:
     plan, objects = layout.draw_training(settings, fleet, features)
     made = layout.write_federation(settings, fleet, plan, objects, state)
     layout.write_configs(settings, fleet, made, state, "mqtt://localhost")
-    hospital = made.layout.hospital_folder
+    hospital = made.host
     _open_first_round(hospital, state)
     sizes = {
         name: len(split(load_device(fleet.folder, name, fleet.info), fleet.info).train)

@@ -16,8 +16,9 @@ from vitalring.models.dataset import FeatureSchema, load_dataset, load_table
 from vitalring.models.dataset import devices as list_devices
 from vitalring.models.dataset.statistics import question_of
 from vitalring.mqtt import BrokerConfig
-from vitalring.tools import federation, roles
-from vitalring.tools.settings import StudySettings
+from vitalring.tools import federation, plans, roles
+from vitalring.tools.commands import founding, keys
+from vitalring.tools.settings import StudySettings, hospitals_of
 from vitalring.tools.simulate import layout
 from vitalring.tools.verify import verify_log
 
@@ -68,10 +69,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     features.add_argument("log", type=Path, help="log folder of the study that agreed on them")
     features.add_argument("--authority", help="the authority's public key, 64 hex digits")
     features.add_argument("--out", type=Path, default=Path("features.json"))
+    founding.add_arguments(actions)
+    keys.add_arguments(actions)
 
 
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
+    if options.action == "keys":
+        return keys.run(options)
+    if options.action in founding.ACTIONS:
+        return founding.run(options, _drawn, _names)
     return _features(options) if options.action == "features" else _init(options)
 
 
@@ -98,11 +105,11 @@ def _drawn(settings: StudySettings, devices: int, agree_on: Path | None) -> layo
         info = load_dataset(agree_on)
         ids = sum(list_devices(agree_on, info), ())
         question = question_of(info, load_table(agree_on, ids[0], info).columns)
-        plan = federation.statistics_plan_of(settings, question, info.classes, devices)
+        plan = plans.statistics_plan_of(settings, question, info.classes, devices)
         return plan, federation.question_files(question)
     text = read_file(settings.features) if settings.features else b""
     artefact = _artefact(settings, text)
-    plan = federation.plan_of(settings, artefact, devices, settings.records, text)
+    plan = plans.plan_of(settings, artefact, devices, settings.records, text)
     return plan, federation.artefact_files(artefact, text)
 
 
@@ -128,7 +135,7 @@ def _init(options: argparse.Namespace) -> int:
     """Write a federation's folder, whole or not at all."""
     settings = load_config(StudySettings, options.config)
     names = _names(options.devices)
-    broker = _broker(options, settings.cohort)
+    broker = _broker(options, settings)
     folder: Path = options.folder
     if folder.exists():
         raise ConfigError(f"{folder} exists already: name a new folder")
@@ -146,8 +153,11 @@ def _init(options: argparse.Namespace) -> int:
     for line in federation.describe(made):
         print(line)
     print(f"\nkeep {folder / 'authority'} offline; copy each folder of {folder / 'devices'}")
-    print(f"to its device, and {folder / 'hospitals' / federation.HOSPITAL} with")
-    print(f"{folder / 'public'} to the hospital's server")
+    print(f"to its device, and each folder of {folder / 'hospitals'} with {folder / 'public'}")
+    print("to that hospital's server")
+    if len(made.hospitals) > 1:
+        print(f"\n{made.hospitals[0]} runs gateway and broker. This machine has seen all shares of")
+        print("the key: for a real study let each hospital make its own, docs/keys.md says how")
     return 0
 
 
@@ -160,13 +170,13 @@ def _write_roles(
 ) -> None:
     schedule = roles.schedule(options.window, options.timeout, settings.patience)
     roles.write_gateway(made, broker)
-    roles.write_aggregator(made, broker, schedule, options.held_out)
+    roles.write_aggregators(made, broker, schedule, options.held_out)
     more = {"retry_s": options.retry, "floors": roles.floors_of(made)}
     for name in names:
         roles.write_agent(made, broker, name, options.data, more)
 
 
-def _broker(options: argparse.Namespace, cohort: str) -> roles.Broker:
+def _broker(options: argparse.Namespace, settings: StudySettings) -> roles.Broker:
     """Return the broker that the options describe, checked before anything is written."""
     if not 0 <= options.window <= options.timeout or options.timeout <= 0:
         raise ConfigError(
@@ -177,12 +187,15 @@ def _broker(options: argparse.Namespace, cohort: str) -> roles.Broker:
     BrokerConfig(url=url)  # refuses an address that no party could use
     if not options.broker_folder:
         return roles.Broker(url, reconnect_s)
-    broker = roles.broker_of_folder(options.broker_folder, url, cohort, reconnect_s)
+    hospitals = federation.hospital_names(hospitals_of(settings)[0])
+    folder = options.broker_folder
+    broker = roles.broker_of_folder(folder, url, settings.cohort, hospitals, reconnect_s)
     for shown in broker.credentials.values():
         for path in (shown.ca_file, shown.certificate_file, shown.key_file):
             if not path.is_file():
                 raise ConfigError(
-                    f"{path} is missing: make it with `vitalring gateway init` for this cohort"
+                    f"{path} is missing: make it with `vitalring gateway init` for this "
+                    "cohort, and with --hospital for each of several hospitals"
                 )
     return broker
 

@@ -28,7 +28,7 @@ from vitalring.schema import from_plain, to_plain
 from vitalring.tools import report as report_files
 from vitalring.tools.embedded_broker import EmbeddedBroker
 from vitalring.tools.federation import Made, training_line
-from vitalring.tools.settings import SimulationSettings, StudySettings
+from vitalring.tools.settings import SimulationSettings, StudySettings, hospitals_of
 from vitalring.tools.simulate import layout, results, watch
 from vitalring.tools.simulate.measure import Measured, Run, heads_are_fitted, measure
 from vitalring.tools.simulate.phase import STOPPING, Phase, write_log
@@ -87,11 +87,7 @@ def apply_changes(settings: SimulationSettings, changes: dict[str, Any]) -> Simu
 
 
 def _check(settings: SimulationSettings) -> None:
-    if settings.hospitals != 1:
-        raise ConfigError(
-            f"hospitals is {settings.hospitals}: several hospitals need the secure sum "
-            "threshold-he, which is not available in this version; use 1"
-        )
+    hospitals_of(settings.study)
     if settings.study.unit == "none" and settings.study.noise not in (None, "none"):
         raise ConfigError(f"unit none goes with noise none: leave out noise {settings.study.noise}")
 
@@ -250,7 +246,7 @@ class _Run:
         return heads_are_fitted(self._finished(made, 0)) or time.monotonic() > self._patience
 
     def _write_model(self, made: Made) -> None:
-        weights = watch.final_weights(made.layout.hospital_folder)
+        weights = watch.final_weights(made.host)
         write_atomic(self._out / "weights.bin", pack_weights(weights))
         artefact, _ = open_artefact(made.study)
         for name, content in export(artefact, weights.astype(np.float32)).items():

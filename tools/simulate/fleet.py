@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Self
 
 from vitalring.errors import VitalRingError
-from vitalring.tools.federation import Layout
+from vitalring.tools.federation import Made
 
 _STOP_TIMEOUT_S = 20.0
 
@@ -71,15 +71,16 @@ class Party:
 
 
 @contextmanager
-def parties(
-    layout: Layout, logs: Path, devices: Sequence[str], workers: int
-) -> Iterator[list[Party]]:
-    """Run gateway, aggregator and agents while the block lasts."""
+def parties(made: Made, logs: Path, devices: Sequence[str], workers: int) -> Iterator[list[Party]]:
+    """Run the gateway, each hospital's aggregator, and agents while the block lasts."""
+    layout = made.layout
     with ExitStack() as stack:
-        started = [
-            stack.enter_context(_party(role, layout.hospital_folder / f"{role}.toml", logs))
-            for role in ("gateway", "aggregator")
-        ]
+        started = [stack.enter_context(_party("gateway", "gateway", made.host, logs))]
+        for number, hospital in enumerate(made.hospitals):
+            # The host's log is found under the same name however many hospitals there are.
+            name = f"aggregator-{hospital}" if number else "aggregator"
+            folder = layout.folder_of(hospital)
+            started.append(stack.enter_context(_party("aggregator", name, folder, logs)))
         for index in range(workers):
             arguments = ["agent", "run"]
             for name in devices[index::workers]:
@@ -89,5 +90,6 @@ def parties(
         yield started
 
 
-def _party(role: str, config: Path, logs: Path) -> Party:
-    return Party(role, [role, "run", "--config", str(config)], logs / f"{role}.log")
+def _party(role: str, name: str, folder: Path, logs: Path) -> Party:
+    arguments = [role, "run", "--config", str(folder / f"{role}.toml")]
+    return Party(name, arguments, logs / f"{name}.log")

@@ -26,7 +26,7 @@ from vitalring.models.dataset import (
 from vitalring.models.dataset.statistics import question_of
 from vitalring.protocol.privacy import MAX_SAMPLED, fits_a_step
 from vitalring.protocol.records import StudyPlan
-from vitalring.tools import federation, roles
+from vitalring.tools import federation, plans, roles
 from vitalring.tools.settings import SimulationSettings
 
 Drawn = tuple[StudyPlan, Mapping[str, bytes]]
@@ -106,7 +106,7 @@ def draw_statistics(settings: SimulationSettings, fleet: Fleet) -> Drawn:
             "schema of an earlier study as study.features, or add --unit none"
         )
     question = question_of(fleet.info, fleet.columns)
-    plan = federation.statistics_plan_of(
+    plan = plans.statistics_plan_of(
         settings.study, question, fleet.info.classes, len(fleet.devices)
     )
     return plan, federation.question_files(question)
@@ -124,7 +124,7 @@ def draw_training(settings: SimulationSettings, fleet: Fleet, features: bytes) -
     """Draw up the study that trains. Raises ConfigError, before anything is written."""
     study = settings.study
     artefact = artefact_of(settings, fleet, features)
-    plan = federation.plan_of(
+    plan = plans.plan_of(
         study,
         artefact,
         len(fleet.devices),
@@ -162,7 +162,7 @@ def write_configs(
     broker = roles.Broker(url, roles.reconnect_s(settings.timeout_s))
     schedule = roles.schedule(settings.window_s, settings.timeout_s, settings.study.patience)
     roles.write_gateway(made, broker)
-    roles.write_aggregator(made, broker, schedule, fleet.folder)
+    roles.write_aggregators(made, broker, schedule, fleet.folder)
     # Everybody's numbers are asked for once, so nobody sits that round out.
     trains = made.study.study.plan.task == "train"
     for name in fleet.devices:

@@ -70,13 +70,11 @@ class Phase:
 
         Returns the rounds, and True where somebody stopped us.
         """
-        home, study = made.layout.hospital_folder, made.study.study
+        home, study = made.host, made.study.study
         reached = watch.finished_rounds(home, study, 0)
         devices = self._chosen.devices
         try:
-            with fleet.parties(
-                made.layout, self._logs, devices, min(workers, len(devices))
-            ) as started:
+            with fleet.parties(made, self._logs, devices, min(workers, len(devices))) as started:
                 while not (reached and reached[-1].model.final and ended()):
                     for party in started:
                         party.check()
@@ -93,7 +91,7 @@ class Phase:
 
 def write_log(made: Made, folder: Path) -> bytes:
     """Write a study's log into `folder`; return its checkpoint."""
-    db = store.open_store(made.layout.hospital_folder / "gateway")
+    db = store.open_store(made.host / "gateway")
     try:
         export_log(db, made.study, folder)
     finally:
