@@ -3,6 +3,7 @@
 import json
 import os
 import stat
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,8 +19,13 @@ from vitalring.tools.bench.secure_sum_plots import sum_plot
 from vitalring.tools.bench.secure_sum_text import sides_at, sum_facts, sum_tables
 
 DIMENSION, DEVICES = 300, 3
-# Interpreters with the peers, as the command takes them.
-PEERS = {name: os.environ.get(f"VITALRING_{name.upper()}") for name in ("nvflare", "flower")}
+PEERS = ("nvflare", "flower")
+
+
+def interpreter(name):
+    """Return an interpreter with a peer: `make bench-peers` makes one, a variable names another."""
+    made = Path(__file__).parents[2] / f".venv-{name}/bin/python"
+    return os.environ.get(f"VITALRING_{name.upper()}") or (str(made) if made.exists() else None)
 
 
 @pytest.fixture(scope="module")
@@ -120,6 +126,15 @@ def test_targets_stand_beside_what_was_measured(measured):
     assert table.rows == (("single-he", "100,000", "1,000", "6.7", "6.64"),)
 
 
+def test_a_page_holds_all_that_was_measured(measured, tmp_path):
+    secure_sum.write_page(tmp_path, "vitalring bench secure-sum", measured)
+    page = (tmp_path / "secure-sum.md").read_text()
+    assert all(f"## {table.title}\n" in page for table in sum_tables(measured))
+    assert (tmp_path / "secure-sum.svg").exists() and "(secure-sum.svg)" in page
+    content = json.loads((tmp_path / "secure-sum.json").read_text())
+    assert content["rows"] == measured["rows"]
+
+
 def test_a_peer_for_any_number_of_devices_is_at_every_size(measured):
     peer = {**measured["rows"][0], "side": "NVFLARE", "devices": 1_000}
     del peer["mode"]
@@ -167,9 +182,9 @@ def test_a_peer_that_answers_nothing_is_an_error(stub):
 
 @pytest.mark.parametrize("name", PEERS)
 def test_a_real_peer_returns_the_mean(name):
-    python = PEERS[name]
+    python = interpreter(name)
     if python is None:
-        pytest.skip(f"LEFT OUT: {name}, because VITALRING_{name.upper()} names no interpreter")
+        pytest.skip(f"LEFT OUT: the sum of {name}, because there is no .venv-{name}")
     sizes = Sizes((DIMENSION,), (DEVICES,), 1)
     found = {"nvflare": secure_sum._nvflare, "flower": secure_sum._flower}[name](
         python, DIMENSION, sizes

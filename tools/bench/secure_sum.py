@@ -8,7 +8,7 @@ import argparse
 import json
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -96,20 +96,25 @@ def run(options: argparse.Namespace) -> int:
     command += "".join(
         f" --{name} PYTHON" for name in ("nvflare", "flower") if getattr(options, name)
     )
-    facts, tables = sum_facts(result), sum_tables(result)
-    print_tables(facts, tables, Console())
+    print_tables(sum_facts(result), sum_tables(result), Console())
     if options.out is not None:
-        # Plots take a second to load, and nothing else here needs them.
-        from vitalring.tools.bench.secure_sum_plots import sum_plot  # noqa: PLC0415
-
-        picture = "![Bytes a parameter, and processor time of one device](secure-sum.svg)"
-        text = markdown("The encrypted sum", command, facts, tables)
-        head, first, rest = text.partition("\n\n## ")
-        write_atomic(options.out / "secure-sum.md", f"{head}\n\n{picture}{first}{rest}".encode())
-        content = json.dumps({"command": command, **result}, indent=2) + "\n"
-        write_atomic(options.out / "secure-sum.json", content.encode())
-        write_atomic(options.out / "secure-sum.svg", sum_plot(result).encode())
+        write_page(options.out, command, result)
     return 0
+
+
+def write_page(folder: Path, command: str, result: dict[str, Any]) -> None:
+    """Write a result as Markdown with a picture, and as JSON."""
+    # Plots take a second to load, and nothing else here needs them.
+    from vitalring.tools.bench.secure_sum_plots import sum_plot  # noqa: PLC0415
+
+    first, *others = sum_tables(result)
+    picture = "![Bytes a parameter, and processor time of one device](secure-sum.svg)"
+    first = replace(first, notes=(*first.notes, picture))
+    text = markdown("The encrypted sum", command, sum_facts(result), [first, *others])
+    content = json.dumps({"command": command, **result}, indent=2) + "\n"
+    write_atomic(folder / "secure-sum.md", text.encode())
+    write_atomic(folder / "secure-sum.json", content.encode())
+    write_atomic(folder / "secure-sum.svg", sum_plot(result).encode())
 
 
 def measure_sums(

@@ -24,7 +24,7 @@ def sum_plot(result: Mapping[str, Any]) -> str:
         _bars(left, rows, per_parameter, lambda size: f"{size:.2f}")
         left.set_yticks(range(len(rows)), [side_name(row) for row in rows])
         left.set_title("bytes a parameter that a device sends")
-        left.axvline(_FLOAT32_BYTES, color=INK, linestyle="--", linewidth=1.0)
+        left.axvline(_FLOAT32_BYTES, color=INK, linestyle="--", linewidth=1.0, zorder=2)
         left.text(_FLOAT32_BYTES, -0.72, " float32 in clear", color=INK, fontsize=8, va="center")
         _bars(right, rows, lambda row: total(row["device"]), milliseconds)
         right.set_title("processor time of a device, ms")
@@ -40,7 +40,10 @@ def _bars(
 ) -> None:
     values = [figure_of(row) for row in rows]
     bars = axes.barh(range(len(rows)), values, color=[_colour(row) for row in rows], height=0.66)
-    axes.bar_label(bars, [form(value) for value in values], padding=4, fontsize=8)
+    labels = axes.bar_label(bars, [form(value) for value in values], padding=4, fontsize=8)
+    for label in labels:
+        # Legible where the line for float32 passes.
+        label.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.8})
     axes.set_ylim(len(rows) - 0.5, -1.0)
     axes.set_xlim(0.0, 1.18 * max(values))
     axes.set_xticks([])

@@ -29,7 +29,7 @@ def sum_facts(result: _Measured) -> list[str]:
         f"{name} {facts[name]}" for name in ("vitalring", "numpy", "tenseal") if name in facts
     )
     peers = {row["side"]: row["version"] for row in result["rows"] if "version" in row}
-    extra = sealed_bytes(signature_bytes(_RING)) - sealed_bytes(0)
+    extra = sealed_bytes(signature_bytes(_RING))
     lines = [
         f"{facts['date']}, {facts['processor']} ({facts['architecture']}), {facts['cores']} cores, "
         f"{facts['memory']}, {facts['system']}, Python {facts['python']}.",
@@ -205,6 +205,11 @@ def _notes(result: _Measured) -> tuple[str, ...]:
             "and times of a device are of all four of its messages. Release is the server's: the "
             "time for one seed and mask, times the devices."
         )
+        if any(row["error"] is None for row in result["rows"]):
+            notes.append(
+                "Where Flower's error is missing, only some of a group of neighbours had an update "
+                "of that size, so their masks do not cancel and nothing can be decoded."
+            )
     return tuple(notes)
 
 
