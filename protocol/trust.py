@@ -306,6 +306,11 @@ def _check_joint(plan: StudyPlan, hospitals: int) -> None:
             f"study {plan.study} names a threshold of {plan.threshold}, which goes with "
             f"threshold-he, not with {plan.secure_sum}"
         )
+    if plan.groups > 1 and plan.secure_sum != "threshold-he":
+        raise RecordError(
+            f"study {plan.study} cuts its rounds into {plan.groups} groups: that takes the nonces "
+            "of several hospitals, so it goes with threshold-he"
+        )
     if (plan.groups > 1) != (plan.combine != "mean"):
         raise RecordError(
             f"study {plan.study} combines {plan.groups} groups by {plan.combine}: "

@@ -62,7 +62,7 @@ class StudySettings:
     keep: Annotated[float, Range(1e-6, 1.0)] = 0.9998
     """Share of the coordinates sent in a round. Of ecg_cnn's 4,096 it leaves out one, so that
     the weight fits into the same ciphertexts: a quarter fewer bytes."""
-    secure_sum: str = "single-he"
+    secure_sum: str = "threshold-he"
     hospitals: Annotated[int, Range(0, 64)] = 0
     """How many hospitals hold a share of the key; 0 is 3 with threshold-he, and else 1."""
     threshold: Annotated[int, Range(0, 64)] = 0

@@ -43,7 +43,8 @@ def private_run(tmp_path_factory: pytest.TempPathFactory):
 
 def test_report_has_what_the_design_promises(private_run):
     report = json.loads((private_run.folder / "report.json").read_text())
-    assert report["secure_sum"] == "single-he"
+    assert report["secure_sum"] == "threshold-he"
+    assert report["hospitals"] == 3
     assert report["privacy"]["unit"] == "record"
     assert report["privacy"]["noise"] == "local"
     assert 0 < report["privacy"]["spent"] <= report["privacy"]["epsilon"] == 8.0
@@ -61,8 +62,8 @@ def test_log_of_a_run_verifies_from_outside(private_run):
     verdict = verify_log(private_run.folder / "log", None)
     report = private_run.report
     assert verdict.size == report["log"]["leaves"]
-    # 4 study records; each round a plan, 5 updates, a report and a model.
-    assert verdict.size == 4 + 3 * (1 + 5 + 1 + 1)
+    # 4 study records; each round a plan, 5 updates, a report, 3 hospitals' words and a model.
+    assert verdict.size == 4 + 3 * (1 + 5 + 1 + 3 + 1)
 
 
 def test_model_file_predicts_as_the_report_says(private_run):
@@ -173,13 +174,13 @@ def _processes_with(text: str) -> list[str]:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"secure_sum": "threshold-he"}, "threshold-he is not available"),
         ({"secure_sum": "two-server"}, "two-server is not available"),
         ({"secure_sum": "secret"}, "'secret' is not known"),
         ({"unit": "device"}, "unit device is not available"),
         ({"noise": "distributed"}, "noise distributed is not available"),
         ({"unit": "none", "noise": "local"}, "noise none"),
-        ({"hospitals": 3}, "threshold-he"),
+        ({"hospitals": 3, "secure_sum": "single-he"}, "threshold-he"),
+        ({"hospitals": 3, "threshold": 4}, "4 of 3 hospitals"),
         ({"devices": 23}, "has 22"),
         ({"devices": 3}, "min_cohort"),
         ({"model": "resnet"}, "resnet"),
