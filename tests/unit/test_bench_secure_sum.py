@@ -10,11 +10,11 @@ import pytest
 
 from vitalring.errors import ConfigError
 from vitalring.protocol.secure_sum import SECURE_SUMS, sum_scheme
-from vitalring.tools.bench import secure_sum
+from vitalring.tools.bench import secure_sum, secure_sum_peers
 from vitalring.tools.bench import secure_sum_hospital as hospital
 from vitalring.tools.bench.child import run_child
-from vitalring.tools.bench.secure_sum import SIDES, Sizes, measure_sums
-from vitalring.tools.bench.secure_sum_cell import Cell
+from vitalring.tools.bench.secure_sum import SIDES, measure_sums
+from vitalring.tools.bench.secure_sum_cell import Cell, Sizes
 from vitalring.tools.bench.secure_sum_plots import sum_plot
 from vitalring.tools.bench.secure_sum_text import sides_at, sum_facts, sum_tables
 
@@ -170,14 +170,14 @@ def test_a_peer_that_fails_is_named_with_its_last_words(stub):
     python = stub("echo no such function >&2", code=1)
     sizes = Sizes((10,), (3,), 1)
     with pytest.raises(ConfigError, match="secure_sum_nvflare failed: no such function"):
-        secure_sum._nvflare(python, 10, sizes)
+        secure_sum_peers.nvflare_row(python, 10, sizes)
     with pytest.raises(ConfigError, match="secure_sum_flower failed: no such function"):
-        secure_sum._flower(python, 10, sizes)
+        secure_sum_peers.flower_rows(python, 10, sizes)
 
 
 def test_a_peer_that_answers_nothing_is_an_error(stub):
     with pytest.raises(ConfigError, match="secure_sum_nvflare failed"):
-        secure_sum._nvflare(stub("true"), 10, Sizes((10,), (3,), 1))
+        secure_sum_peers.nvflare_row(stub("true"), 10, Sizes((10,), (3,), 1))
 
 
 @pytest.mark.parametrize("name", PEERS)
@@ -186,7 +186,7 @@ def test_a_real_peer_returns_the_mean(name):
     if python is None:
         pytest.skip(f"LEFT OUT: the sum of {name}, because there is no .venv-{name}")
     sizes = Sizes((DIMENSION,), (DEVICES,), 1)
-    found = {"nvflare": secure_sum._nvflare, "flower": secure_sum._flower}[name](
+    found = {"nvflare": secure_sum_peers.nvflare_row, "flower": secure_sum_peers.flower_rows}[name](
         python, DIMENSION, sizes
     )
     for row in [found] if name == "nvflare" else found:

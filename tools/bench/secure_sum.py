@@ -8,20 +8,25 @@ import argparse
 import json
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from vitalring.errors import ConfigError
 from vitalring.files import write_atomic
 from vitalring.protocol.secure_sum import he_params, threshold_params
-from vitalring.tools.bench.child import require_modules, run_child, run_script
+from vitalring.tools.bench.child import require_modules, run_child
 from vitalring.tools.bench.machine import machine
-from vitalring.tools.bench.secure_sum_cell import RELEASES, Cell
+from vitalring.tools.bench.secure_sum_cell import (
+    RELEASES,
+    Cell,
+    Sizes,
+    additions_timed,
+    updates_made,
+)
+from vitalring.tools.bench.secure_sum_peers import flower_rows, nvflare_row, peaks, stages
 from vitalring.tools.bench.secure_sum_text import sum_facts, sum_tables
-from vitalring.tools.bench.spread import by_name
 from vitalring.tools.bench.table import markdown, print_tables
 
 SIDES = (
@@ -36,35 +41,7 @@ BITS = 8
 FINE_BITS = 16
 """Measured too, at one size: nearer to the precision of the peers."""
 
-_HERE = Path(__file__).parent
 _CONTEXT = bytes(32)
-# So many parameters are encrypted for a sum, in four updates at least.
-_MADE = 2_000_000
-# Above it an update is megabytes, and adding is measured on fewer.
-_LARGE = 200_000
-_LARGE_UPDATES, _LARGE_ADDITIONS = 4, 20
-_NVFLARE_CLIENTS = 10
-_SHARES = 21  # of Flower's clients, with two thirds of them to reconstruct
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """What is measured: every dimension with every number of devices."""
-
-    dimensions: tuple[int, ...] = (10_000, 100_000, 1_000_000)
-    devices: tuple[int, ...] = (10, 100, 1_000)
-    repeats: int = 5  # of decryptions
-
-    def __post_init__(self) -> None:
-        if not self.dimensions or not self.devices or self.repeats < 1:
-            raise ConfigError("a dimension, a number of devices and a repeat are needed at least")
-        if min(self.dimensions) < 1 or min(self.devices) < 3:
-            raise ConfigError("a sum needs one parameter and three devices at least")
-
-    @property
-    def compared(self) -> tuple[int, int]:
-        """Return the dimension and devices at which sides are drawn: the middle and the most."""
-        return sorted(self.dimensions)[len(self.dimensions) // 2], max(self.devices)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -139,10 +116,10 @@ def measure_sums(
     for dimension in sizes.dimensions:
         if nvflare is not None:
             say(f"NVFLARE: {dimension:,} parameters")
-            rows.append(_nvflare(nvflare, dimension, sizes))
+            rows.append(nvflare_row(nvflare, dimension, sizes))
         if flower is not None:
             say(f"Flower: {dimension:,} parameters")
-            rows += _flower(flower, dimension, sizes)
+            rows += flower_rows(flower, dimension, sizes)
     return {
         "machine": machine(),
         "sizes": asdict(sizes),
@@ -159,18 +136,10 @@ def _cells(sizes: Sizes) -> list[Cell]:
     wanted = [(d, n, BITS) for d in sizes.dimensions for n in sizes.devices]
     wanted.append((*sizes.compared, FINE_BITS))
     return [
-        Cell(*side, d, n, bits, _updates(d, n), _additions(d, n))
+        Cell(*side, d, n, bits, updates_made(d, n), additions_timed(d, n))
         for d, n, bits in wanted
         for side in SIDES
     ]
-
-
-def _updates(dimension: int, devices: int) -> int:
-    return min(devices, max(_LARGE_UPDATES, _MADE // dimension))
-
-
-def _additions(dimension: int, devices: int) -> int:
-    return min(devices, _LARGE_ADDITIONS) if dimension > _LARGE else devices
 
 
 def _name(cell: Cell) -> str:
@@ -198,11 +167,11 @@ def _own(cell: Cell, repeats: int) -> dict[str, Any]:
         "additions": cell.additions,
         "update_bytes": device["bytes"],
         "released_bytes": hospital["released_bytes"],
-        "device": _stages(device["samples"]),
-        "server": _stages(gateway["samples"]),
-        "release": _stages(hospital["release"]),
-        "combine": _stages(hospital["combine"]),
-        "peak_bytes": _peaks(device, gateway, hospital),
+        "device": stages(device["samples"]),
+        "server": stages(gateway["samples"]),
+        "release": stages(hospital["release"]),
+        "combine": stages(hospital["combine"]),
+        "peak_bytes": peaks(device, gateway, hospital),
         "error": hospital["error"],
     }
 
@@ -226,108 +195,6 @@ def _write_keys(cell: Cell, folder: Path) -> None:
         secret.save(folder / "secret.key")
         public = secret.public_key()
     (folder / "public.key").write_bytes(public)
-
-
-def _nvflare(python: str, dimension: int, sizes: Sizes) -> dict[str, Any]:
-    """Measure NVFLARE's parties; what they do does not depend on the number of devices."""
-    most = max(sizes.devices)
-    with tempfile.TemporaryDirectory(prefix="vitalring-bench-") as room:
-        request = {
-            "folder": room,
-            "dimension": dimension,
-            "clients": min(_updates(dimension, most), _NVFLARE_CLIENTS),
-            "additions": _additions(dimension, most),
-            "repeats": sizes.repeats,
-        }
-        device, server, release = (
-            run_script(_HERE / "secure_sum_nvflare.py", {"role": role, **request}, python=python)
-            for role in ("device", "server", "release")
-        )
-    return {
-        "side": "NVFLARE",
-        "version": device["version"],
-        "precision": "scale 2^40",
-        "dimension": dimension,
-        "devices": most,
-        "additions": request["additions"],
-        "update_bytes": device["bytes"],
-        "device": _stages(device["samples"]),
-        "server": _stages(server["added"]),
-        "release": _stages(release["samples"]),
-        "combine": _stages(server["mean"]),
-        "peak_bytes": _peaks(device, server, release),
-        "error": release["error"],
-    }
-
-
-def _flower(python: str, dimension: int, sizes: Sizes) -> list[dict[str, Any]]:
-    """Measure SecAgg+ for each number of neighbours, then adding for each number of devices."""
-    rows = []
-    for shares in sorted({min(devices, _SHARES) for devices in sizes.devices}):
-        devices = [n for n in sizes.devices if min(n, _SHARES) == shares]
-        with tempfile.TemporaryDirectory(prefix="vitalring-bench-") as room:
-            request = {
-                "folder": room,
-                "dimension": dimension,
-                "shares": shares,
-                "threshold": max(2, -(-2 * shares // 3)),
-                # All of them where their sum is checked: a part of them leaves masks in it.
-                "clients": _LARGE_UPDATES if dimension > _LARGE and shares == _SHARES else shares,
-            }
-            script = _HERE / "secure_sum_flower.py"
-            device = run_script(script, {"role": "device", **request}, python=python)
-            for count in devices:
-                additions = _additions(dimension, count)
-                server = run_script(
-                    script, {"role": "server", "additions": additions, **request}, python=python
-                )
-                rows.append(_flower_row(device, server, request, count, additions))
-    return rows
-
-
-def _flower_row(
-    device: dict[str, Any],
-    server: dict[str, Any],
-    request: dict[str, Any],
-    devices: int,
-    additions: int,
-) -> dict[str, Any]:
-    # One seed after the other is rebuilt and its mask taken away.
-    release = [
-        {stage: seconds * devices for stage, seconds in sample.items()}
-        for sample in server["removed"]
-    ]
-    return {
-        "side": "Flower SecAgg+",
-        "version": device["version"],
-        "precision": "22 bits over ±8",
-        "shares": request["shares"],
-        "threshold": request["threshold"],
-        "dimension": request["dimension"],
-        "devices": devices,
-        "additions": additions,
-        "update_bytes": device["bytes"],
-        "device": _stages(device["samples"]),
-        "server": _stages(server["added"]),
-        "release": _stages(release),
-        "combine": {},
-        "peak_bytes": _peaks(device, server, None),
-        "error": server["error"],
-    }
-
-
-def _peaks(
-    device: dict[str, Any], server: dict[str, Any], release: dict[str, Any] | None
-) -> dict[str, int | None]:
-    return {
-        "device": device["peak_bytes"],
-        "server": server["peak_bytes"],
-        "release": release["peak_bytes"] if release else None,
-    }
-
-
-def _stages(samples: Sequence[dict[str, float]]) -> dict[str, dict[str, float]]:
-    return {name: asdict(figure) for name, figure in by_name(samples).items()}
 
 
 def _integers(text: str) -> tuple[int, ...]:

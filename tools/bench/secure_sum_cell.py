@@ -1,10 +1,11 @@
-"""One encrypted sum that is measured: what its parties must know alike."""
+"""The sums that are measured: sizes, and what the parties of one must know alike."""
 
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from vitalring.errors import ConfigError
 from vitalring.protocol.quantise import Codec
 from vitalring.protocol.secure_sum import Joint
 from vitalring.protocol.threshold.pieces import Access
@@ -14,6 +15,14 @@ RELEASES = 200
 
 SEED = bytes(32)
 """Seed of the rotation."""
+
+LARGE = 200_000
+"""Parameters above which an update is megabytes, and adding is measured on fewer."""
+
+LARGE_UPDATES = 4
+_LARGE_ADDITIONS = 20
+# So many parameters are encrypted for a sum, though in LARGE_UPDATES at least.
+_MADE = 2_000_000
 
 
 @dataclass(frozen=True)
@@ -46,3 +55,33 @@ def update(number: int, dimension: int) -> npt.NDArray[np.float32]:
     """Return an update (dimension,) of norm 1; the peers' children draw theirs alike."""
     vector = np.random.default_rng(number).standard_normal(dimension)
     return (vector / np.linalg.norm(vector)).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What is measured: every dimension with every number of devices."""
+
+    dimensions: tuple[int, ...] = (10_000, 100_000, 1_000_000)
+    devices: tuple[int, ...] = (10, 100, 1_000)
+    repeats: int = 5  # of decryptions
+
+    def __post_init__(self) -> None:
+        if not self.dimensions or not self.devices or self.repeats < 1:
+            raise ConfigError("a dimension, a number of devices and a repeat are needed at least")
+        if min(self.dimensions) < 1 or min(self.devices) < 3:
+            raise ConfigError("a sum needs one parameter and three devices at least")
+
+    @property
+    def compared(self) -> tuple[int, int]:
+        """Return the dimension and devices at which sides are drawn: the middle and the most."""
+        return sorted(self.dimensions)[len(self.dimensions) // 2], max(self.devices)
+
+
+def updates_made(dimension: int, devices: int) -> int:
+    """Return how many different updates are made."""
+    return min(devices, max(LARGE_UPDATES, _MADE // dimension))
+
+
+def additions_timed(dimension: int, devices: int) -> int:
+    """Return on how many updates adding is measured."""
+    return min(devices, _LARGE_ADDITIONS) if dimension > LARGE else devices
