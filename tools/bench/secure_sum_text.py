@@ -44,7 +44,7 @@ def sum_facts(result: _Measured) -> list[str]:
         "stages together. MB are a million bytes, a process's peak is VmHWM, interpreter and "
         "libraries included.",
         "Without what carries an update: TLS and accounts on the peers' side; on ours sealing and "
-        f"a signature in a ring of {_RING} keys, which add about {extra:,} bytes and the times in "
+        f"a signature in a ring of {_RING} keys, which add up to {extra / 1e3:.1f} kB and the times in "
         "[path.md](path.md). No noise for privacy on any side.",
         f"A joint key lasts {result['releases']} releases. Every sum of ours that was decrypted "
         "is exactly the sum of its updates' fields. It is of as many updates as devices, at most "
@@ -66,10 +66,7 @@ def sum_tables(result: _Measured) -> list[Table]:
     ]
     dimension, _ = result["compared"]
     fine = _costs(result, f"{dimension:,} parameters at 16 bits", dimension, fine=True)
-    note = (
-        "8 bits suit updates that are averaged over many devices, and noise for privacy is "
-        "coarser. For precision nearer to the peers' a plan takes up to 16."
-    )
+    note = "The finest quantisation that a plan may choose; compare errors with the table above."
     tables.append(replace(fine, notes=(note,)))
     last = len(tables) - 2
     tables[last] = replace(tables[last], notes=_notes(result))
@@ -219,7 +216,6 @@ def _fewer(rows: Sequence[_Measured]) -> list[str]:
     return [
         f"{dimension:,} parameters: adding was measured on "
         f"{max(row['additions'] for row in rows if row['dimension'] == dimension)} updates, not "
-        "on as many as the devices' number where that is larger; it costs each update the same. "
-        "Flower's error with more shares than clients that were run in full is not known."
+        "on as many as the devices' number where that is larger; it costs each update the same."
         for dimension in fewer
     ]
