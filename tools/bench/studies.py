@@ -56,7 +56,7 @@ def studies_facts(studies: list[dict[str, Any]]) -> list[str]:
         "not devices).",
         "Centralised: the same network on all devices' rows in one place, in the same run.",
         *(
-            f"{one['dataset']}: {one['version']} on {one['started'][:10]}, "
+            f"{one['dataset']}: sum {one['secure_sum']}, version {one['version']} on {one['started'][:10]}, "
             f"{one['seconds']:.0f} s in all."
             for one in studies
         ),
