@@ -44,8 +44,8 @@ def sum_facts(result: _Measured) -> list[str]:
         "stages together. MB are a million bytes, a process's peak is VmHWM, interpreter and "
         "libraries included.",
         "Without what carries an update: TLS and accounts on the peers' side; on ours sealing and "
-        f"a signature in a ring of {_RING} keys, which add up to {extra / 1e3:.1f} kB and the times "
-        "in [path.md](path.md). No noise for privacy on any side.",
+        f"a signature in a ring of {_RING} keys, which add up to {extra / 1e3:.1f} kB and the "
+        "times in [path.md](path.md). No noise for privacy on any side.",
         f"A joint key lasts {result['releases']} releases. Every sum of ours that was decrypted "
         "is exactly the sum of its updates' fields. It is of as many updates as devices, at most "
         f"{_most_made(result)}.",
