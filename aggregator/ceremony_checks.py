@@ -24,6 +24,7 @@ from vitalring.protocol.key_records import (
     KeyRecord,
     KeyRehearsal,
     KeyReveal,
+    rehearsal_sets,
 )
 from vitalring.protocol.records import SumKey
 from vitalring.protocol.signing import Signature, Signed, verify
@@ -184,6 +185,7 @@ class Checks:
     def joined(self, inbox: Inbox, public_key: bytes) -> None:
         """Check that all computed the same key of the same contributions. Raises FaultError."""
         ours = tuple(digest(inbox.objects(KeyReveal, h)[0]) for h in self._all)
+        sets = rehearsal_sets(self._agreed.params.access)
         total = self.rehearsal(public_key).digest
         for hospital in self._all:
             record = inbox.of(KeyJoin, hospital)
@@ -205,6 +207,15 @@ class Checks:
                     "other_key",
                     f"hospital {name} computed another key or rehearsal of the same contributions: "
                     "install the same release of vitalring everywhere",
+                    shown,
+                )
+
+            if len(record.promises) != sum(hospital in members for members in sets):
+                raise FaultError(
+                    [hospital],
+                    "broken_promise",
+                    f"hospital {name} promises {len(record.promises)} parts of the rehearsal, not "
+                    "one for each set of members that it belongs to",
                     shown,
                 )
 
@@ -267,7 +278,7 @@ class Checks:
             if hospital in self._all and self._have(inbox, hospital, KeyCommit, KeyReveal):
                 self.contribution(inbox, hospital)
         name = self._agreed.names[accuser]
-        if complaint.box_secret and len(complaint.accused) == 1:
+        if len(complaint.box_secret) == PrivateKey.SIZE and len(complaint.accused) == 1:
             (dealer,) = complaint.accused
             secret = PrivateKey(complaint.box_secret)
             if (

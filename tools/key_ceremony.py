@@ -78,16 +78,21 @@ def start(folder: Path, study: Path, identity: Path, authority_key: str) -> Sett
 
 
 def start_again(folder: Path) -> Setting:
-    """Begin the next attempt; what was secret in this one is deleted. Raises ConfigError."""
+    """Begin the next attempt; what was secret in this one is deleted. Raises ConfigError.
+
+    A share stays whose key this hospital has signed: the others may have finished with it.
+    """
     setting = open_folder(folder)
-    if setting.ceremony.status().done:
+    status = setting.ceremony.status()
+    if status.done:
         raise ConfigError(
             f"the key of study {setting.plan.study} is made: another one takes another study"
         )
     old = setting.config
     _write_config(folder, KeysConfig(old.authority_key, old.identity, old.attempt + 1))
-    # Its pieces are of a key that nobody will use.
-    shutil.rmtree(setting.store.private, ignore_errors=True)
+    if status.step < len(STEPS):
+        # Its pieces are of a key that nobody will use.
+        shutil.rmtree(setting.store.private, ignore_errors=True)
     return open_folder(folder)
 
 

@@ -481,6 +481,18 @@ def test_a_complaint_with_another_box_key_proves_nothing_but_stops_all(at):
     assert "does not show it by itself" in status.ended.detail
 
 
+@pytest.mark.parametrize("secret", [b"", b"short", bytes(32)])
+@pytest.mark.parametrize("accused", [(), (2,), (63,), (1, 2)])
+def test_no_complaint_brings_a_hospital_down(at, secret, accused):
+    table = at(KeyDeal)
+    lie = KeyComplaint(CONTEXT, 1, accused, "bad_box", "so there", secret)
+    table.files["complaint"] = pack(lie, SEEDS[1], (b"no message",))
+    status = table.party(0).advance()
+    assert status.ended is not None
+    assert status.ended.accuser == "east"
+    assert "evidence" in status.unread[0]
+
+
 def test_two_stories_of_one_contribution_come_out_at_the_join(at):
     table = at(KeyJoin)
     join = table.message(KeyJoin, 1).record
@@ -503,6 +515,14 @@ def test_other_parts_than_promised(at):
     objects = (message.objects[0], bytes(len(message.objects[1])), *message.objects[2:])
     parts = (replace(message.record.parts[0], part=digest(objects[1])), *message.record.parts[1:])
     table.replace(KeyRehearsal, 1, replace(message.record, parts=parts), objects)
+    ended(table, 0, "broken_promise", "east")
+
+
+def test_fewer_parts_than_sets_of_members(at):
+    table = at(KeyJoin)
+    join = table.message(KeyJoin, 1).record
+    assert len(join.promises) == 2
+    table.replace(KeyJoin, 1, replace(join, promises=join.promises[:1]))
     ended(table, 0, "broken_promise", "east")
 
 

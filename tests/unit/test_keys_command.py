@@ -201,6 +201,20 @@ def test_a_hostile_hospital_ends_the_attempt_and_all_begin_anew(tmp_path, capsys
     assert "left aside" in hospitals.keys("status", "north")
 
 
+def test_a_share_whose_key_was_signed_is_not_thrown_away(tmp_path, capsys):
+    hospitals = Hospitals(tmp_path, 3, capsys)
+    hospitals.until_compare()
+    share = hospitals.home("north") / "private" / "attempt-1" / "key.share"
+    heard = hospitals.keys("fingerprint", "north").strip()
+    hospitals.keys("fingerprint", "north", "--heard", heard)
+    hospitals.keys("next", "north")
+    assert "attempt 2" in hospitals.keys("start", "north", "--again")
+    assert share.exists()
+    # South has signed nothing, so what it drew is of no use to anybody.
+    hospitals.keys("start", "south", "--again")
+    assert not (hospitals.home("south") / "private" / "attempt-1").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "error"),
     [
