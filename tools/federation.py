@@ -13,6 +13,7 @@ from pathlib import Path
 from vitalring.aggregator import key as sum_key_file
 from vitalring.aggregator import key_share
 from vitalring.aggregator.ceremony import joint_key_here
+from vitalring.aggregator.traffic import round_traffic
 from vitalring.files import write_atomic, write_secret
 from vitalring.models.artefact import Artefact
 from vitalring.models.dataset.statistics import Question
@@ -206,6 +207,16 @@ def training_line(plan: StudyPlan) -> str:
     )
 
 
+def joint_lines(study: trust.Study) -> list[str]:
+    """Return what a joint key consists of, and what a round of all devices costs a hospital."""
+    if study.joint is None:
+        return []
+    plan = study.plan
+    params = threshold_params(plan.codec, plan.model.dimension, study.joint)
+    updates = min(len(study.roster.keys), plan.codec.n_max)
+    return [str(params), str(round_traffic(study, updates))]
+
+
 def describe(made: Made) -> list[str]:
     """Return what a person should know of a new federation: sizes, guarantee, fingerprints."""
     plan, roster = made.study.study.plan, made.study.study.roster
@@ -231,4 +242,6 @@ def describe(made: Made) -> list[str]:
         f"sum         {plan.secure_sum}, {scheme.update_bytes:,} bytes an update, "
         f"{scheme.update_bytes / plan.model.dimension:.2f} a parameter"
     )
+    for title, line in zip(("key", "traffic"), joint_lines(made.study.study), strict=False):
+        lines.append(f"{title:11} {line}")
     return lines

@@ -56,8 +56,8 @@ def studies_facts(studies: list[dict[str, Any]]) -> list[str]:
         "not devices).",
         "Centralised: the same network on all devices' rows in one place, in the same run.",
         *(
-            f"{one['dataset']}: sum {one['secure_sum']}, version {one['version']} on {one['started'][:10]}, "
-            f"{one['seconds']:.0f} s in all."
+            f"{one['dataset']}: sum {one['secure_sum']}, version {one['version']} "
+            f"on {one['started'][:10]}, {one['seconds']:.0f} s in all."
             for one in studies
         ),
     ]

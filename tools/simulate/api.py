@@ -27,7 +27,7 @@ from vitalring.protocol.weights import pack_weights
 from vitalring.schema import from_plain, to_plain
 from vitalring.tools import report as report_files
 from vitalring.tools.embedded_broker import EmbeddedBroker
-from vitalring.tools.federation import Made, training_line
+from vitalring.tools.federation import Made, joint_lines, training_line
 from vitalring.tools.settings import SimulationSettings, StudySettings, hospitals_of
 from vitalring.tools.simulate import layout, results, watch
 from vitalring.tools.simulate.measure import Measured, Run, heads_are_fitted, measure
@@ -131,6 +131,8 @@ class _Run:
                 training = self._training(features)
                 made = training.prepare(url)
                 display.say(f"training: {training_line(made.study.study.plan)}")
+                for line in joint_lines(made.study.study):
+                    display.say(f"sum: {line}")
                 reached, stopped = training.run(
                     made, self._workers, display, lambda: self._devices_done(made)
                 )
