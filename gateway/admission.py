@@ -7,6 +7,7 @@ that recompute the sum.
 """
 
 import sqlite3
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from nacl.public import PrivateKey
@@ -39,12 +40,23 @@ class Admission:
     update: bytes = field(repr=False)
 
 
+Open = Callable[[bytes], tuple[SealedUpdate, bytes]]
+"""From a message to an update and what the scheme decodes of it. Raises RecordError."""
+
+
+def open_update(message: bytes) -> tuple[SealedUpdate, bytes]:
+    """Read an update that carries all of its ciphertexts. Raises RecordError."""
+    update = decode(SealedUpdate, message)
+    return update, update.ciphertexts
+
+
 def check(
     store: sqlite3.Connection,
     current: RoundChecks | None,
     box: bytes,
     secret: PrivateKey,
     now_ms: int,
+    open_message: Open = open_update,
 ) -> Admission | None:
     """Return the update in `box`, or None where it is counted already.
 
@@ -54,7 +66,7 @@ def check(
     message = unseal(box, secret)
     # 2. It is the one encoding of an update.
     try:
-        update = decode(SealedUpdate, message)
+        update, content = open_message(message)
     except RecordError as error:
         raise RefusedError(Reason.MALFORMED, str(error)) from error
     # 3. It belongs to the round that is open, and the round's time is not over.
@@ -92,7 +104,7 @@ def check(
         )
     # 7. The ciphertexts are in their one encoding, residues reduced, none transparent.
     # 8. A member of the ring signed exactly this.
-    residues = check_content(current, ring, update)
+    residues = check_content(current, ring, update, content)
     entry = encode(AcceptedUpdate(update.plan, update.ring, digest, update.signature))
     return Admission(digest, tag, entry, residues, message)
 
@@ -104,24 +116,18 @@ def fold(
     spent_us: int,
     *,
     keep: bool,
+    add: bool = True,
 ) -> None:
     """Count an update: its tag, its log entry and the new encrypted sum, in one transaction.
 
     `spent_us` is the time its checks took, for the round's report. With `keep` the update itself
-    stays too, until the hospitals have recomputed the sum (SPEC 10.4). Raises RefusedError where
+    stays too, until the hospitals have recomputed the sum (SPEC 10.4); without `add` there is no
+    running sum, because what is summed is known later (SPEC 10.7). Raises RefusedError where
     the sum would be no ciphertext any more.
     """
     plan = current.plan_digest
     with transaction(store):
-        stored = store.execute("SELECT sum FROM rounds WHERE plan = ?", (plan,)).fetchone()[0]
-        total = admission.residues
-        if stored is not None:
-            total = current.scheme.add(current.scheme.decode_sum(stored), admission.residues)
-        try:
-            encoded = current.scheme.encode_sum(total)
-        except CiphertextError as error:
-            # Two devices that conspire can send ciphertexts that cancel one another.
-            raise RefusedError(Reason.BAD_CIPHERTEXT, f"the sum with it: {error}") from error
+        encoded = _sum_with(store, current, admission) if add else None
         store.execute(
             "INSERT INTO admitted VALUES (?, ?, ?, ?)",
             (plan, admission.digest, admission.tag, admission.entry),
@@ -133,6 +139,18 @@ def fold(
         )
         if keep:
             contributions.keep(store, plan, admission.digest, admission.update)
+
+
+def _sum_with(store: sqlite3.Connection, current: RoundChecks, admission: Admission) -> bytes:
+    row = store.execute("SELECT sum FROM rounds WHERE plan = ?", (current.plan_digest,)).fetchone()
+    total = admission.residues
+    if row[0] is not None:
+        total = current.scheme.add(current.scheme.decode_sum(row[0]), admission.residues)
+    try:
+        return current.scheme.encode_sum(total)
+    except CiphertextError as error:
+        # Two devices that conspire can send ciphertexts that cancel one another.
+        raise RefusedError(Reason.BAD_CIPHERTEXT, f"the sum with it: {error}") from error
 
 
 def _receipts(signed: bytes) -> tuple[bytes, ...]:

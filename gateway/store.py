@@ -3,7 +3,8 @@
 Arrival order is kept nowhere: admitted updates are keyed by digest, and no
 table carries a time or a running number of an update (SPEC 10.4). `contributions` are
 the counted updates themselves, where hospitals recompute the sum; `words` names the
-signed records in which hospitals commit to a set of updates or refuse it.
+signed records in which hospitals commit to a set of updates or refuse it; `agreements` is what
+two gateways told each other of a round whose shares they hold.
 """
 
 import sqlite3
@@ -13,7 +14,7 @@ from vitalring.database import open_database, open_read_only
 from vitalring.errors import ConfigError
 
 FILE = "gateway.sqlite"
-LAYOUT = 2
+LAYOUT = 3
 SCHEMA = """
 CREATE TABLE entries (position INTEGER PRIMARY KEY, entry BLOB NOT NULL);
 CREATE TABLE nodes (
@@ -47,6 +48,10 @@ CREATE TABLE words (
     plan BLOB NOT NULL, hospital INTEGER NOT NULL, slot TEXT NOT NULL, record BLOB NOT NULL,
     PRIMARY KEY (plan, hospital, slot)
 ) WITHOUT ROWID;
+CREATE TABLE agreements (
+    round INTEGER PRIMARY KEY, plan BLOB NOT NULL UNIQUE, own BLOB NOT NULL,
+    theirs BLOB, half BLOB, agreed BLOB, given_up INTEGER NOT NULL DEFAULT 0
+);
 """
 
 

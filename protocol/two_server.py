@@ -131,7 +131,7 @@ def check_link(link: bytes, share: bytes, role: int) -> None:
         raise CiphertextError("the share is not the one that the update's link names")
 
 
-class _ShareSum:
+class ShareSum:
     """What both gateways do alike: sums of residues, in the encoding of a vector."""
 
     role: int
@@ -174,7 +174,7 @@ class _ShareSum:
         return opened(decrypt(total), count, self.params)
 
 
-class VectorSum(_ShareSum):
+class VectorSum(ShareSum):
     """Sums of masked vectors, at the first hospital's gateway."""
 
     role = VECTOR
@@ -188,7 +188,7 @@ class VectorSum(_ShareSum):
         return _unpack(share[SALT_BYTES:], self.params)
 
 
-class SeedSum(_ShareSum):
+class SeedSum(ShareSum):
     """Sums of masks, at the second hospital's gateway."""
 
     role = SEED

@@ -78,11 +78,16 @@ def check_ring(current: RoundChecks, update: SealedUpdate) -> lsag.Ring:
     return ring
 
 
-def check_content(current: RoundChecks, ring: lsag.Ring, update: SealedUpdate) -> Residues:
-    """Return an update's residues (SPEC 10.2, 7 and 8). Raises RefusedError."""
+def check_content(
+    current: RoundChecks, ring: lsag.Ring, update: SealedUpdate, content: bytes | None = None
+) -> Residues:
+    """Return an update's residues (SPEC 10.2, 7 and 8). Raises RefusedError.
+
+    `content` is what the scheme decodes where that is more than the signed ciphertexts.
+    """
     # 7. The ciphertexts are in their one encoding, residues reduced, none transparent.
     try:
-        residues = current.scheme.decode(update.ciphertexts)
+        residues = current.scheme.decode(update.ciphertexts if content is None else content)
     except CiphertextError as error:
         raise RefusedError(Reason.BAD_CIPHERTEXT, str(error)) from error
     # 8. A member of the ring signed exactly this.
