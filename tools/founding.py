@@ -10,6 +10,8 @@ import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from vitalring.aggregator.ceremony import SUM_KEY
+from vitalring.aggregator.ceremony_maker import SHARE
 from vitalring.errors import ConfigError
 from vitalring.files import read_file, read_secret, write_atomic, write_secret
 from vitalring.protocol import signing, trust
@@ -17,9 +19,10 @@ from vitalring.protocol.cbor import decode, encode
 from vitalring.protocol.key_records import HospitalCard
 from vitalring.protocol.records import Federation, Hospital, Roster, StudyPlan
 from vitalring.schema import from_plain, to_plain
-from vitalring.tools.federation import Layout
+from vitalring.tools.federation import SUM_KEY_FILE, Layout
 from vitalring.tools.federation import enrol as draw_devices
 from vitalring.tools.hospital_keys import new_hospital
+from vitalring.tools.key_ceremony import open_folder
 from vitalring.tools.settings import StudySettings
 from vitalring.tools.verify import fingerprint
 
@@ -137,6 +140,33 @@ def sign_roster(folder: Path, authority_key: bytes) -> tuple[Roster, tuple[str, 
     ordered = tuple(all_[key] for key in sorted(all_))
     write_atomic(path, encode(signing.Signed(signed.payload, ordered)))
     return roster, tuple(name for key, name in keys.items() if key not in all_)
+
+
+def our_hospital(folder: Path, authority_key: bytes) -> str:
+    """Return the name of the hospital whose secrets are in this folder. Raises ConfigError."""
+    return _us(folder, authority_key)[1]
+
+
+def take_key(folder: Path, key_folder: Path, authority_key: bytes) -> None:
+    """Bring the results of a ceremony to where services look for them.
+
+    Raises ConfigError while the key is not finished, or where another one is there.
+    """
+    setting = open_folder(key_folder)
+    if not setting.ceremony.status().done:
+        raise ConfigError(f"the key in {key_folder} is not finished: see `keys status`")
+    layout = Layout(folder)
+    for name in (trust.KEY_FILE, SUM_KEY):
+        content, path = read_file(key_folder / name), layout.public / name
+        if path.exists() and path.read_bytes() != content:
+            raise ConfigError(f"{path} is of another key: take a new folder for a new key")
+        write_atomic(path, content)
+    share = layout.folder_of(our_hospital(folder, authority_key)) / SUM_KEY_FILE
+    content = (setting.store.private / SHARE).read_bytes()
+    if not share.exists():
+        write_secret(share, content)
+    elif share.read_bytes() != content:
+        raise ConfigError(f"{share} is of another key: move it away first")
 
 
 def _us(folder: Path, authority_key: bytes) -> tuple[Federation, str, bytes]:

@@ -59,12 +59,14 @@ def schedule(window_s: float, timeout_s: float, patience: int) -> Table:
     }
 
 
-def broker_of_folder(
-    folder: Path, url: str, cohort: str, hospitals: Sequence[str], reconnect_s: float
-) -> Broker:
+def users_of(cohort: str, hospitals: Sequence[str]) -> tuple[str, ...]:
+    """Return who comes to a study's broker."""
+    return (GATEWAY, *aggregator_users(hospitals).values(), cohort_user(cohort))
+
+
+def broker_of_folder(folder: Path, url: str, users: Sequence[str], reconnect_s: float) -> Broker:
     """Return the broker whose configuration `vitalring gateway init` wrote into `folder`."""
     tls = folder / "tls"
-    users = (GATEWAY, *aggregator_users(hospitals).values(), cohort_user(cohort))
     return Broker(
         url,
         reconnect_s,
@@ -91,29 +93,24 @@ def write_gateway(made: Made, broker: Broker) -> None:
     )
 
 
-def write_aggregators(
-    made: Made, broker: Broker, schedule: Table, held_out: Path | None = None
+def write_aggregator(
+    made: Made, hospital: str, broker: Broker, schedule: Table, held_out: Path | None = None
 ) -> None:
-    """Write `aggregator.toml` into each hospital's folder.
-
-    The host evaluates models on `held_out`; what others evaluate on, they say themselves.
-    """
-    users = aggregator_users(made.hospitals)
-    for hospital in made.hospitals:
-        home = made.layout.folder_of(hospital)
-        table: dict[str, object] = {
-            "study": _relative(made.layout.public, home),
-            "authority_key": made.authority_key.hex(),
-            "signing_key": "aggregator.seed",
-            "state_dir": "aggregator",
-        }
-        if made.study.study.plan.secure_sum != "plain":
-            table["sum_secret"] = SUM_KEY_FILE
-        if held_out is not None and home == made.host:
-            table["held_out"] = _relative(held_out, home)
-        table["broker"] = _broker_table(broker, users[hospital], home)
-        table["schedule"] = schedule
-        _write(home / "aggregator.toml", table)
+    """Write `aggregator.toml` into a hospital's folder; it evaluates models on `held_out`."""
+    home = made.layout.folder_of(hospital)
+    table: dict[str, object] = {
+        "study": _relative(made.layout.public, home),
+        "authority_key": made.authority_key.hex(),
+        "signing_key": "aggregator.seed",
+        "state_dir": "aggregator",
+    }
+    if made.study.study.plan.secure_sum != "plain":
+        table["sum_secret"] = SUM_KEY_FILE
+    if held_out is not None:
+        table["held_out"] = _relative(held_out, home)
+    table["broker"] = _broker_table(broker, aggregator_users(made.hospitals)[hospital], home)
+    table["schedule"] = schedule
+    _write(home / "aggregator.toml", table)
 
 
 def write_agent(made: Made, broker: Broker, device: str, data: str, more: Table) -> None:

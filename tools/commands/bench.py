@@ -35,7 +35,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     rounds = actions.add_parser("rounds", help="simulated rounds a second")
     rounds.add_argument("--devices", type=int, default=100, help="how many devices take part")
     rounds.add_argument("--rounds", type=int, default=8, help="how many rounds to run")
-    rounds.add_argument("--secure-sum", default="single-he", help="single-he or plain")
+    rounds.add_argument(
+        "--secure-sum", default="threshold-he", help="threshold-he, single-he or plain"
+    )
+    rounds.add_argument(
+        "--hospitals", type=int, default=0, help="holders of a joint key; 0 is 3, or 1 without one"
+    )
+    rounds.add_argument(
+        "--threshold", type=int, default=0, help="how many decrypt together; 0 is a majority"
+    )
     rounds.add_argument("--out", type=Path, help="folder for the results as JSON and Markdown")
     skew = actions.add_parser(
         "skew", help="unlike devices: FedAvg, FedProx, Adam, Yogi and personal heads"
@@ -114,11 +122,15 @@ def _log(options: argparse.Namespace) -> None:
 
 
 def _rounds(options: argparse.Namespace) -> None:
-    result = measure_rounds(options.devices, options.rounds, options.secure_sum)
+    result = measure_rounds(
+        options.devices, options.rounds, options.secure_sum, options.hospitals, options.threshold
+    )
     command = (
         f"vitalring bench rounds --devices {options.devices} --rounds {options.rounds} "
         f"--secure-sum {options.secure_sum}"
     )
+    if result["threshold"]:
+        command += f" --hospitals {result['hospitals']} --threshold {result['threshold']}"
     _show(options, "Rounds", command, result, rounds_facts(result), rounds_tables(result))
 
 

@@ -3,6 +3,7 @@
 import argparse
 import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from vitalring.aggregator.rounds import Schedule
@@ -10,14 +11,17 @@ from vitalring.config import load_config
 from vitalring.edge_agent.config import DEVICE_ID, AgentConfig
 from vitalring.errors import ConfigError
 from vitalring.files import read_file, write_atomic
+from vitalring.gateway.mosquitto import aggregator_users
 from vitalring.models.artefact import Artefact
 from vitalring.models.catalogue import find_artefact, is_of_one_size, load_of_one_size
 from vitalring.models.dataset import FeatureSchema, load_dataset, load_table
 from vitalring.models.dataset import devices as list_devices
 from vitalring.models.dataset.statistics import question_of
 from vitalring.mqtt import BrokerConfig
+from vitalring.protocol import trust
 from vitalring.tools import federation, plans, roles
 from vitalring.tools.commands import founding, keys
+from vitalring.tools.founding import our_hospital, take_key
 from vitalring.tools.settings import StudySettings, hospitals_of
 from vitalring.tools.simulate import layout
 from vitalring.tools.verify import verify_log
@@ -26,22 +30,15 @@ from vitalring.tools.verify import verify_log
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command."""
     actions = parser.add_subparsers(dest="action", required=True)
-    make = actions.add_parser("init", help="write a new federation with one hospital")
+    make = actions.add_parser(
+        "init", help="write a new federation, with all its keys, on one machine"
+    )
     make.add_argument("folder", type=Path, help="a new folder")
     make.add_argument("--config", type=Path, required=True, help="study.toml")
     make.add_argument(
         "--devices",
         required=True,
         help="how many devices to enrol, or a file with one device name a line",
-    )
-    make.add_argument("--broker-url", required=True, help="such as mqtts://server:8883")
-    make.add_argument("--broker-folder", type=Path, help="what `vitalring gateway init` wrote")
-    make.add_argument("--held-out", type=Path, help="data set on which models are evaluated")
-    make.add_argument(
-        "--data",
-        default="data",
-        help="folder of a device's data, as its agent sees it: absolute, or from agent.toml's "
-        "folder; default: data",
     )
     make.add_argument(
         "--agree-on",
@@ -50,18 +47,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="make the study in which sites agree on the features of their tables; the folder "
         "has dataset.toml and a table of which the header alone is read",
     )
-    for name, default_s, text in (
-        ("window", Schedule.window_ms / 1000, "devices submit at a random time within it"),
-        ("timeout", Schedule.timeout_ms / 1000, "a round that lacks updates ends after it"),
-        ("retry", AgentConfig.retry_s, "a device without a receipt submits again after it"),
-    ):
-        make.add_argument(
-            f"--{name}",
-            type=float,
-            default=default_s,
-            metavar="SECONDS",
-            help=f"{text}; default: {default_s:g}",
-        )
+    configure = actions.add_parser(
+        "configure", help="write the configuration of this hospital's services"
+    )
+    configure.add_argument("folder", type=Path)
+    configure.add_argument("--authority", required=True, help="its public key, 64 hex digits")
+    configure.add_argument("--key", type=Path, help="folder of the ceremony of a joint key")
+    configure.add_argument(
+        "--patience",
+        type=int,
+        default=0,
+        help="rounds without a better macro-F1 that end the study; default: 0, never",
+    )
+    for each in (make, configure):
+        _add_service_arguments(each)
 
     features = actions.add_parser(
         "features", help="write the features that sites agreed on, for `features` in study.toml"
@@ -73,8 +72,40 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     keys.add_arguments(actions)
 
 
+def _add_service_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe what is written into the services' configuration files."""
+    parser.add_argument("--broker-url", required=True, help="such as mqtts://server:8883")
+    parser.add_argument(
+        "--broker-folder",
+        type=Path,
+        help="what `vitalring gateway init` wrote, or a folder with this hospital's part of its "
+        "tls folder",
+    )
+    parser.add_argument("--held-out", type=Path, help="data set on which models are evaluated")
+    parser.add_argument(
+        "--data",
+        default="data",
+        help="folder of a device's data, as its agent sees it: absolute, or from agent.toml's "
+        "folder; default: data",
+    )
+    for name, default_s, text in (
+        ("window", Schedule.window_ms / 1000, "devices submit at a random time within it"),
+        ("timeout", Schedule.timeout_ms / 1000, "a round that lacks updates ends after it"),
+        ("retry", AgentConfig.retry_s, "a device without a receipt submits again after it"),
+    ):
+        parser.add_argument(
+            f"--{name}",
+            type=float,
+            default=default_s,
+            metavar="SECONDS",
+            help=f"{text}; default: {default_s:g}",
+        )
+
+
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
+    if options.action == "configure":
+        return _configure(options)
     if options.action == "keys":
         return keys.run(options)
     if options.action in founding.ACTIONS:
@@ -135,7 +166,8 @@ def _init(options: argparse.Namespace) -> int:
     """Write a federation's folder, whole or not at all."""
     settings = load_config(StudySettings, options.config)
     names = _names(options.devices)
-    broker = _broker(options, settings)
+    hospitals = federation.hospital_names(hospitals_of(settings)[0])
+    broker = _broker(options, roles.users_of(settings.cohort, hospitals))
     folder: Path = options.folder
     if folder.exists():
         raise ConfigError(f"{folder} exists already: name a new folder")
@@ -145,7 +177,7 @@ def _init(options: argparse.Namespace) -> int:
     try:
         keys = federation.enrol(partial, settings, names)
         made = federation.init(partial, settings, plan, objects, keys)
-        _write_roles(options, settings, made, broker, names)
+        _write_roles(options, settings.patience, made, broker, names)
         partial.replace(folder)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
@@ -161,22 +193,56 @@ def _init(options: argparse.Namespace) -> int:
     return 0
 
 
+def _configure(options: argparse.Namespace) -> int:
+    """Write what runs on this hospital's own machine, after the ceremony of its key."""
+    folder, key = options.folder, founding.authority_key(options.authority)
+    layout, name = federation.Layout(folder), our_hospital(folder, key)
+    if options.key is not None:
+        take_key(folder, options.key, key)
+    files = trust.open_study_files(lambda file: read_file(layout.public / file), key)
+    made = federation.Made(layout, key, files)
+    hosting = name == made.hospitals[0]
+    roster = files.study.roster
+    users = roles.users_of(roster.cohort, made.hospitals)
+    ours = [aggregator_users(made.hospitals)[name]]
+    broker = _broker(options, users if hosting else ours)
+    devices = sorted(path.name for path in (folder / "devices").glob("*") if path.is_dir())
+    _write_roles(options, options.patience, made, broker, devices if hosting else [], [name])
+    for line in federation.describe(made):
+        print(line)
+    services = ("gateway", "aggregator") if hosting else ("aggregator",)
+    print("\nstart here:")
+    for service in services:
+        path = layout.folder_of(name) / f"{service}.toml"
+        print(f"  vitalring {service} run --config {path}")
+    if hosting:
+        print(f"copy each folder of {folder / 'devices'} to its device")
+    return 0
+
+
 def _write_roles(
     options: argparse.Namespace,
-    settings: StudySettings,
+    patience: int,
     made: federation.Made,
     broker: roles.Broker,
-    names: list[str],
+    devices: list[str],
+    hospitals: Sequence[str] = (),
 ) -> None:
-    schedule = roles.schedule(options.window, options.timeout, settings.patience)
-    roles.write_gateway(made, broker)
-    roles.write_aggregators(made, broker, schedule, options.held_out)
+    """Write the files of some hospitals, or of all, and of devices."""
+    schedule = roles.schedule(options.window, options.timeout, patience)
+    for hospital in hospitals or made.hospitals:
+        hosting = hospital == made.hospitals[0]
+        if hosting:
+            roles.write_gateway(made, broker)
+        # Made for all at once, only the host's folder of records is on this machine.
+        held_out = options.held_out if hosting or hospitals else None
+        roles.write_aggregator(made, hospital, broker, schedule, held_out)
     more = {"retry_s": options.retry, "floors": roles.floors_of(made)}
-    for name in names:
+    for name in devices:
         roles.write_agent(made, broker, name, options.data, more)
 
 
-def _broker(options: argparse.Namespace, settings: StudySettings) -> roles.Broker:
+def _broker(options: argparse.Namespace, users: Sequence[str]) -> roles.Broker:
     """Return the broker that the options describe, checked before anything is written."""
     if not 0 <= options.window <= options.timeout or options.timeout <= 0:
         raise ConfigError(
@@ -187,9 +253,7 @@ def _broker(options: argparse.Namespace, settings: StudySettings) -> roles.Broke
     BrokerConfig(url=url)  # refuses an address that no party could use
     if not options.broker_folder:
         return roles.Broker(url, reconnect_s)
-    hospitals = federation.hospital_names(hospitals_of(settings)[0])
-    folder = options.broker_folder
-    broker = roles.broker_of_folder(folder, url, settings.cohort, hospitals, reconnect_s)
+    broker = roles.broker_of_folder(options.broker_folder, url, users, reconnect_s)
     for shown in broker.credentials.values():
         for path in (shown.ca_file, shown.certificate_file, shown.key_file):
             if not path.is_file():

@@ -62,11 +62,11 @@ def run(options: argparse.Namespace, draw: Draw, names: Names) -> int:
         _assemble(options, draw, names)
     elif options.action == "enrol":
         settings, ids = load_config(StudySettings, options.config), names(options.devices)
-        path = founding.enrol(folder, settings, _key(options.authority), ids)
+        path = founding.enrol(folder, settings, authority_key(options.authority), ids)
         print(f"{path}: {len(ids)} devices, signed by this hospital; send it to the next one,")
         print("which signs it and sends it on, until all have signed")
     else:
-        roster, missing = founding.sign_roster(folder, _key(options.authority))
+        roster, missing = founding.sign_roster(folder, authority_key(options.authority))
         print(f"cohort {roster.cohort}, epoch {roster.epoch}: {len(roster.keys)} devices")
         print(f"send it on to {', '.join(missing)}" if missing else "signed by all hospitals")
     return 0
@@ -91,7 +91,7 @@ def _assemble(options: argparse.Namespace, draw: Draw, names: Names) -> None:
     print(f"{options.folder / 'public'} to all; keep {options.folder / 'authority'} offline")
 
 
-def _key(text: str) -> bytes:
+def authority_key(text: str) -> bytes:
     """Return a public key from its hexadecimal digits. Raises ConfigError."""
     try:
         key = bytes.fromhex(text)

@@ -162,7 +162,10 @@ def write_configs(
     broker = roles.Broker(url, roles.reconnect_s(settings.timeout_s))
     schedule = roles.schedule(settings.window_s, settings.timeout_s, settings.study.patience)
     roles.write_gateway(made, broker)
-    roles.write_aggregators(made, broker, schedule, fleet.folder)
+    for hospital in made.hospitals:
+        # Held-out records are the host's; the others sign what they can recompute.
+        held_out = fleet.folder if hospital == made.hospitals[0] else None
+        roles.write_aggregator(made, hospital, broker, schedule, held_out)
     # Everybody's numbers are asked for once, so nobody sits that round out.
     trains = made.study.study.plan.task == "train"
     for name in fleet.devices:
