@@ -33,7 +33,7 @@ def fields(*sites):
 
 def test_a_sum_of_answers_becomes_the_schema_of_all_sites(goal):
     state = goal.optimiser.init(goal.start)
-    mean = goal.decode(fields(ONE, TWO), 2, bytes(32))
+    mean = goal.decode([(lambda: fields(ONE, TWO), 2)], bytes(32))
     schema = FeatureSchema.from_json(goal.content(goal.optimiser.apply(state, mean).weights))
     assert schema == answer(QUESTION, [a + b for a, b in zip(ONE, TWO, strict=True)])
     assert schema.features[0].mean == 2.0
@@ -45,7 +45,7 @@ def test_nothing_is_published_before_there_is_a_sum(goal):
 
 def test_a_sum_that_counts_other_sites_than_the_round_is_refused(goal):
     with pytest.raises(EncodingRangeError, match="a sum of 3 answers counts"):
-        goal.decode(fields(ONE, TWO), 3, bytes(32))
+        goal.decode([(lambda: fields(ONE, TWO), 3)], bytes(32))
 
 
 def test_limbs_that_no_site_counted_make_no_schema(goal):
