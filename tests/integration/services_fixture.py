@@ -46,7 +46,7 @@ FAULTS = {
     "gateway-close": ("vitalring.gateway.rounds", "close", "after"),
     "gateway-finish": ("vitalring.gateway.rounds", "finish", "after"),
     "aggregator-propose": ("vitalring.aggregator.rounds", "propose", "after"),
-    "aggregator-release": ("vitalring.aggregator.goals", "decode_sum", "before"),
+    "aggregator-release": ("vitalring.aggregator.goals", "decode_group", "before"),
     "aggregator-conclude": ("vitalring.aggregator.rounds", "conclude", "after"),
     "agent-charge": ("vitalring.edge_agent.agent", "train", "before"),
     "agent-outbox": ("vitalring.edge_agent.state", "put_outbox", "after"),
