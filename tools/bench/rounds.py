@@ -2,7 +2,9 @@
 
 A simulation of real parties, as `vitalring simulate` runs it, on devices with
 a few records each that train one step without privacy; what is left is the
-machinery: broker, encryption, signatures, checks, log.
+machinery: broker, encryption, signatures, checks, log, and with a joint key
+an aggregator for each hospital, which fetches every update, checks it and
+decrypts together with the others.
 """
 
 import io
@@ -22,6 +24,7 @@ from vitalring.protocol.signing import Signed
 from vitalring.tools.bench.machine import in_words, machine
 from vitalring.tools.bench.spread import Spread, milliseconds, shown, spread
 from vitalring.tools.bench.table import Table
+from vitalring.tools.settings import StudySettings, hospitals_of
 from vitalring.tools.simulate.api import simulate
 from vitalring.tools.simulate.layout import SHIPPED_DATA
 
@@ -29,11 +32,17 @@ _RECORDS = 4
 _RING = 16
 
 
-def measure_rounds(devices: int, rounds: int, secure_sum: str) -> dict[str, Any]:
+def measure_rounds(
+    devices: int, rounds: int, secure_sum: str, hospitals: int = 0, threshold: int = 0
+) -> dict[str, Any]:
     """Run a simulation and return the time from each round's opening to the next one's.
 
-    The first round is left out: its parties are still starting. Raises VitalRingError.
+    `hospitals` and `threshold` are those of a joint key, as in `StudySettings`: 0 is its
+    default. The first round is left out: its parties are still starting. Raises
+    VitalRingError.
     """
+    study = StudySettings(secure_sum=secure_sum, hospitals=hospitals, threshold=threshold)
+    hospitals, threshold = hospitals_of(study)
     if rounds < 3:
         raise ConfigError(f"--rounds {rounds} leaves nothing to measure: use 3 or more")
     with tempfile.TemporaryDirectory(prefix="vitalring-bench-") as folder:
@@ -51,25 +60,33 @@ def measure_rounds(devices: int, rounds: int, secure_sum: str) -> dict[str, Any]
             batch=_RECORDS,
             ring_size=_RING,
             secure_sum=secure_sum,
+            hospitals=hospitals,
+            threshold=threshold,
             window_s=0.0,
             timeout_s=3600.0,
         )
         if not run.finished:
             raise ConfigError("the measured simulation was stopped before its end")
         reports = _reports(out / "log")
-    opened = [report.opened_ms / 1000 for report in reports[1:]]
     missing = sum(report.expected - report.admitted for report in reports)
     if missing:
         raise ConfigError(f"{missing} updates did not arrive: the measured rounds are not whole")
-    seconds = [later - earlier for earlier, later in itertools.pairwise(opened)]
+    pairs = list(itertools.pairwise(reports[1:]))
+    seconds = [(after.opened_ms - report.opened_ms) / 1000 for report, after in pairs]
+    collecting = [(report.closed_ms - report.opened_ms) / 1000 for report, _ in pairs]
+    concluding = [(after.opened_ms - report.closed_ms) / 1000 for report, after in pairs]
     return {
         "machine": machine(),
         "devices": devices,
         "rounds": rounds,
         "secure_sum": secure_sum,
+        "hospitals": hospitals,
+        "threshold": threshold,
         "ring": _RING,
         "parameters": run.report["parameters"],
         "seconds": asdict(spread(seconds)),
+        "collecting": asdict(spread(collecting)),
+        "concluding": asdict(spread(concluding)),
         "rounds_per_second": len(seconds) / sum(seconds),
         "update_bytes": run.report["bytes"]["update"],
     }
@@ -80,10 +97,12 @@ def rounds_tables(result: dict[str, Any]) -> list[Table]:
     row = (
         f"{result['devices']:,}",
         result["secure_sum"],
+        _hospitals(result),
         shown(Spread(**result["seconds"]), milliseconds),
         f"{result['rounds_per_second']:.3f}",
     )
-    return [Table("Rounds", ("devices", "sum", "ms a round", "rounds a second"), (row,))]
+    head = ("devices", "sum", "hospitals", "ms a round", "rounds a second")
+    return [Table("Rounds", head, (row,))]
 
 
 def rounds_facts(result: dict[str, Any]) -> list[str]:
@@ -95,7 +114,16 @@ def rounds_facts(result: dict[str, Any]) -> list[str]:
         "without privacy: not nothing, and its time is in the figure.",
         "A round lasts from its opening to the next one's; the first is left out. "
         "The median, with the least and the greatest in brackets; rounds a second over all.",
+        f"Of a round, {milliseconds(result['collecting']['median'])} ms until its close, while "
+        "devices train and the gateway admits, and "
+        f"{milliseconds(result['concluding']['median'])} ms until the next one opens, while "
+        "hospitals fetch and check the updates, open the sum and sign model and plan (medians).",
     ]
+
+
+def _hospitals(result: dict[str, Any]) -> str:
+    hospitals, threshold = result["hospitals"], result["threshold"]
+    return f"{threshold} of {hospitals}" if threshold else f"{hospitals}"
 
 
 def _write_fleet(folder: Path, devices: int) -> None:
