@@ -25,11 +25,13 @@ from vitalring.edge_agent.workshop import Workshop
 from vitalring.errors import RecordError
 from vitalring.models.dataset import Records
 from vitalring.protocol import limits, lsag, trust
+from vitalring.protocol.agreement import both_halves
 from vitalring.protocol.cbor import encode
 from vitalring.protocol.limbs import answer_fields
 from vitalring.protocol.privacy import fits_a_step, round_spend
 from vitalring.protocol.quantise import encode_update
 from vitalring.protocol.records import RoundPlan, SealedUpdate
+from vitalring.protocol.two_server import ShareParams, share_params, split
 from vitalring.protocol.update import rotation_seed, round_context, update_digest
 from vitalring.stopwatch import Stages
 
@@ -295,15 +297,20 @@ class Agent:
         return fields
 
     def _keep_update(self, to: _Round, fields: Fields, clock: Stages) -> None:
-        # pack, encrypt
-        ciphertexts = self._workshop.encryptor(to.study).encrypt(fields)
+        # pack, encrypt; or cut in two
+        shares = split(fields, _share_params(to.study)) if to.study.shared else None
+        if shares is not None:
+            ciphertexts = shares.link
+        else:
+            ciphertexts = self._workshop.encryptor(to.study).encrypt(fields)
         clock.done("encrypt")
         # ring-sign
         digest = update_digest(to.digest, to.ring, ciphertexts)
         signature = lsag.sign(to.members, self._identity.secret, to.context, digest)
         clock.done("sign")
         # keep
-        update = encode(SealedUpdate(to.digest, to.ring, ciphertexts, signature))
+        sealed = SealedUpdate(to.digest, to.ring, ciphertexts, signature)
+        update = encode(sealed) if shares is None else encode(both_halves(sealed, shares))
         pending = state.Pending(
             plan=to.digest,
             round=to.plan.round,
@@ -316,6 +323,10 @@ class Agent:
         state.put_outbox(
             self.db, to.context, pending, {**clock.seconds, "update_bytes": len(update)}
         )
+
+
+def _share_params(study: trust.Study) -> ShareParams:
+    return share_params(study.plan.codec, study.plan.model.dimension)
 
 
 def _unfit_count(records: int, plan: RoundPlan) -> str | None:

@@ -21,6 +21,7 @@ from vitalring.edge_agent.announcement import UnknownHistoryError
 from vitalring.errors import RecordError, StorageError, TransportError, VitalRingError
 from vitalring.mqtt import BrokerConfig, Connected, Dialects, Link, Message, submit
 from vitalring.protocol import blobs, chunks, sealing, topics
+from vitalring.protocol.agreement import messages_of
 from vitalring.protocol.cbor import digest, type_of
 from vitalring.protocol.records import Federation
 from vitalring.protocol.signing import Signed
@@ -260,18 +261,9 @@ class Daemon:
         to = self._submission
         wait_s = to.retry_s
         try:
-            box = sealing.seal(pending.update, to.federation.hospitals[0].sealing_key)
-            limit = to.broker.max_payload_bytes
-            frames = chunks.split(box, limit, secrets.token_bytes(chunks.TRANSFER_ID_BYTES))
-            topic = topics.uplink_topic(to.federation.name, to.cohort, pending.round)
-            submit(
-                to.broker,
-                topic,
-                frames,
-                _FETCH_TIMEOUT_S,
-                expiry_s=coarse_expiry_s(pending.deadline_ms - self._now_ms()),
-                dialects=to.dialects,
-            )
+            # To each gateway its own, over a fresh connection each.
+            for gateway, message in enumerate(messages_of(pending.update)):
+                self._submit(pending, gateway, message)
             self._failures.pop((agent, pending.plan), None)
         except VitalRingError as error:
             failures = self._failures.get((agent, pending.plan), 0)
@@ -280,6 +272,21 @@ class Daemon:
             _log.warning("submission failed, next try in about %.0f s: %s", wait_s, error)
         jitter = 1.0 + _RETRY_JITTER * secrets.randbelow(1000) / 1000
         return self._now_ms() + int(wait_s * 1000 * jitter)
+
+    def _submit(self, pending: state.Pending, gateway: int, message: bytes) -> None:
+        to = self._submission
+        box = sealing.seal(message, to.federation.hospitals[gateway].sealing_key)
+        limit = to.broker.max_payload_bytes
+        frames = chunks.split(box, limit, secrets.token_bytes(chunks.TRANSFER_ID_BYTES))
+        uplink = topics.share_topic if gateway else topics.uplink_topic
+        submit(
+            to.broker,
+            uplink(to.federation.name, to.cohort, pending.round),
+            frames,
+            _FETCH_TIMEOUT_S,
+            expiry_s=coarse_expiry_s(pending.deadline_ms - self._now_ms()),
+            dialects=to.dialects,
+        )
 
     def _expire(self) -> None:
         """Give up what is too late, once the broker has had time to show us our receipts."""

@@ -9,7 +9,7 @@ import sqlite3
 from dataclasses import dataclass, field
 
 from vitalring.database import transaction
-from vitalring.errors import RecordError
+from vitalring.errors import RecordError, StorageError
 from vitalring.gateway import contributions, log, store
 from vitalring.protocol import agreement, two_server
 from vitalring.protocol.agreement import Closing, UpdateShare
@@ -195,7 +195,10 @@ def _sum(
             (closing.digest, name),
         ).fetchone()
         if row is None:
-            raise RecordError(f"the share of update {name.hex()} is not here any more")
+            raise StorageError(
+                f"the share of update {name.hex()} is gone from the database: "
+                "the round's sum cannot be made"
+            )
         residues = scheme.residues(decode(UpdateShare, row[0]).share)
         total = residues if total is None else scheme.add(total, residues)
     if total is None:

@@ -12,6 +12,7 @@ from vitalring.gateway.log import LogKey
 from vitalring.mqtt import BrokerConfig
 from vitalring.protocol import sealing, trust
 from vitalring.protocol.chunks import ChunkLimits
+from vitalring.protocol.signing import public_key
 from vitalring.schema import Pattern
 
 
@@ -49,8 +50,10 @@ def load_study(config: GatewayConfig) -> trust.StudyFiles:
 
 
 def load_keys(config: GatewayConfig, study: trust.Study) -> GatewayKeys:
-    """Read the gateway's two keys. Raises ConfigError."""
+    """Read the gateway's two keys. Raises ConfigError, or RecordError for a stranger's."""
+    seed = read_secret(config.log_key, 32)
+    hospital = trust.log_of(study.federation, public_key(seed))
     return GatewayKeys(
-        LogKey(study.federation.log_origin, read_secret(config.log_key, 32)),
+        LogKey(trust.log_origin(study.federation, hospital), seed),
         sealing.load_secret(read_secret(config.sealing_key, 32)),
     )

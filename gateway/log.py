@@ -20,6 +20,7 @@ from vitalring.protocol.merkle import (
     prove_inclusion,
 )
 from vitalring.protocol.records import ConsistencyProof, LoggedObject
+from vitalring.protocol.signing import public_key
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,11 @@ class LogKey:
 
     def __repr__(self) -> str:
         return f"LogKey({self.origin!r})"
+
+    @property
+    def public(self) -> bytes:
+        """Return the public key, which names the hospital in the federation's record."""
+        return public_key(self.seed)
 
 
 def size(store: sqlite3.Connection) -> int:

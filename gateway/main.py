@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from vitalring.files import read_secret, write_secret
-from vitalring.gateway import log, rounds, store
+from vitalring.gateway import log, rounds, share_service, store
 from vitalring.gateway.config import GatewayConfig, load_keys, load_study
 from vitalring.gateway.export import export_log
 from vitalring.gateway.service import Gateway, subscriptions
+from vitalring.gateway.share_service import ShareGateway
 from vitalring.mqtt import Link, PersistentSession, new_client_id
 from vitalring.protocol import trust
 
@@ -22,8 +23,13 @@ def run_gateway(config: GatewayConfig, stop: threading.Event) -> None:
     db = store.open_store(config.state_dir)
     try:
         session = PersistentSession(_session_id(config.state_dir / "session"))
-        link = Link(config.broker, subscriptions(files.study), session=session)
-        gateway = Gateway(
+        shared = files.study.shared
+        listens = subscriptions(files.study)
+        if shared:
+            role = trust.log_of(files.study.federation, keys.log.public)
+            listens = share_service.subscriptions(files.study, role)
+        link = Link(config.broker, listens, session=session)
+        gateway = (ShareGateway if shared else Gateway)(
             db,
             files,
             keys,

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 from vitalring.database import transaction
 from vitalring.errors import ConfigError, Reason, RecordError
-from vitalring.gateway import contributions, log, store, words
-from vitalring.protocol import commitments, trust
+from vitalring.gateway import agreement, contributions, log, store, words
+from vitalring.protocol import agreement as shares
+from vitalring.protocol import commitments, trust, two_server
 from vitalring.protocol.cbor import decode, digest, encode
 from vitalring.protocol.records import (
     Bundle,
@@ -147,10 +148,12 @@ def close(
     expected: int,
     refused: Mapping[Reason, int],
     now_ms: int,
+    agreed: bytes | None = None,
 ) -> None:
     """Close a round: log its updates sorted by digest, sign receipts and report.
 
-    Below `min_cohort` no sum is handed out and the report says so.
+    Below `min_cohort` no sum is handed out and the report says so. `agreed` is the set that two
+    gateways signed, where they hold shares: it is logged before the report.
     """
     current = latest(db)
     if current is None or current.status != "open" or current.number != plan.round:
@@ -163,6 +166,8 @@ def close(
         log.append(db, [row[1] for row in rows])
         # The log has them now, and no more are admitted.
         db.execute("DELETE FROM admitted WHERE plan = ?", (current.plan,))
+        if agreed is not None:
+            log.append_object(db, "agreed-set", agreed)
         total, status = b"", "below_min_cohort"
         if len(rows) >= plan.min_cohort and current.sum is not None:
             status = "summed"
@@ -210,7 +215,11 @@ def sum_bundle(db: sqlite3.Connection, closed: Round, study: trust.Study) -> byt
     if name and study.joint is not None:
         return encode(Bundle(closed.report, (closed.receipts,)))
     total = store.get_object(db, name) if name else None
-    return encode(Bundle(closed.report, (total,) if total else ()))
+    if total is None:
+        return encode(Bundle(closed.report, ()))
+    known = agreement.state(db, closed.plan)
+    agreed = known.both if known else None
+    return encode(Bundle(closed.report, (total,) if agreed is None else (total, agreed)))
 
 
 def delete_overdue(
@@ -248,18 +257,21 @@ def finish(
         return None
     if current.status != "closed" or current.report is None:
         raise RecordError(f"a model of round {model.round} arrived before the round closed")
-    if model.report != digest(current.report):
+    if model.report != digest(_named_report(key, study, current.report, bundle)):
         raise RecordError(f"the model of round {model.round} follows from another report")
     report = trust.open_report(current.report, study.federation)
     plan = trust.open_round_plan(current.signed_plan, study)
     trust.check_model_follows(model, plan, report)
-    closed = commitments.ClosedRound(current.number, current.plan, model.report)
+    closed = commitments.ClosedRound(current.number, current.plan, digest(current.report))
     try:
         commitments.check_committed(model, words.committed(db, study, closed), study)
     except RecordError as error:
         raise EarlyModelError(str(error)) from error
+    peer = _peer_report(key, study, plan, model, bundle) if study.shared else None
     with transaction(db):
         _keep_weights(db, bundle, model.weights, study)
+        if peer is not None:
+            log.append_object(db, "peer-report", peer)
         log.append_object(db, "global-model", bundle.record)
         db.execute("UPDATE rounds SET status = 'done' WHERE plan = ?", (current.plan,))
         # The sum has served; a ciphertext that is gone can never be decrypted by a later key.
@@ -291,6 +303,24 @@ def last_model(db: sqlite3.Connection) -> bytes:
     size = log.size(db)
     entry = decode(LoggedObject, log.entries(db, size - 1, size)[0])
     return store.get_object(db, entry.digest) or b""
+
+
+def _named_report(key: log.LogKey, study: trust.Study, own: bytes, bundle: Bundle) -> bytes:
+    """Return the report that a model names: of two gateways' reports the first one's."""
+    if not study.shared or trust.log_of(study.federation, key.public) == two_server.VECTOR:
+        return own
+    return shares.peer_report(bundle, study.federation, two_server.VECTOR)
+
+
+def _peer_report(
+    key: log.LogKey, study: trust.Study, plan: RoundPlan, model: GlobalModel, bundle: Bundle
+) -> bytes:
+    """Return the other gateway's report, which says of the round what the model says."""
+    role = trust.log_of(study.federation, key.public)
+    found = shares.peer_report(bundle, study.federation, 1 - role)
+    report = shares.open_share_report(found, study.federation, 1 - role)
+    trust.check_model_follows(model, plan, report)
+    return found
 
 
 def _forget_what_was_deleted(db: sqlite3.Connection) -> None:

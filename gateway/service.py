@@ -25,6 +25,7 @@ from vitalring.protocol import blobs, lsag, topics, trust
 from vitalring.protocol.cbor import decode
 from vitalring.protocol.chunks import ChunkLimits, Reassembler
 from vitalring.protocol.records import Bundle
+from vitalring.protocol.secure_sum import SumScheme
 from vitalring.protocol.update import RoundChecks, round_checks
 
 _log = logging.getLogger(__name__)
@@ -58,13 +59,13 @@ class Gateway:
         self._study = files.study
         self._keys = keys
         self._link = link
-        self._publisher = Publisher(db, files, link, max_payload_bytes)
+        self._publisher = self._new_publisher(files, max_payload_bytes)
         self._now_ms = now_ms
         self._kept = kept or KeptUpdates()
         self._sets = SetServer(db, files.study.federation, max_payload_bytes, self._kept)
         self._stop = threading.Event()
         self._reassembler = Reassembler(chunk_limits)
-        self._scheme = self._study.scheme()
+        self._scheme = self._new_scheme()
         self._rings = lsag.cut(self._study.roster.keys, self._study.roster.ring_size)
         self._refusals: Counter[Reason] = Counter()
         # The piece that a bundle waits for, and bundles that came meanwhile, the newest of a kind.
@@ -148,7 +149,7 @@ class Gateway:
             return  # a retained message that its owner cleared
         topic = topics.parse(message.topic)
         match topic.kind:
-            case topics.Kind.UPLINK:
+            case topics.Kind.UPLINK | topics.Kind.SHARE:
                 if message.retained:
                     # No device asks for that; it would stay in the broker's memory for ever.
                     self._link.publish(message.topic, b"", retain=True)
@@ -204,17 +205,27 @@ class Gateway:
             box = self._reassembler.add(frame, time.monotonic())
             if box is None:
                 return
-            admitted = admission.check(
-                self._db, self._open, box, self._keys.sealing, self._now_ms()
-            )
+            admitted = self._check(box)
             if admitted is not None and self._open is not None:
                 spent_us = (time.perf_counter_ns() - started) // 1000
-                keep = self._study.joint is not None
-                admission.fold(self._db, self._open, admitted, spent_us, keep=keep)
+                self._count(self._open, admitted, spent_us)
         except RefusedError as refusal:
             # Counted in memory and written at the close: hostile bytes must not cost disk writes.
             self._refusals[refusal.reason] += 1
             _log.debug("refused: %s", refusal)
+
+    def _check(self, box: bytes) -> admission.Admission | None:
+        return admission.check(self._db, self._open, box, self._keys.sealing, self._now_ms())
+
+    def _count(self, current: RoundChecks, admitted: admission.Admission, spent_us: int) -> None:
+        keep = self._study.joint is not None
+        admission.fold(self._db, current, admitted, spent_us, keep=keep)
+
+    def _new_publisher(self, files: trust.StudyFiles, max_payload_bytes: int) -> Publisher:
+        return Publisher(self._db, files, self._link, max_payload_bytes)
+
+    def _new_scheme(self) -> SumScheme:
+        return self._study.scheme()
 
     def _begin(self, proposal: Bundle) -> None:
         if rounds.begin(self._db, self._keys.log, self._study, proposal, self._now_ms()) is None:

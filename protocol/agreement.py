@@ -5,14 +5,16 @@ that both have are the round's set. Both sign that set before either gives its s
 set of a round, so the two sums that leave them differ by the sum of that set alone.
 """
 
+import contextlib
 import hashlib
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
-from vitalring.errors import RecordError
+from vitalring.errors import RecordError, SignatureError
 from vitalring.protocol import limits
-from vitalring.protocol.cbor import digest
+from vitalring.protocol.cbor import decode, digest, encode, type_of
 from vitalring.protocol.records import (
+    Bundle,
     Count,
     Digest,
     EncryptedSum,
@@ -22,7 +24,7 @@ from vitalring.protocol.records import (
     SealedUpdate,
 )
 from vitalring.protocol.signing import verify
-from vitalring.protocol.two_server import ROLES, SEED, VECTOR
+from vitalring.protocol.two_server import ROLES, SEED, VECTOR, Shares
 from vitalring.schema import Range, Size
 
 _SET_DOMAIN = b"vitalring/shared-set/1\x00"
@@ -40,6 +42,17 @@ class UpdateShare:
 
     update: SealedUpdate
     share: bytes
+
+
+@dataclass(frozen=True)
+class SplitUpdate:
+    """Both halves of an update, as a device keeps them until their receipt; never sent so."""
+
+    TYPE: ClassVar[str] = "vitalring/split-update/1"
+    MAX_BYTES: ClassVar[int] = limits.MAX_UPDATE_BYTES
+
+    update: SealedUpdate
+    shares: Annotated[tuple[bytes, ...], Size(2)]
 
 
 @dataclass(frozen=True)
@@ -77,6 +90,22 @@ class Closing:
 
     plan: RoundPlan
     digest: bytes
+
+
+def both_halves(update: SealedUpdate, shares: Shares) -> SplitUpdate:
+    """Return an update, whose ciphertexts are the shares' link, with both shares."""
+    return SplitUpdate(update, tuple(shares.of(role) for role in ROLES))
+
+
+def messages_of(kept: bytes) -> tuple[bytes, ...]:
+    """Return what a device sends of an update that it keeps, to each gateway in turn.
+
+    Raises RecordError.
+    """
+    if type_of(kept) != SplitUpdate.TYPE:
+        return (kept,)
+    both = decode(SplitUpdate, kept)
+    return tuple(encode(UpdateShare(both.update, share)) for share in both.shares)
 
 
 def open_share_set(data: bytes, federation: Federation, role: int, closing: Closing) -> ShareSet:
@@ -130,6 +159,18 @@ def open_half_agreed(data: bytes, federation: Federation, role: int) -> AgreedSe
 def open_share_report(data: bytes, federation: Federation, role: int) -> RoundReport:
     """Open the report of the gateway of `role`, and of no other. Raises SignatureError."""
     return verify(RoundReport, data, {_log_key(federation, role)}, 1)
+
+
+def peer_report(bundle: Bundle, federation: Federation, role: int) -> bytes:
+    """Return the report that the gateway of `role` signed, which came along with a model.
+
+    Raises RecordError where there is none.
+    """
+    for content in bundle.objects:
+        with contextlib.suppress(SignatureError, RecordError):
+            open_share_report(content, federation, role)
+            return content
+    raise RecordError(f"a model came without the report of {federation.hospitals[role].name}")
 
 
 def check_sums(

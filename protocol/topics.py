@@ -36,10 +36,14 @@ class Kind(StrEnum):
     HOSPITAL = "inner/of"
     WANT = "inner/want"
     SET = "inner/set"
+    SHARE = "share"
+    GATEWAY = "inner/gateway"
 
 
 STEPS = ("draft", "signature", "commitment", "nonce", "promise", "check", "part", "refusal")
 """What a hospital says to the others, one topic each."""
+GATEWAY_STEPS = ("held", "half", "sum", "logged")
+"""What a gateway that holds shares says to the other one and to aggregators, one topic each."""
 STEPS_OF_MEMBERS = ("promise", "check", "part")
 """Steps that are said once for each set of members; the others have attempt 0 alone."""
 
@@ -78,6 +82,11 @@ def plan_topic(federation: str, cohort: str) -> str:
 def uplink_topic(federation: str, cohort: str, round_number: int) -> str:
     """Return the topic that devices write updates of a round to and cannot read."""
     return _of_round(Kind.UPLINK, federation, cohort, round_number)
+
+
+def share_topic(federation: str, cohort: str, round_number: int) -> str:
+    """Return the topic for halves of updates that the second gateway reads, and no device."""
+    return _of_round(Kind.SHARE, federation, cohort, round_number)
 
 
 def receipts_topic(federation: str, cohort: str, round_number: int) -> str:
@@ -141,6 +150,13 @@ def set_topic(federation: str, hospital: str) -> str:
     return f"{_root(federation)}/inner/set/{check_name(hospital, 'hospital')}"
 
 
+def gateway_topic(federation: str, hospital: str, step: str) -> str:
+    """Return the retained inner topic for what a hospital's gateway says in one of its steps."""
+    if step not in GATEWAY_STEPS:
+        raise ConfigError(f"step {step[:40]!r}: use one of {', '.join(GATEWAY_STEPS)}")
+    return f"{_root(federation)}/inner/gateway/{check_name(hospital, 'hospital')}/{step}"
+
+
 def hospital_filter(federation: str, step: str | None = None) -> str:
     """Return a subscription to what all hospitals say, in one step or in all of them."""
     if step is None:
@@ -160,6 +176,11 @@ def uplink_filter(federation: str, cohort: str | None = None) -> str:
     return f"{_root(federation)}/up/{_or_any(cohort)}/+"
 
 
+def share_filter(federation: str, cohort: str | None = None) -> str:
+    """Return the second gateway's subscription to all rounds of one cohort, or of every cohort."""
+    return f"{_root(federation)}/share/{_or_any(cohort)}/+"
+
+
 def receipts_filter(federation: str, cohort: str | None = None) -> str:
     """Return a subscription to the receipts of all rounds."""
     return f"{_root(federation)}/receipts/{_or_any(cohort)}/+"
@@ -174,7 +195,9 @@ def parse(topic: str) -> Topic:
     match topic.split("/"):
         case [root, federation, "plan", cohort] if root == ROOT:
             parsed = Topic(Kind.PLAN, federation, cohort=cohort)
-        case [root, federation, ("up" | "receipts") as kind, cohort, number] if root == ROOT:
+        case [root, federation, ("up" | "share" | "receipts") as kind, cohort, number] if (
+            root == ROOT
+        ):
             parsed = Topic(Kind(kind), federation, cohort, round_number=_read_number(number, topic))
         case [root, federation, "object", digest] if root == ROOT and _DIGEST.fullmatch(digest):
             parsed = Topic(Kind.OBJECT, federation, digest=bytes.fromhex(digest))
@@ -186,6 +209,10 @@ def parse(topic: str) -> Topic:
             parsed = Topic(Kind(f"inner/{kind}"), federation)
         case [root, federation, "inner", ("want" | "set") as kind, hospital] if root == ROOT:
             parsed = Topic(Kind(f"inner/{kind}"), federation, hospital=hospital)
+        case [root, federation, "inner", "gateway", hospital, step] if root == ROOT:
+            if step not in GATEWAY_STEPS:
+                raise _unknown(topic)
+            parsed = Topic(Kind.GATEWAY, federation, hospital=hospital, step=step)
         case [root, federation, "inner", "of", hospital, step, number] if root == ROOT:
             attempt = _read_attempt(step, number, topic)
             parsed = Topic(Kind.HOSPITAL, federation, hospital=hospital, step=step, attempt=attempt)

@@ -52,6 +52,11 @@ class Study:
         """Return who decrypts its sums, None without a joint key."""
         return joint_of(self.plan, len(self.federation.hospitals))
 
+    @property
+    def shared(self) -> bool:
+        """Tell whether two gateways hold shares of its updates (SPEC 5.24)."""
+        return self.plan.secure_sum == "two-server"
+
     def scheme(self) -> SumScheme:
         """Return how its updates are added. Raises ConfigError."""
         plan = self.plan
@@ -73,6 +78,21 @@ def open_federation(data: bytes, authority_key: bytes) -> Federation:
     if len(set(names)) != len(names):
         raise RecordError(f"federation {federation.name} lists a hospital twice: {names}")
     return federation
+
+
+def log_origin(federation: Federation, hospital: int) -> str:
+    """SPEC 8.5: each log has a name of its own; the federation's is that of its host's log."""
+    if hospital == 0:
+        return federation.log_origin
+    return f"{federation.log_origin}/{federation.hospitals[hospital].name}"
+
+
+def log_of(federation: Federation, key: bytes) -> int:
+    """Return the number of the hospital whose log signs with `key`. Raises RecordError."""
+    keys = [hospital.log_key for hospital in federation.hospitals]
+    if key not in keys:
+        raise RecordError(f"log key {key.hex()} is of no hospital of federation {federation.name}")
+    return keys.index(key)
 
 
 def open_study_plan(data: bytes, federation: Federation) -> StudyPlan:

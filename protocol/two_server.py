@@ -11,6 +11,7 @@ and a share has one encoding. It costs less than a bit a field against the least
 
 import hashlib
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -132,18 +133,16 @@ def check_link(link: bytes, share: bytes, role: int) -> None:
 
 
 class ShareSum:
-    """What both gateways do alike: sums of residues, in the encoding of a vector."""
+    """What both gateways do alike: sums of residues, in the encoding of a vector.
+
+    `update_bytes` are those that `decode` takes: the signed link, then this gateway's share.
+    """
 
     role: int
-    share_bytes: int
 
-    def __init__(self, params: ShareParams) -> None:
+    def __init__(self, params: ShareParams, share_bytes: int) -> None:
         self.params = params
-
-    @property
-    def update_bytes(self) -> int:
-        """Return the bytes that `decode` takes: the signed link, then this gateway's share."""
-        return LINK_BYTES + self.share_bytes
+        self.update_bytes = LINK_BYTES + share_bytes
 
     def decode(self, data: bytes) -> Array:
         """Read a link and a share to residues (places,) (SPEC 5.26). Raises CiphertextError."""
@@ -169,7 +168,7 @@ class ShareSum:
         """Read a sum. Raises CiphertextError."""
         return _unpack(data, self.params)
 
-    def open_sum(self, total: Array, count: int, decrypt: "Unmask") -> Array:
+    def open_sum(self, total: Array, count: int, decrypt: Callable[[Array], Array]) -> Array:
         """Return the fields of a sum of `count` updates; `decrypt` takes the masks' sum off."""
         return opened(decrypt(total), count, self.params)
 
@@ -180,8 +179,7 @@ class VectorSum(ShareSum):
     role = VECTOR
 
     def __init__(self, params: ShareParams) -> None:
-        super().__init__(params)
-        self.share_bytes = SALT_BYTES + params.vector_bytes
+        super().__init__(params, SALT_BYTES + params.vector_bytes)
 
     def residues(self, share: bytes) -> Array:
         """Return the masked vector that follows the salt."""
@@ -192,7 +190,9 @@ class SeedSum(ShareSum):
     """Sums of masks, at the second hospital's gateway."""
 
     role = SEED
-    share_bytes = SEED_BYTES
+
+    def __init__(self, params: ShareParams) -> None:
+        super().__init__(params, SEED_BYTES)
 
     def residues(self, share: bytes) -> Array:
         """Return the mask of a seed."""

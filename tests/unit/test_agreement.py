@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 from two_gateways_fixture import ShareGateway, agree, halves_of, params_of, split_update
 
 from vitalring.database import transaction
-from vitalring.errors import EncodingRangeError, Reason, RecordError, RefusedError, SignatureError
+from vitalring.errors import (
+    EncodingRangeError,
+    Reason,
+    RecordError,
+    RefusedError,
+    SignatureError,
+    StorageError,
+)
 from vitalring.gateway import agreement, rounds, store
 from vitalring.gateway.agreement import SecondSetError
 from vitalring.protocol import two_server
@@ -511,7 +518,7 @@ def test_a_share_that_vanished_is_named(pair, updates):
     gone = digest_of(updates[0][0][0].update)
     with transaction(pair[0].db):
         pair[0].db.execute("DELETE FROM contributions WHERE digest = ?", (gone,))
-    with pytest.raises(RecordError, match=gone.hex()):
+    with pytest.raises(StorageError, match=gone.hex()):
         pair[0].settle()
 
 

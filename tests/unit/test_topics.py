@@ -20,6 +20,7 @@ steps = st.one_of(
 @given(names, names, numbers, digests, steps)
 def test_every_builder_is_inverted_by_the_parser(federation, cohort, number, digest, said):
     step, attempt = said
+    of_gateway = topics.GATEWAY_STEPS[attempt % len(topics.GATEWAY_STEPS)]
     built = {
         topics.plan_topic(federation, cohort): Topic(Kind.PLAN, federation, cohort=cohort),
         topics.uplink_topic(federation, cohort, number): Topic(
@@ -39,6 +40,12 @@ def test_every_builder_is_inverted_by_the_parser(federation, cohort, number, dig
         ),
         topics.want_topic(federation, cohort): Topic(Kind.WANT, federation, hospital=cohort),
         topics.set_topic(federation, cohort): Topic(Kind.SET, federation, hospital=cohort),
+        topics.share_topic(federation, cohort, number): Topic(
+            Kind.SHARE, federation, cohort=cohort, round_number=number
+        ),
+        topics.gateway_topic(federation, cohort, of_gateway): Topic(
+            Kind.GATEWAY, federation, hospital=cohort, step=of_gateway
+        ),
     }
     assert len(built) == len(Kind)
     for name, parsed in built.items():
@@ -73,6 +80,10 @@ def rebuild(topic: Topic) -> str:
             return topics.want_topic(topic.federation, topic.hospital)
         case Kind.SET:
             return topics.set_topic(topic.federation, topic.hospital)
+        case Kind.SHARE:
+            return topics.share_topic(topic.federation, topic.cohort, topic.round_number)
+        case Kind.GATEWAY:
+            return topics.gateway_topic(topic.federation, topic.hospital, topic.step)
 
 
 pieces = st.one_of(
