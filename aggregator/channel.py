@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 
 from vitalring.errors import TransportError
 from vitalring.mqtt import Connected, Link, Message
@@ -12,6 +12,7 @@ from vitalring.protocol.cbor import digest
 _TICK_S = 0.5
 _PIECE_TIMEOUT_S = 30.0
 _PUBLISH_TIMEOUT_S = 10.0
+_BATCH = 100
 
 
 class Channel:
@@ -23,6 +24,7 @@ class Channel:
         self._max_payload_bytes = max_payload_bytes
         self._waiting: deque[Message] = deque()
         self._pieces: dict[str, tuple[bytes, ...]] = {}
+        self._watched: Counter[bytes] = Counter()
         self._stop = threading.Event()
         # Whether a connection was made since somebody asked.
         self._reconnected = False
@@ -53,6 +55,23 @@ class Channel:
         """Come back to the broker, which then brings what was not acknowledged."""
         self._link.reconnect()
 
+    def receive_all(self) -> list[Message]:
+        """Return what came, or nothing after a moment; the broker may forget it at once.
+
+        For whoever hears only what is retained, or what it asks for again.
+        """
+        first = self.receive()
+        messages = [] if first is None else [first]
+        while messages and len(messages) < _BATCH:
+            # An event that is no message ends a batch, so that nothing after it is acted on first.
+            message = self._next(0.0)
+            if message is None:
+                break
+            messages.append(message)
+        for message in messages:
+            self._link.ack(message)
+        return messages
+
     def join(self, payload: bytes) -> bytes:
         """Return the content of a retained message, with its pieces. Raises TransportError."""
         return blobs.join(payload, self.fetch)
@@ -76,12 +95,16 @@ class Channel:
         raise TransportError(f"object {name.hex()} did not arrive")
 
     def watch(self, name: bytes) -> None:
-        """Hear of the object with the digest `name` once the gateway publishes it."""
+        """Hear of the object with the digest `name` once it is published."""
+        self._watched[name] += 1
         self._link.subscribe(topics.object_topic(self._federation, name))
 
     def unwatch(self, name: bytes) -> None:
-        """Undo `watch`."""
-        self._link.unsubscribe(topics.object_topic(self._federation, name))
+        """Undo one `watch`."""
+        self._watched[name] -= 1
+        if self._watched[name] <= 0:
+            del self._watched[name]
+            self._link.unsubscribe(topics.object_topic(self._federation, name))
 
     def publish(self, topic: str, content: bytes) -> None:
         """Publish retained, and clear the pieces that served what was there before.

@@ -4,6 +4,10 @@ All hospitals do the same: they recompute a round's sum, decrypt it together, co
 model, and sign it and the next plan together. What the gateway logged is what happened; a
 hospital that missed something takes it from there. `AggregatorService` is the same for one
 hospital that decrypts alone.
+
+What comes is checked before it is remembered, so that old or hostile messages stop nobody. The
+broker may forget a message at once: all are retained, and come again with a new connection, but
+for the gateway's updates, which are asked for again.
 """
 
 import functools
@@ -12,6 +16,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -22,24 +27,56 @@ from vitalring.aggregator.drafts import Drafted, Drafts
 from vitalring.aggregator.joint_round import JointRound
 from vitalring.aggregator.notices import Notices
 from vitalring.aggregator.optimisers import Vector
+from vitalring.aggregator.parcels import Parcels
 from vitalring.aggregator.release import Party
 from vitalring.aggregator.release_store import forget_releases_before
 from vitalring.aggregator.service import report
-from vitalring.errors import RecordError, StorageError, TransportError, VitalRingError
+from vitalring.errors import (
+    RecordError,
+    SignatureError,
+    StorageError,
+    TransportError,
+    VitalRingError,
+)
 from vitalring.mqtt import Message
-from vitalring.protocol import topics, trust
+from vitalring.protocol import blobs, limits, topics, trust
 from vitalring.protocol.cbor import decode, digest, encode
-from vitalring.protocol.records import Bundle, GlobalModel, PlanAnnouncement, RoundPlan
+from vitalring.protocol.records import (
+    Bundle,
+    GlobalModel,
+    PlanAnnouncement,
+    RoundPlan,
+    RoundReport,
+)
+from vitalring.protocol.release import member_sets
+from vitalring.protocol.signing import Signed
 
 _log = logging.getLogger(__name__)
 _PAUSE_S = 5.0
 """Between attempts at what the disk refused."""
 _RETRY_S = 1.0
 """Between attempts at what the broker refused."""
-_RECEIPTS = 32
-"""Rounds whose receipts are remembered: theirs may come before their plan."""
 _REPEAT_S = 15.0
 """What the gateway has not logged by then is said again."""
+_MODELS = 16
+"""Models of a round, signed by different hospitals, of which one is going to be logged."""
+
+
+@dataclass(frozen=True)
+class _Closed:
+    """A round that the gateway closed."""
+
+    report: RoundReport
+    record: bytes
+    receipts: bytes
+
+
+@dataclass(frozen=True)
+class _Agreed:
+    """A model that a quorum signed, with what came along; it counts once it is logged."""
+
+    model: GlobalModel
+    bundle: Bundle
 
 
 class JointService:
@@ -60,18 +97,20 @@ class JointService:
         self._name = self._study.federation.name
         self._names = [each.name for each in self._study.federation.hospitals]
         self._channel, self._notices = channel, Notices()
+        self._parcels = Parcels(channel.watch, channel.unwatch)
+        self._attempts = len(member_sets(party.params.access))
         self._spool, self._now_ms = spool, now_ms
         self._stop = threading.Event()
         # The newest of what others say: gateway, quorum, each hospital.
-        self._announced = b""
-        self._closed: Bundle | None = None
-        self._agreed: Bundle | None = None
-        self._receipts: dict[bytes, bytes] = {}
+        self._announced: tuple[RoundPlan, bytes] | None = None
+        self._closed: _Closed | None = None
+        self._agreed: dict[bytes, _Agreed] = {}
         self._drafts: dict[int, bytes] = {}
         self._signatures: dict[int, bytes] = {}
         self._release: dict[tuple[int, str, int], bytes] = {}
         # The newest round that the gateway logged, with its model if that is logged too.
-        self._current = store.latest(db)
+        self._stand_at(store.latest(db))
+        self._next: tuple[RoundPlan, bytes] | None = None
         # What is in hand: a closed round, what follows from it, and what is to be signed.
         self._round: JointRound | None = None
         self._began = 0.0
@@ -79,76 +118,121 @@ class JointService:
         self._matter: Drafts[RoundPlan] | Drafts[GlobalModel] | None = None
         self._said: set[str] = set()
         self._repeat_at = 0.0
-        # A plan that does not follow on what this hospital knows, and was told so once.
-        self._stranger = b""
-        self._watched = b""
+        # A closed round's plan that was missed, and whether there is news of what to follow.
+        self._missed = b""
+        self._news = False
+
+    def until(self, stop: threading.Event) -> None:
+        """Wait for nothing any more once `stop` is set."""
+        self._stop = stop
+        self._channel.until(stop)
 
     def run(self, stop: threading.Event) -> None:
         """Work until `stop` is set or the final model is in the log."""
-        self._stop = stop
-        self._channel.until(stop)
+        self.until(stop)
         while not stop.is_set() and not self.finished():
-            message = self._channel.receive()
-            if self._channel.reconnected():
-                self._notices.forget()
-            if message is not None:
-                self._take(message)
-            self._advance()
+            self.step()
+
+    def step(self) -> None:
+        """Take what came, after a moment without anything too, and do what follows."""
+        messages = self._channel.receive_all()
+        if self._channel.reconnected():
+            self._notices.forget()
+        for message in messages:
+            self._take(message)
+        self._advance()
 
     def finished(self) -> bool:
         """Tell whether the final model is in the log."""
-        model = self._model()
-        return model is not None and model.final
+        return self._model is not None and self._model.final
 
     @property
     def _number(self) -> int:
         return self._current.number if self._current else 0
+
+    def _stand_at(self, current: store.Round | None) -> None:
+        self._current, self._model = current, None
+        if current is not None and current.model is not None:
+            record = decode(Bundle, current.model).record
+            self._model = trust.open_model(record, self._study.federation, self._study.plan)
 
     # What others say.
 
     def _take(self, message: Message) -> None:
         try:
             self._hear(message)
-        except (StorageError, TransportError, sqlite3.Error) as error:
+        except (StorageError, sqlite3.Error) as error:
             self._pause(error)
             self._channel.ask_again()
-            return
         except VitalRingError as error:
             _log.warning("the message on %s is refused: %s", message.topic[:120], error)
-        self._channel.ack(message)
 
     def _hear(self, message: Message) -> None:
-        topic = topics.parse(message.topic)
-        payload = message.payload
+        topic, payload = topics.parse(message.topic), message.payload
+        if topic.kind is topics.Kind.SET:
+            if self._round is not None:
+                self._round.feed(payload, time.monotonic())
+            return
+        if topic.kind is topics.Kind.OBJECT:
+            self._hear_object(topic.digest or b"", payload)
+            return
+        content = self._parcels.take(message.topic, payload, self._most_bytes(topic))
+        if content is not None:
+            self._hear_whole(topic, content)
+
+    def _hear_object(self, name: bytes, payload: bytes) -> None:
+        if payload and name in self._agreed:
+            self._adopt_model(self._agreed[name])
+        elif payload and name == self._missed:
+            self._hear_plan(blobs.whole(payload))
+        for topic, content in self._parcels.piece(name, payload):
+            self._hear_whole(topics.parse(topic), content)
+
+    def _most_bytes(self, topic: topics.Topic) -> int:
+        """Return how large a message on this topic may be. Raises RecordError for none at all."""
+        if topic.kind is not topics.Kind.HOSPITAL:
+            return 2 * limits.MAX_OBJECT_BYTES
+        if topic.hospital not in self._names or (topic.attempt or 0) >= self._attempts:
+            raise RecordError(f"there is no such hospital, or no set {topic.attempt} of members")
+        if topic.step in ("check", "part"):
+            return self._study.plan.groups * self._party.params.partial_bytes
+        return Signed.MAX_BYTES
+
+    def _hear_whole(self, topic: topics.Topic, content: bytes) -> None:
         match topic.kind:
             case topics.Kind.HOSPITAL:
-                self._hear_hospital(topic, payload)
-            case topics.Kind.SET if self._round is not None:
-                self._round.feed(payload, time.monotonic())
-            case topics.Kind.OBJECT if payload and topic.digest == self._watched:
-                self._adopt_model()
-            case topics.Kind.PLAN if payload:
-                self._announced = _announced_plan(self._channel.join(payload))
-            case topics.Kind.SUM if payload:
-                self._closed = decode(Bundle, self._channel.join(payload))
-            case topics.Kind.RECEIPTS if payload:
-                content = self._channel.join(payload)
-                receipts = trust.open_receipts(content, self._study.federation)
-                self._receipts[receipts.plan] = content
-                while len(self._receipts) > _RECEIPTS:
-                    del self._receipts[next(iter(self._receipts))]
-            case topics.Kind.MODEL if payload:
-                self._agree(decode(Bundle, self._channel.join(payload)))
+                self._hear_hospital(topic, content)
+            case topics.Kind.PLAN if content:
+                self._hear_plan(_announced_plan(content))
+            case topics.Kind.SUM if content:
+                self._hear_closed(decode(Bundle, content))
+            case topics.Kind.MODEL if content:
+                self._agree(decode(Bundle, content))
 
-    def _hear_hospital(self, topic: topics.Topic, payload: bytes) -> None:
-        if topic.hospital not in self._names or topic.step is None or topic.attempt is None:
-            raise RecordError(f"{topic.hospital} is no hospital of federation {self._name}")
-        hospital, step = self._names.index(topic.hospital), topic.step
+    def _hear_plan(self, signed: bytes) -> None:
+        if signed:
+            self._announced, self._news = (trust.open_round_plan(signed, self._study), signed), True
+
+    def _hear_closed(self, bundle: Bundle) -> None:
+        """Note a closed round; ask for its plan where that was missed."""
+        closed = trust.open_report(bundle.record, self._study.federation)
+        receipts = b""
+        if closed.status == "summed":
+            receipts = bundle.objects[0] if bundle.objects else b""
+            trust.open_receipts(receipts, self._study.federation)
+        self._closed = _Closed(closed, bundle.record, receipts)
+        if closed.round > self._number and closed.plan != self._missed:
+            if self._missed:
+                self._channel.unwatch(self._missed)
+            self._missed = closed.plan
+            self._channel.watch(closed.plan)
+
+    def _hear_hospital(self, topic: topics.Topic, content: bytes) -> None:
+        hospital, step = self._names.index(topic.hospital or ""), topic.step or ""
         own = hospital == self._party.hospital
         # What stands under our own name tells of a database that was lost, or put back.
         if own and step not in ("commitment", "promise"):
             return
-        content = self._channel.join(payload) if payload else b""
         if step in ("draft", "signature"):
             heard = self._drafts if step == "draft" else self._signatures
             if content:
@@ -156,7 +240,7 @@ class JointService:
             else:
                 heard.pop(hospital, None)
             return
-        key = (hospital, step, topic.attempt)
+        key = (hospital, step, topic.attempt or 0)
         if not content:
             self._release.pop(key, None)
             return
@@ -186,97 +270,122 @@ class JointService:
             self._pause(error)
 
     def _pause(self, error: Exception) -> None:
+        """Wait; what the disk refused in the midst of a round is taken up anew from the disk."""
         _log.error("the aggregator cannot go on, next try in %g s: %s", _PAUSE_S, error)
+        if isinstance(error, StorageError | sqlite3.Error):
+            self._close_round()
         self._stop.wait(_PAUSE_S)
 
     def _follow(self) -> None:
-        """Take up the round that the gateway announced, or closed."""
-        if self._announced and self._adopt_plan(self._announced):
-            self._announced = b""
-        if self._closed is not None:
-            closed = trust.open_report(self._closed.record, self._study.federation)
-            if self._number < closed.round and closed.plan != self._stranger:
-                self._adopt_plan(self._channel.fetch(closed.plan))
+        """Take up the round that the gateway announced, as far as this hospital knows enough."""
+        if self._announced is None or not self._news:
+            return
+        if self._adopt_plan(*self._announced):
+            self._announced = None
+        self._news = False
 
-    def _adopt_plan(self, signed: bytes) -> bool:
+    def _adopt_plan(self, plan: RoundPlan, signed: bytes) -> bool:
         """Keep a plan that the gateway logged; False where it does not follow on what we know."""
-        plan = trust.open_round_plan(signed, self._study)
         if plan.round <= self._number:
             return True
-        if (self._current is not None and self._current.model is None) or (
-            plan.round != self._number + 1
+        if plan.round > self._number + 1 or (self._current is not None and self._model is None):
+            self._adopt_missed(plan)
+        known = self._current is None or self._model is not None
+        if (
+            not known
+            or plan.round != self._number + 1
+            or plan.weights != self._next_plan(0)[0].weights
         ):
-            # A model was missed; what the hospitals agreed on has all that it takes to go on.
-            self._adopt_model()
-        _, weights = rounds.next_plan(self._db, self._aggregator, plan.opens_ms)
-        if plan.round != self._number + 1 or plan.weights != digest(weights):
-            if self._stranger != digest(signed):
-                self._stranger = digest(signed)
-                _log.warning(
-                    "round %d does not follow on what this hospital knows of the study: it goes "
-                    "on with the next model that the others agree on",
-                    plan.round,
-                )
+            _log.warning(
+                "round %d does not follow on what this hospital knows of the study: it goes "
+                "on with the next model that the others agree on",
+                plan.round,
+            )
             return False
-        self._current = rounds.keep_plan(self._db, plan.round, signed, weights)
+        weights = self._next_plan(0)[1]
+        self._stand_at(rounds.keep_plan(self._db, plan.round, signed, weights))
         self._end_round()
         self._notices.leave(topics.propose_topic(self._name))
         return True
 
+    def _adopt_missed(self, plan: RoundPlan) -> None:
+        """Keep the model on which a logged plan follows: then that is logged too."""
+        for agreed in list(self._agreed.values()):
+            if (agreed.model.round, agreed.model.weights) == (plan.round - 1, plan.weights):
+                try:
+                    self._adopt_model(agreed)
+                except RecordError as error:
+                    _log.warning("the model of round %d is of no use: %s", plan.round - 1, error)
+
     def _agree(self, bundle: Bundle) -> None:
         """Note what a quorum signed; it counts once the gateway logged it."""
         model = trust.open_model(bundle.record, self._study.federation, self._study.plan)
-        if self._current is not None and model.round < self._current.number:
+        if model.round < self._number:
             return
-        self._agreed = bundle
-        if self._watched:
-            self._channel.unwatch(self._watched)
-        self._watched = digest(bundle.record)
-        self._channel.watch(self._watched)
+        name = digest(bundle.record)
+        if name not in self._agreed:
+            self._channel.watch(name)
+        self._agreed[name] = _Agreed(model, bundle)
+        newest = max(agreed.model.round for agreed in self._agreed.values())
+        for old, agreed in list(self._agreed.items()):
+            if agreed.model.round < newest or len(self._agreed) > _MODELS:
+                del self._agreed[old]
+                self._channel.unwatch(old)
+        self._news = True
 
-    def _adopt_model(self) -> None:
-        """Keep the agreed model with the state that it names."""
-        if self._agreed is None:
+    def _adopt_model(self, agreed: _Agreed) -> None:
+        """Keep a logged model with the state that it names. Raises RecordError without that."""
+        model, bundle = agreed.model, agreed.bundle
+        if model.round < self._number or (model.round == self._number and self._model is not None):
             return
-        study, bundle = self._study, self._agreed
-        model = trust.open_model(bundle.record, study.federation, study.plan)
-        last = self._current
-        if last is not None and (model.round, last.model is None) < (last.number, True):
-            return
+        current = self._current
+        if current and model.round == current.number and model.plan != current.plan:
+            raise RecordError(f"the model of round {model.round} follows from another plan")
+        # Objects are not signed: what others left out this hospital may have found itself.
+        own = self._result[1].objects if self._result is not None else ()
+        bundle = replace(bundle, objects=(*bundle.objects, *own))
         result = rounds.agreed_result(self._aggregator, model, bundle)
         seconds = time.monotonic() - self._began if self._round else 0.0
         rounds.keep_model(self._db, result, bundle.record, seconds)
-        self._current = store.latest(self._db)
+        self._stand_at(store.latest(self._db))
         self._end_round()
-        self._agreed = None
+        self._news = True
         self._notices.leave(topics.model_topic(self._name))
         report(model)
 
     def _end_round(self) -> None:
+        self._close_round()
+        self._result, self._next = None, None
+        forget_releases_before(self._db, self._number)
+
+    def _close_round(self) -> None:
         if self._round is not None:
             self._round.close()
-        self._round, self._result = None, None
-        forget_releases_before(self._db, self._number)
+        self._round = None
+
+    def _next_plan(self, now_ms: int) -> tuple[RoundPlan, bytes]:
+        """Return the plan of the next round as of now, and the weights that it starts from."""
+        if self._next is None:
+            self._next = rounds.next_plan(self._db, self._aggregator, 0)
+        plan, weights = self._next
+        late = plan.deadline_ms - plan.opens_ms
+        return replace(plan, opens_ms=now_ms, deadline_ms=now_ms + late), weights
 
     def _work(self) -> None:
         """Recompute and decrypt the closed round's sum; come to a model of one's own."""
-        current, bundle = self._current, self._closed
-        if current is None or current.model is not None or bundle is None:
+        current, closed = self._current, self._closed
+        if current is None or current.model is not None or closed is None:
             return
-        closed = trust.open_report(bundle.record, self._study.federation)
-        if closed.plan != current.plan:
+        if closed.report.plan != current.plan:
             return
-        if closed.status != "summed":
-            self._conclude("no sum", current, bundle.record, lambda: None)
+        if closed.report.status != "summed":
+            self._conclude("no sum", current, closed.record, lambda: None)
             return
         if self._round is None:
-            if current.plan not in self._receipts:
-                return
             self._began = time.monotonic()
             plan = decode(Bundle, current.proposal).record
-            receipts = self._receipts[current.plan]
             self._round = JointRound(
-                self._db, self._party, plan, bundle.record, receipts, self._spool
+                self._db, self._party, plan, closed.record, closed.receipts, self._spool
             )
             for key, content in list(self._release.items()):
                 self._hear_again(key, content)
@@ -289,7 +398,7 @@ class JointService:
         self._say(work.said())
         if work.outcome is not None:
             mean = functools.partial(work.mean, self._aggregator.goal)
-            self._conclude(work.outcome, current, bundle.record, mean)
+            self._conclude(work.outcome, current, closed.record, mean)
 
     def _conclude(
         self,
@@ -307,7 +416,7 @@ class JointService:
         try:
             if self._round is not None:
                 self._round.hear(*key, content)
-        except VitalRingError as error:
+        except (RecordError, SignatureError) as error:
             _log.debug("%s of hospital %d does not count: %s", key[1], key[0], error)
 
     def _say(self, said: dict[tuple[str, int], bytes]) -> None:
@@ -339,13 +448,14 @@ class JointService:
                 self._signatures,
                 now,
             )
-            if signed and (self._agreed is None or self._agreed.record != signed):
+            if signed:
                 bundle = Bundle(signed, result.objects)
-                self._agree(bundle)
+                if digest(signed) not in self._agreed:
+                    self._agree(bundle)
                 self._notices.stand(topics.model_topic(self._name), encode(bundle))
         elif self._may_plan(now):
             plans = self._drafts_of(RoundPlan, number + 1, now)
-            mine, weights = rounds.next_plan(self._db, self._aggregator, now)
+            mine, weights = self._next_plan(now)
             signed = plans.advance(
                 lambda: mine,
                 lambda theirs: check_plan(theirs, mine),
@@ -385,7 +495,7 @@ class JointService:
         self._notices.stand(topics.hospital_topic(self._name, mine, step, 0), content or b"")
 
     def _may_plan(self, now_ms: int) -> bool:
-        current, model = self._current, self._model()
+        current, model = self._current, self._model
         if current is None:
             return True
         if model is None or model.final:
@@ -393,19 +503,12 @@ class JointService:
         # A round without a result is not followed by the next before its time is over.
         return model.applied or now_ms > rounds.deadline_of(current, self._study)
 
-    def _model(self) -> GlobalModel | None:
-        if self._current is None or self._current.model is None:
-            return None
-        record = decode(Bundle, self._current.model).record
-        return trust.open_model(record, self._study.federation, self._study.plan)
-
 
 def subscriptions(study: trust.Study, hospital: int) -> list[str]:
     """Return what the aggregator of this hospital listens to."""
     name = study.federation.name
     return [
         topics.plan_topic(name, study.roster.cohort),
-        topics.receipts_filter(name, study.roster.cohort),
         topics.sum_topic(name),
         topics.model_topic(name),
         topics.hospital_filter(name),

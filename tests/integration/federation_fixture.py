@@ -204,6 +204,7 @@ def small_federation(
     described_dimension=None,
     hospitals=1,
     threshold=0,
+    name="study",
 ):
     """Make a federation with a signed study; its artefact can be made to describe another size."""
     info, artefact = artefact_of(described_dimension or dimension)
@@ -218,7 +219,7 @@ def small_federation(
     )
     plan = StudyPlan(
         federation="fed",
-        study="study",
+        study=name,
         model=Model(
             name="tiny",
             artefact=digest(artefact),
@@ -256,7 +257,7 @@ def small_federation(
         "federation.cbor": sign(federation, [authority]),
         "study.cbor": sign(plan, [authority]),
         "roster.cbor": sign(roster, identities),
-        "sum-key.cbor": sign(SumKey("fed", "study", secure_sum, digest(key)), identities),
+        "sum-key.cbor": sign(SumKey("fed", name, secure_sum, digest(key)), identities),
         trust.ARTEFACT_FILE: artefact,
         trust.INFO_FILE: info.to_json(),
         trust.KEY_FILE: key,
