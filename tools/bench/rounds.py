@@ -9,6 +9,7 @@ decrypts together with the others.
 
 import io
 import itertools
+import statistics
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
@@ -30,6 +31,7 @@ from vitalring.tools.simulate.layout import SHIPPED_DATA
 
 _RECORDS = 4
 _RING = 16
+_STAGES = ("train", "encode", "encrypt", "sign", "admit")
 
 
 def measure_rounds(
@@ -89,6 +91,7 @@ def measure_rounds(
         "concluding": asdict(spread(concluding)),
         "rounds_per_second": len(seconds) / sum(seconds),
         "update_bytes": run.report["bytes"]["update"],
+        "stages": _stages(run.report["rounds"][1:]),
     }
 
 
@@ -118,7 +121,19 @@ def rounds_facts(result: dict[str, Any]) -> list[str]:
         "devices train and the gateway admits, and "
         f"{milliseconds(result['concluding']['median'])} ms until the next one opens, while "
         "hospitals fetch and check the updates, open the sum and sign model and plan (medians).",
+        "Of an update, while all of them share the cores: "
+        + ", ".join(f"{name} {milliseconds(time)} ms" for name, time in result["stages"].items())
+        + " (medians).",
     ]
+
+
+def _stages(rounds: list[dict[str, Any]]) -> dict[str, float]:
+    """Return the median seconds of what a device does to an update, and of its admission."""
+    return {
+        name: statistics.median(row["stages"][name] for row in rounds)
+        for name in _STAGES
+        if all(name in row["stages"] for row in rounds)
+    }
 
 
 def _hospitals(result: dict[str, Any]) -> str:
