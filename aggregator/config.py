@@ -13,7 +13,7 @@ from vitalring.mqtt import BrokerConfig
 from vitalring.protocol import trust
 from vitalring.protocol.bfv import choose_params
 from vitalring.protocol.cbor import digest
-from vitalring.protocol.secure_sum import Decrypt, threshold_params
+from vitalring.protocol.secure_sum import KEYLESS, Decrypt, threshold_params
 from vitalring.protocol.signing import public_key
 from vitalring.schema import Pattern
 
@@ -28,6 +28,8 @@ class AggregatorConfig:
     state_dir: Path
     broker: BrokerConfig
     sum_secret: Path | None = None
+    share_lost: bool = False
+    """Take part without a share of the joint key: recompute, commit and sign, never decrypt."""
     held_out: Path | None = None
     """Folder of a data set whose test devices, or test rows, models are evaluated on."""
     schedule: Schedule = field(default_factory=Schedule)
@@ -43,7 +45,8 @@ def load_study(config: AggregatorConfig) -> trust.StudyFiles:
 def load_decrypt(config: AggregatorConfig, study: trust.Study) -> Decrypt:
     """Return the key holder's part of a sum; nobody's with a joint key. Raises ConfigError."""
     plan = study.plan
-    if plan.secure_sum == "plain":
+    if plan.secure_sum in KEYLESS:
+        # What two gateways share is opened with both sums (`two_sums`).
         return lambda total: total
     if study.joint is not None:
         return _refuse_alone
@@ -56,27 +59,32 @@ def load_decrypt(config: AggregatorConfig, study: trust.Study) -> Decrypt:
 def load_party(config: AggregatorConfig, study: trust.Study, signing_seed: bytes) -> Party:
     """Return what this hospital decrypts with, together with others. Raises ConfigError."""
     plan, joint, key = study.plan, study.joint, public_key(signing_seed)
-    if config.sum_secret is None or joint is None:
-        raise ConfigError(f"sum_secret is missing: it names the share of study {plan.study}'s key")
+    if joint is None or (config.sum_secret is None) != config.share_lost:
+        raise ConfigError(
+            f"sum_secret names this hospital's share of study {plan.study}'s key; say "
+            "share_lost = true instead where it is lost"
+        )
     keys = [hospital.aggregator_key for hospital in study.federation.hospitals]
     if key not in keys:
         raise ConfigError(
             f"{config.signing_key} is the key of no hospital of federation {plan.federation}"
         )
-    params = threshold_params(plan.codec, plan.model.dimension, joint)
+    params, hospital = threshold_params(plan.codec, plan.model.dimension, joint), keys.index(key)
+    patience_ms = config.schedule.patience_ms
+    if config.sum_secret is None:
+        return Party(study, params, hospital, signing_seed, (), patience_ms)
     share = key_share.load_share(config.sum_secret, params)
     if digest(share.public_key) != study.sum_key.key:
         raise ConfigError(
             f"{config.sum_secret} is a share of another key than the study's: take the share of "
             "the ceremony whose fingerprint the hospitals compared"
         )
-    hospital = keys.index(key)
     if share.hospital != hospital:
         raise ConfigError(
             f"{config.sum_secret} is the share of {study.federation.hospitals[share.hospital].name}"
             f", and {config.signing_key} the key of {study.federation.hospitals[hospital].name}"
         )
-    return Party(study, params, hospital, signing_seed, share.pieces, config.schedule.patience_ms)
+    return Party(study, params, hospital, signing_seed, share.pieces, patience_ms)
 
 
 def _refuse_alone(_: object) -> NoReturn:

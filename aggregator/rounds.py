@@ -120,10 +120,16 @@ def keep_plan(db: sqlite3.Connection, number: int, signed: bytes, weights: bytes
     return store.Round(number, proposal, digest(signed), None, None)
 
 
-def conclude(db: sqlite3.Connection, aggregator: Aggregator, bundle: Bundle) -> GlobalModel | None:
+def conclude(
+    db: sqlite3.Connection,
+    aggregator: Aggregator,
+    bundle: Bundle,
+    reports: tuple[bytes, ...] = (),
+) -> GlobalModel | None:
     """Turn a closed round into a signed model; None where that is done already.
 
-    Raises RecordError for a report or a sum that is not to be believed.
+    `reports` go with the model to gateways that have to know each other's. Raises RecordError
+    for a report or a sum that is not to be believed.
     """
     study, current = aggregator.study, store.latest(db)
     report = trust.open_report(bundle.record, study.federation)
@@ -142,7 +148,7 @@ def conclude(db: sqlite3.Connection, aggregator: Aggregator, bundle: Bundle) -> 
             _log.error("round %d: the sum cannot be used: %s", current.number, error)
     result = result_of(db, aggregator, current, bundle.record, mean)
     signed = sign(result.model, [aggregator.signing_seed])
-    keep_model(db, result, signed, time.monotonic() - started)
+    keep_model(db, result, signed, time.monotonic() - started, reports)
     return result.model
 
 
@@ -228,7 +234,13 @@ def deadline_of(current: store.Round, study: trust.Study) -> int:
     return trust.open_round_plan(decode(Bundle, current.proposal).record, study).deadline_ms
 
 
-def keep_model(db: sqlite3.Connection, result: Result, signed: bytes, seconds: float) -> None:
+def keep_model(
+    db: sqlite3.Connection,
+    result: Result,
+    signed: bytes,
+    seconds: float,
+    reports: tuple[bytes, ...] = (),
+) -> None:
     """Keep a round's result with its signed model; it took so many seconds."""
     model = result.model
     with transaction(db):
@@ -241,7 +253,7 @@ def keep_model(db: sqlite3.Connection, result: Result, signed: bytes, seconds: f
             (
                 model.round,
                 model.plan,
-                encode(Bundle(signed, (result.weights,))),
+                encode(Bundle(signed, (result.weights, *reports))),
                 model.evaluation.macro_f1 if model.evaluation else None,
                 seconds,
             ),

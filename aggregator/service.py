@@ -12,13 +12,15 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from vitalring.aggregator import rounds, store
+from vitalring.aggregator import rounds, store, two_sums
 from vitalring.aggregator.channel import Channel
+from vitalring.aggregator.two_sums import TwoSums
 from vitalring.errors import StorageError, TransportError, VitalRingError
 from vitalring.mqtt import Message
-from vitalring.protocol import topics, trust
+from vitalring.protocol import topics, trust, two_server
+from vitalring.protocol.agreement import open_share_report
 from vitalring.protocol.cbor import decode, digest
 from vitalring.protocol.records import Bundle, GlobalModel
 
@@ -58,8 +60,9 @@ class AggregatorService:
         self._name = aggregator.study.federation.name
         self._stop = threading.Event()
         self._standing: _Standing | None = None
-        # Whether the gateway's log is known to hold the newest record.
-        self._logged = False
+        # Gateways whose logs are known to hold the newest record, and sums that came of the round.
+        self._logged_by: frozenset[int] = frozenset()
+        self._sums: dict[int, Bundle] = {}
         # When to say everything again (monotonic seconds).
         self._publish_at = 0.0
         self._stand(store.latest(db))
@@ -72,10 +75,15 @@ class AggregatorService:
             message = self._channel.receive()
             if self._channel.reconnected():
                 # The broker may have forgotten everything.
-                self._logged, self._publish_at = False, 0.0
+                self._logged_by, self._publish_at = frozenset(), 0.0
             if message is not None:
                 self._take(message)
             self._advance()
+
+    @property
+    def _logged(self) -> bool:
+        """Tell whether every gateway's log holds the newest record."""
+        return len(self._logged_by) == (2 if self._aggregator.study.shared else 1)
 
     def finished(self) -> bool:
         """Tell whether the final model is in the log."""
@@ -114,19 +122,17 @@ class AggregatorService:
         if self._standing is not None:
             self._channel.unwatch(self._standing.record)
         self._standing = _standing(current, self._aggregator.study) if current else None
-        self._logged, self._publish_at = False, 0.0
+        self._logged_by, self._publish_at = frozenset(), 0.0
 
     def _take(self, message: Message) -> None:
         try:
             topic = topics.parse(message.topic)
             if topic.kind is topics.Kind.SUM and message.payload:
-                bundle = decode(Bundle, self._channel.join(message.payload))
-                model = rounds.conclude(self._db, self._aggregator, bundle)
-                if model is not None:
-                    report(model)
-                    self._stand(store.latest(self._db))
+                self._conclude(decode(Bundle, self._channel.join(message.payload)))
+            elif topic.kind is topics.Kind.GATEWAY and message.payload:
+                self._take_from_second(topic, self._channel.join(message.payload))
             elif self._standing and topic.digest == self._standing.record and message.payload:
-                self._logged = True
+                self._logged_by |= {two_server.VECTOR}
         except (StorageError, TransportError, sqlite3.Error) as error:
             self._pause(error)
             self._channel.ask_again()  # the broker then brings it again
@@ -135,6 +141,45 @@ class AggregatorService:
             _log.error("the message on %s is refused: %s", message.topic[:120], error)
         self._channel.ack(message)
 
+    def _conclude(self, bundle: Bundle, from_: int = two_server.VECTOR) -> None:
+        """Make a model of a closed round; of two gateways' sums once both are here."""
+        aggregator, reports = self._aggregator, tuple[bytes, ...]()
+        if aggregator.study.shared:
+            self._sums[from_] = bundle
+            current = store.latest(self._db)
+            joined = self._joined(current) if current and current.model is None else None
+            if joined is None:
+                return
+            bundle, reports = joined.bundle, joined.reports
+            aggregator = replace(aggregator, decrypt=joined.decrypt)
+        model = rounds.conclude(self._db, aggregator, bundle, reports)
+        if model is not None:
+            report(model)
+            self._sums.clear()
+            self._stand(store.latest(self._db))
+
+    def _joined(self, current: store.Round) -> TwoSums | None:
+        """Return the sums of both gateways, once both are of the newest round."""
+        study = self._aggregator.study
+        for role, bundle in list(self._sums.items()):
+            if open_share_report(bundle.record, study.federation, role).plan != current.plan:
+                del self._sums[role]  # of an earlier round, which the broker still had
+        if len(self._sums) < len(two_server.ROLES):
+            return None
+        plan = trust.open_round_plan(decode(Bundle, current.proposal).record, study)
+        both = (self._sums[two_server.VECTOR], self._sums[two_server.SEED])
+        return two_sums.join(study, plan, current.plan, both)
+
+    def _take_from_second(self, topic: topics.Topic, content: bytes) -> None:
+        """Take what the second gateway says: its sum, and which record it logged last."""
+        hospitals = self._aggregator.study.federation.hospitals
+        if topic.hospital != hospitals[two_server.SEED].name:
+            return
+        if topic.step == "sum":
+            self._conclude(decode(Bundle, content), two_server.SEED)
+        elif topic.step == "logged" and self._standing and content == self._standing.record:
+            self._logged_by |= {two_server.SEED}
+
     def _pause(self, error: Exception) -> None:
         _log.error("the aggregator cannot go on, next try in %g s: %s", _PAUSE_S, error)
         self._stop.wait(_PAUSE_S)
@@ -142,7 +187,12 @@ class AggregatorService:
 
 def subscriptions(study: trust.Study) -> list[str]:
     """Return what an aggregator listens to."""
-    return [topics.sum_topic(study.federation.name)]
+    name = study.federation.name
+    if not study.shared:
+        return [topics.sum_topic(name)]
+    second = study.federation.hospitals[two_server.SEED].name
+    steps = [topics.gateway_topic(name, second, step) for step in ("sum", "logged")]
+    return [topics.sum_topic(name), *steps]
 
 
 def _standing(current: store.Round, study: trust.Study) -> _Standing:

@@ -18,7 +18,7 @@ from vitalring.models.runtime import TrainableModel
 from vitalring.protocol import limits, lsag, trust
 from vitalring.protocol.cbor import digest
 from vitalring.protocol.records import Federation, RoundPlan
-from vitalring.protocol.secure_sum import UpdateEncryptor
+from vitalring.protocol.secure_sum import KEYLESS, UpdateEncryptor
 from vitalring.protocol.signing import Signed
 from vitalring.protocol.weights import unpack_weights
 
@@ -137,7 +137,7 @@ class Workshop:
         """Return what encrypts updates to the study's key."""
         if study.sum_key_digest not in self._encryptors:
             self._encryptors[study.sum_key_digest] = study.encryptor(
-                self.object(study.sum_key.key) if study.plan.secure_sum != "plain" else b""
+                self.object(study.sum_key.key) if study.plan.secure_sum not in KEYLESS else b""
             )
         return self._encryptors[study.sum_key_digest]
 

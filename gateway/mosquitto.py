@@ -42,6 +42,11 @@ def aggregator_users(hospitals: Sequence[str]) -> dict[str, str]:
     return {name: f"{AGGREGATOR}-{check_name(name, 'hospital')}" for name in hospitals}
 
 
+def second_gateway_user(hospital: str) -> str:
+    """Return the user name of another hospital's gateway, which holds shares of updates."""
+    return f"{GATEWAY}-{check_name(hospital, 'hospital')}"
+
+
 @dataclass(frozen=True)
 class BrokerLimits:
     """What the broker takes on; every figure is enforced by Mosquitto itself.
@@ -94,12 +99,18 @@ class BrokerFiles:
     """Client credentials by user name: gateway, `aggregator_users`, each `cohort_user`."""
 
 
-def access_list(federation: str, cohorts: Sequence[str], hospitals: Sequence[str] = ()) -> str:
+def access_list(
+    federation: str,
+    cohorts: Sequence[str],
+    hospitals: Sequence[str] = (),
+    second_gateway: str = "",
+) -> str:
     """Return Mosquitto's access control list.
 
     What is not listed is denied, `$SYS` too. A cohort cannot read any uplink, not even its
     own, and no cohort can write another's. Of several `hospitals` each writes under its own
-    name alone what it says to the others and asks of the gateway.
+    name alone what it says to the others and asks of the gateway. `second_gateway` is the
+    hospital whose gateway reads what devices share with it, and no other uplink.
     """
     root = f"{ROOT}/{check_name(federation, 'federation')}"
     lines = [
@@ -130,11 +141,24 @@ def access_list(federation: str, cohorts: Sequence[str], hospitals: Sequence[str
                 f"topic write {root}/inner/of/{hospital}/#",
                 f"topic write {root}/inner/want/{hospital}",
             ]
+    if second_gateway:
+        lines += [
+            "",
+            f"user {second_gateway_user(second_gateway)}",
+            f"topic readwrite {root}/share/#",
+            f"topic read {root}/inner/propose",
+            f"topic read {root}/inner/model",
+            f"topic readwrite {root}/object/+",
+            f"topic readwrite {root}/inner/gateway/{second_gateway}/+",
+            f"topic read {root}/inner/gateway/+/held",
+            f"topic read {root}/inner/gateway/+/half",
+        ]
     for cohort in cohorts:
         lines += [
             "",
             f"user {cohort_user(cohort)}",
             f"topic write {root}/up/{cohort}/+",
+            *([f"topic write {root}/share/{cohort}/+"] if second_gateway else []),
             f"topic read {root}/plan/{cohort}",
             f"topic read {root}/receipts/{cohort}/+",
             f"topic read {root}/object/+",
@@ -226,6 +250,7 @@ def write(
     hosts: Sequence[str],
     *,
     hospitals: Sequence[str] = (),
+    second_gateway: str = "",
     port: int,
     now: datetime.datetime,
     bind: str = "0.0.0.0",  # noqa: S104
@@ -235,7 +260,8 @@ def write(
     """Write configuration, access list and missing certificates below `folder`.
 
     `hosts` are the names and addresses under which devices reach the broker, `hospitals` the
-    names of a federation of several. `now` is an aware UTC time. Running again with another
+    names of a federation of several, `second_gateway` one of them whose gateway holds shares
+    of updates (SPEC 10.6). `now` is an aware UTC time. Running again with another
     cohort adds its credential and changes no other.
 
     Raises:
@@ -243,10 +269,11 @@ def write(
         StorageError: when a file cannot be written.
     """
     folder = folder.resolve()
-    acl = access_list(federation, cohorts, hospitals)
+    acl = access_list(federation, cohorts, hospitals, second_gateway)
     text = configuration(folder, bind, port, limits or BrokerLimits(), _system_user())
     aggregators = dict.fromkeys(aggregator_users(hospitals).values()) or (AGGREGATOR,)
-    users = [GATEWAY, *aggregators, *(cohort_user(cohort) for cohort in cohorts)]
+    second = [second_gateway_user(second_gateway)] if second_gateway else []
+    users = [GATEWAY, *second, *aggregators, *(cohort_user(cohort) for cohort in cohorts)]
     name = f"VitalRing {federation}"
     tls = folder / "tls"
     credentials = provision(tls, name, hosts, users, now, certificate_days)

@@ -20,15 +20,19 @@ from vitalring.protocol.packing import pack_fields, unpack_fields
 from vitalring.protocol.quantise import Codec, field_count
 from vitalring.protocol.threshold.params import ThresholdParams, choose_threshold_params
 from vitalring.protocol.threshold.pieces import Access
+from vitalring.protocol.two_server import VectorSum, share_params
 
 Array = npt.NDArray[np.uint64]
 Decrypt = Callable[[Array], Array]
 """From a sum's residues to its plaintext coefficients: the key holder's part."""
 
-SECURE_SUMS = ("threshold-he", "single-he", "plain")
+SECURE_SUMS = ("threshold-he", "single-he", "two-server", "plain")
 """Modes of this version. `plain` protects nothing and is for comparison in simulations."""
 
-LATER_SUMS = ("two-server",)
+KEYLESS = ("two-server", "plain")
+"""Modes without a public key."""
+
+LATER_SUMS: tuple[str, ...] = ()
 
 _SALT_BYTES = 16
 
@@ -184,10 +188,15 @@ def threshold_params(codec: Codec, dimension: int, joint: Joint) -> ThresholdPar
 
 
 def sum_scheme(mode: str, codec: Codec, dimension: int, joint: Joint | None = None) -> SumScheme:
-    """Return how a plan's updates are added; `joint` goes with threshold-he. Raises ConfigError."""
+    """Return how a plan's updates are added; `joint` goes with threshold-he. Raises ConfigError.
+
+    Of two servers, how the first adds: sums of masked vectors.
+    """
     _check_joint(mode, joint)
     if mode == "plain":
         return PlainSum(codec, dimension)
+    if mode == "two-server":
+        return VectorSum(share_params(codec, dimension))
     return HeSum(he_params(codec, dimension, joint))
 
 
@@ -198,6 +207,8 @@ def update_encryptor(
     _check_joint(mode, joint)
     if mode == "plain":
         return PlainSum(codec, dimension)
+    if mode == "two-server":
+        raise ConfigError("with two-server a device does not encrypt: it splits its fields")
     return _HeEncryptor(he_params(codec, dimension, joint), public_key)
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from math import comb
 
 from vitalring.errors import RecordError
-from vitalring.protocol import limbs, lsag
+from vitalring.protocol import limbs, lsag, two_server
 from vitalring.protocol.cbor import R, digest
 from vitalring.protocol.privacy import check_privacy
 from vitalring.protocol.quantise import check_codec
@@ -25,6 +25,7 @@ from vitalring.protocol.records import (
     SumKey,
 )
 from vitalring.protocol.secure_sum import (
+    KEYLESS,
     Joint,
     SumScheme,
     UpdateEncryptor,
@@ -191,7 +192,7 @@ def open_study_files(read: Callable[[str], bytes], authority_key: bytes) -> Stud
     named |= {companion_file(name): name for name in model.companions}
     if model.features:
         named[FEATURES_FILE] = model.features
-    if study.plan.secure_sum != "plain":
+    if study.plan.secure_sum not in KEYLESS:
         named[KEY_FILE] = study.sum_key.key
     objects = {name: read(name) for name in named}
     for name, wanted in named.items():
@@ -310,6 +311,11 @@ def joint_of(plan: StudyPlan, hospitals: int) -> Joint | None:
 
 def _check_joint(plan: StudyPlan, hospitals: int) -> None:
     """SPEC 9.2: who decrypts is said where the sum has a joint key, and only there."""
+    if plan.secure_sum == "two-server" and hospitals != len(two_server.ROLES):
+        raise RecordError(
+            f"study {plan.study} shares its updates between the gateways of two hospitals, "
+            f"the federation has {hospitals}"
+        )
     if plan.secure_sum == "threshold-he":
         if not 2 <= plan.threshold <= hospitals:
             raise RecordError(

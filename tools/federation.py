@@ -27,7 +27,7 @@ from vitalring.protocol.records import (
     StudyPlan,
     SumKey,
 )
-from vitalring.protocol.secure_sum import threshold_params
+from vitalring.protocol.secure_sum import KEYLESS, threshold_params
 from vitalring.tools.hospital_keys import new_hospital
 from vitalring.tools.settings import StudySettings, hospitals_of
 
@@ -80,6 +80,16 @@ class Made:
     def hospitals(self) -> tuple[str, ...]:
         """Names of the hospitals; the first is the host, which runs gateway and broker."""
         return tuple(hospital.name for hospital in self.study.study.federation.hospitals)
+
+    @property
+    def gateways(self) -> tuple[str, ...]:
+        """Names of the hospitals that run a gateway: two where each holds a share."""
+        return self.hospitals if self.study.study.shared else self.hospitals[:1]
+
+    @property
+    def aggregators(self) -> tuple[str, ...]:
+        """Names of the hospitals that run an aggregator: one where two gateways hold shares."""
+        return self.hospitals[:1] if self.study.study.shared else self.hospitals
 
     @property
     def host(self) -> Path:
@@ -167,7 +177,7 @@ def _make_sum_key(
     `names` are the digests of the signed federation and plan. No bytes where the sum is in
     clear. A joint key that is made on one machine keeps nothing from that machine's owner.
     """
-    if plan.secure_sum == "plain":
+    if plan.secure_sum in KEYLESS:
         return b""
     folders = [layout.folder_of(hospital.name) for hospital in federation.hospitals]
     joint = trust.joint_of(plan, len(folders))

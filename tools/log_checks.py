@@ -12,6 +12,7 @@ from vitalring.models.artefact import artefact_from_bytes, initial_weights
 from vitalring.models.dataset import FeatureSchema
 from vitalring.models.dataset.statistics import Question
 from vitalring.protocol import commitments, lsag, trust
+from vitalring.protocol.agreement import open_share_report
 from vitalring.protocol.cbor import digest
 from vitalring.protocol.records import (
     Federation,
@@ -21,9 +22,11 @@ from vitalring.protocol.records import (
     StudyPlan,
 )
 from vitalring.protocol.release import SetCommitment
+from vitalring.protocol.secure_sum import KEYLESS
 from vitalring.protocol.signing import Signed
 from vitalring.protocol.update import round_context
 from vitalring.protocol.weights import pack_weights, unpack_weights
+from vitalring.tools import log_shares
 from vitalring.tools.log_folder import Entry, LogFolder, RoundEntries, blame
 
 
@@ -41,6 +44,8 @@ class RoundVerdict:
     admitted: int
     weights: bytes | None = None
     final: bool = False
+    reports: tuple[bytes, ...] = ()
+    """Digests of both gateways' reports, where each holds a share and the round has its model."""
 
 
 def open_logged_study(
@@ -64,7 +69,7 @@ def open_logged_study(
         sum_key = trust.open_sum_key(data[2], federation, study_plan)
     # 3. The objects that they name are here; step 2 of `verify_log` hashed them.
     start = _start(files, study_plan)
-    if study_plan.secure_sum != "plain":
+    if study_plan.secure_sum not in KEYLESS:
         files.blob(sum_key.key, "it is the public key of the encrypted sum")
     study = trust.Study(
         federation,
@@ -111,8 +116,9 @@ def check_round(
     number: int,
     logged: RoundEntries,
     before: bytes,
+    hospital: int = 0,
 ) -> RoundVerdict:
-    """Check a round that must start from the weights with digest `before`."""
+    """Check a round of a hospital's log; it must start from the weights with digest `before`."""
     # 1. A quorum signed the plan, which keeps to the study and is the next one.
     path = logged.plan.object_path
     data = files.record(logged.plan)
@@ -129,17 +135,20 @@ def check_round(
     if logged.report is None:
         return RoundVerdict(number, "open", len(study.roster.keys), 0)
     # 4. The report and the receipts say what the entries say.
-    report = _report(files, study, plan, logged, logged.report)
+    report = _report(files, study, plan, logged, logged.report, hospital)
+    log_shares.check_agreed(files, study, plan, logged, report)
     verdict = RoundVerdict(number, report.status, report.expected, report.admitted)
     # 5. Hospitals' words are theirs and about this round.
     committed = _words(files, study, plan, logged, logged.report)
     if logged.model is None:
         return verdict
     # 6. The model follows from this report, and enough hospitals committed to one set.
-    model = _model(files, study, plan, logged.report, report, logged.model)
+    named = log_shares.check_peer(files, study, plan, logged, hospital) or logged.report
+    model = _model(files, study, plan, named, report, logged.model)
+    reports = log_shares.reports_of(files, study, plan, model, logged, hospital)
     with blame(logged.model.object_path):
         commitments.check_committed(model, committed, study)
-    return replace(verdict, weights=model.weights, final=model.final)
+    return replace(verdict, weights=model.weights, final=model.final, reports=reports)
 
 
 def _check_updates(rings: list[lsag.Ring], plan: RoundPlan, logged: RoundEntries) -> None:
@@ -174,12 +183,19 @@ def _check_updates(rings: list[lsag.Ring], plan: RoundPlan, logged: RoundEntries
 
 
 def _report(
-    files: LogFolder, study: trust.Study, plan: RoundPlan, logged: RoundEntries, entry: Entry
+    files: LogFolder,
+    study: trust.Study,
+    plan: RoundPlan,
+    logged: RoundEntries,
+    entry: Entry,
+    hospital: int,
 ) -> RoundReport:
-    # 1. A gateway of the federation signed the report.
+    # 1. A gateway of the federation signed the report; where there are two, the log's own.
     data = files.record(entry)
     with blame(entry.object_path):
         report = trust.open_report(data, study.federation)
+        if study.shared:
+            report = open_share_report(data, study.federation, hospital)
     # 2. It is this round's, and counts what the log counts.
     counted = len(logged.updates)
     status = "summed" if counted >= plan.min_cohort else "below_min_cohort"

@@ -15,7 +15,12 @@ from vitalring.edge_agent.announcement import log_keys
 from vitalring.errors import LogError, VitalRingError
 from vitalring.protocol import commitments, limits, tiles, trust
 from vitalring.protocol.cbor import decode, type_of
-from vitalring.protocol.checkpoint import MAX_NOTE_BYTES, Checkpoint, parse_and_verify
+from vitalring.protocol.checkpoint import (
+    MAX_NOTE_BYTES,
+    Checkpoint,
+    VerifierKey,
+    parse_and_verify,
+)
 from vitalring.protocol.records import AcceptedUpdate, Federation, LoggedObject
 from vitalring.protocol.signing import Signed
 
@@ -71,9 +76,13 @@ class RoundEntries:
 
     plan: Entry
     updates: tuple[tuple[Entry, AcceptedUpdate], ...]
+    agreed: Entry | None
+    """The set that two gateways signed, where each holds a share."""
     report: Entry | None
     words: tuple[Entry, ...]
     """Commitments to the round's set, and refusals, as hospitals gave them."""
+    peer: Entry | None
+    """The other gateway's report."""
     model: Entry | None
 
 
@@ -146,7 +155,7 @@ class LogFolder:
         """Return the checkpoint that a log of this federation signed."""
         note = self.read("checkpoint", MAX_NOTE_BYTES, "every log folder holds one")
         with blame("checkpoint"):
-            checkpoint = parse_and_verify(note, log_keys(federation))
+            checkpoint = parse_and_verify(note, (*log_keys(federation), *_other_logs(federation)))
         # Lines of unknown keys would be bytes that nothing vouches for.
         if note.rpartition(b"\n\n")[2].count(b"\n") != 1:
             raise LogError("checkpoint: carries more than the log's own signature")
@@ -187,6 +196,15 @@ class LogFolder:
                 raise LogError(f"{path}: cannot be read: {error.strerror}") from error
 
 
+def _other_logs(federation: Federation) -> list[VerifierKey]:
+    """Return the keys of logs that are not the host's."""
+    return [
+        VerifierKey(trust.log_origin(federation, number), hospital.log_key)
+        for number, hospital in enumerate(federation.hospitals)
+        if number
+    ]
+
+
 def history(entries: list[Entry]) -> tuple[list[Entry], list[RoundEntries]]:
     """Split a log into its study's records and its rounds (SPEC 8.15).
 
@@ -215,14 +233,25 @@ def _round(queue: list[Entry]) -> RoundEntries:
     while queue and isinstance(queue[-1].value, AcceptedUpdate):
         updates.append((queue[-1], queue[-1].value))
         queue.pop()
-    report = queue.pop() if queue and queue[-1].kind == "round-report" else None
-    if updates and report is None:
-        raise updates[-1][0].fault("is an update that no round-report follows")
+    agreed = _next(queue, "agreed-set")
+    report = _next(queue, "round-report")
+    if report is None and (agreed or updates):
+        last = agreed or updates[-1][0]
+        what = "a set" if agreed else "an update"
+        raise last.fault(f"is {what} that no round-report follows")
     words = []
     while report and queue and queue[-1].kind in commitments.KINDS:
         words.append(queue.pop())
-    model = queue.pop() if report and queue and queue[-1].kind == "global-model" else None
-    return RoundEntries(plan, tuple(updates), report, tuple(words), model)
+    peer = _next(queue, "peer-report") if report else None
+    model = _next(queue, "global-model") if report else None
+    if peer and model is None:
+        raise peer.fault("is a peer-report that no model follows")
+    return RoundEntries(plan, tuple(updates), agreed, report, tuple(words), peer, model)
+
+
+def _next(queue: list[Entry], kind: str) -> Entry | None:
+    """Take the next entry if it is of this kind."""
+    return queue.pop() if queue and queue[-1].kind == kind else None
 
 
 def _entry(position: int, size: int, data: bytes) -> Entry:

@@ -12,7 +12,13 @@ from pathlib import Path
 
 from vitalring.files import write_atomic
 from vitalring.gateway.certificates import AUTHORITY
-from vitalring.gateway.mosquitto import GATEWAY, aggregator_users, cohort_user
+from vitalring.gateway.mosquitto import (
+    GATEWAY,
+    aggregator_users,
+    cohort_user,
+    second_gateway_user,
+)
+from vitalring.protocol.secure_sum import KEYLESS
 from vitalring.tools.federation import SUM_KEY_FILE, Made
 
 Table = Mapping[str, object]
@@ -59,9 +65,15 @@ def schedule(window_s: float, timeout_s: float, patience: int) -> Table:
     }
 
 
-def users_of(cohort: str, hospitals: Sequence[str]) -> tuple[str, ...]:
-    """Return who comes to a study's broker."""
-    return (GATEWAY, *aggregator_users(hospitals).values(), cohort_user(cohort))
+def users_of(cohort: str, hospitals: Sequence[str], *, shared: bool = False) -> tuple[str, ...]:
+    """Return who comes to a study's broker; `shared` where two gateways hold shares."""
+    aggregators = aggregator_users(hospitals)
+    others = (
+        (aggregators[hospitals[0]], second_gateway_user(hospitals[1]))
+        if shared
+        else tuple(aggregators.values())
+    )
+    return (GATEWAY, *others, cohort_user(cohort))
 
 
 def broker_of_folder(folder: Path, url: str, users: Sequence[str], reconnect_s: float) -> Broker:
@@ -77,9 +89,10 @@ def broker_of_folder(folder: Path, url: str, users: Sequence[str], reconnect_s: 
     )
 
 
-def write_gateway(made: Made, broker: Broker) -> None:
-    """Write `gateway.toml` into the host's folder."""
-    home = made.host
+def write_gateway(made: Made, hospital: str, broker: Broker) -> None:
+    """Write `gateway.toml` into the folder of a hospital that runs a gateway."""
+    home = made.layout.folder_of(hospital)
+    user = GATEWAY if hospital == made.hospitals[0] else second_gateway_user(hospital)
     _write(
         home / "gateway.toml",
         {
@@ -88,7 +101,7 @@ def write_gateway(made: Made, broker: Broker) -> None:
             "log_key": "log.seed",
             "sealing_key": "sealing.key",
             "state_dir": "gateway",
-            "broker": _broker_table(broker, GATEWAY, home),
+            "broker": _broker_table(broker, user, home),
         },
     )
 
@@ -104,7 +117,7 @@ def write_aggregator(
         "signing_key": "aggregator.seed",
         "state_dir": "aggregator",
     }
-    if made.study.study.plan.secure_sum != "plain":
+    if made.study.study.plan.secure_sum not in KEYLESS:
         table["sum_secret"] = SUM_KEY_FILE
     if held_out is not None:
         table["held_out"] = _relative(held_out, home)

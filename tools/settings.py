@@ -19,6 +19,9 @@ SERVERS: Mapping[str, ServerOptimiser] = {
 """The server optimisers with their default settings."""
 
 
+_GATEWAYS = 2
+"""Gateways that shares of an update go to."""
+
 _HOSPITALS = 3
 """Hospitals of a joint key where a study does not say: one may be away, and none decrypts alone."""
 
@@ -64,7 +67,7 @@ class StudySettings:
     the weight fits into the same ciphertexts: a quarter fewer bytes."""
     secure_sum: str = "threshold-he"
     hospitals: Annotated[int, Range(0, 64)] = 0
-    """How many hospitals hold a share of the key; 0 is 3 with threshold-he, and else 1."""
+    """How many hospitals there are; 0 is 3 with threshold-he, 2 with two-server, and else 1."""
     threshold: Annotated[int, Range(0, 64)] = 0
     """How many of them decrypt together; 0 is a majority."""
     groups: Annotated[int, Range(1, 64)] = 1
@@ -92,6 +95,13 @@ def hospitals_of(settings: StudySettings) -> tuple[int, int]:
     Raises ConfigError for numbers that do not go together.
     """
     joint = settings.secure_sum == "threshold-he"
+    if settings.secure_sum == "two-server":
+        if settings.hospitals not in (0, _GATEWAYS) or settings.threshold:
+            raise ConfigError(
+                f"{settings.hospitals} hospitals and a threshold of {settings.threshold} do not go "
+                f"with two-server: its shares go to the gateways of {_GATEWAYS} hospitals"
+            )
+        return _GATEWAYS, 0
     hospitals = settings.hospitals or (_HOSPITALS if joint else 1)
     if not joint:
         if hospitals > 1 or settings.threshold:

@@ -18,8 +18,12 @@ from vitalring.errors import LogError, VitalRingError
 from vitalring.protocol.privacy import Privacy
 from vitalring.protocol.records import StudyPlan
 from vitalring.protocol.trust import FEATURES_FILE
+from vitalring.tools import log_shares
 from vitalring.tools.log_checks import RoundVerdict, check_round, open_logged_study
 from vitalring.tools.log_folder import LogFolder, blame, file_digest, history
+
+SECOND_LOG = "-2"
+"""What follows `log` in the name of the folder of a second gateway's log."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,8 @@ class Verdict:
     privacy: Privacy
     epsilon: float
     findings: tuple[str, ...]
+    hospital: int = 0
+    """Whose log this is, where two gateways have one each."""
 
 
 def verify_log(folder: Path, authority_key: bytes | None) -> Verdict:
@@ -63,12 +69,13 @@ def verify_log(folder: Path, authority_key: bytes | None) -> Verdict:
     study_entries, rounds = history(entries)
     # 7. The study's records are signed and fit one another.
     study, rings, weights = open_logged_study(files, study_entries, federation)
+    hospital = log_shares.whose_log(checkpoint.origin, study)
     # 8. Each round keeps to the study and follows from the one before.
     verdicts: list[RoundVerdict] = []
     for number, logged in enumerate(rounds, 1):
         if verdicts and verdicts[-1].final:
             raise logged.plan.fault("follows on the model that was called final")
-        verdicts.append(check_round(files, study, rings, number, logged, weights))
+        verdicts.append(check_round(files, study, rings, number, logged, weights, hospital))
         weights = verdicts[-1].weights or weights
     # 9. No file is left over.
     files.require_all_asked()
@@ -91,6 +98,7 @@ def verify_log(folder: Path, authority_key: bytes | None) -> Verdict:
         privacy=plan.privacy,
         epsilon=epsilon,
         findings=tuple(_findings(plan, verdicts, key_from_folder=authority_key is None)),
+        hospital=hospital,
     )
 
 
@@ -105,6 +113,8 @@ def verify_folder(folder: Path, authority_key: bytes | None) -> Verdict:
         verdict = verify_log(folder / "log", authority_key)
     except LogError as error:
         raise LogError(f"log/{error}") from error
+    if (folder / f"log{SECOND_LOG}").is_dir():
+        verdict = _with_second_log(folder, verdict, authority_key)
     _check_statistics(folder, authority_key)
     weights = folder / "weights.bin"
     if weights.is_file() and file_digest(weights, weights.name) != verdict.final_weights:
@@ -113,6 +123,22 @@ def verify_folder(folder: Path, authority_key: bytes | None) -> Verdict:
         finding = "there is no weights.bin here to hold against the log's newest model"
         verdict = replace(verdict, findings=(*verdict.findings, finding))
     return verdict
+
+
+def _with_second_log(folder: Path, first: Verdict, authority_key: bytes | None) -> Verdict:
+    """Check the second gateway's log, and that both tell of the same rounds."""
+    name = f"log{SECOND_LOG}"
+    try:
+        second = verify_log(folder / name, authority_key)
+    except LogError as error:
+        raise LogError(f"{name}/{error}") from error
+    if first.hospital == second.hospital or first.authority_key != second.authority_key:
+        raise LogError(f"{name}/checkpoint: not the log of this study's other gateway")
+    for one, other in zip(first.rounds, second.rounds, strict=False):
+        if one.weights and other.weights and one != other:
+            raise LogError(f"{name}/checkpoint: round {one.number} is another one than in log/")
+    finding = f"the second gateway's log, root {second.root.hex()}, tells of the same rounds"
+    return replace(first, findings=(*first.findings, finding))
 
 
 def _check_statistics(folder: Path, authority_key: bytes | None) -> None:

@@ -174,7 +174,8 @@ def _processes_with(text: str) -> list[str]:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"secure_sum": "two-server"}, "two-server is not available"),
+        ({"secure_sum": "two-server", "hospitals": 3}, "gateways of 2 hospitals"),
+        ({"secure_sum": "two-server", "threshold": 2}, "gateways of 2 hospitals"),
         ({"secure_sum": "secret"}, "'secret' is not known"),
         ({"unit": "device"}, "unit device is not available"),
         ({"noise": "distributed"}, "noise distributed is not available"),

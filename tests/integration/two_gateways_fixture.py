@@ -103,8 +103,12 @@ class ShareGateway:
         return agreement.give_up(self.db, self.closing)
 
     def close(self):
-        expected = len(self.federation.devices)
-        rounds.close(self.db, self.log_key, self.closing.plan, expected, {}, self.now_ms)
+        expected, known = (
+            len(self.federation.devices),
+            agreement.state(self.db, self.closing.digest),
+        )
+        plan = self.closing.plan
+        rounds.close(self.db, self.log_key, plan, expected, {}, self.now_ms, known.both)
 
     def lie(self, **changes):
         """Sign a share set that differs from the true one."""

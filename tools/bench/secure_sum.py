@@ -15,7 +15,7 @@ from typing import Any
 from rich.console import Console
 
 from vitalring.files import write_atomic
-from vitalring.protocol.secure_sum import he_params, threshold_params
+from vitalring.protocol.secure_sum import KEYLESS, he_params, threshold_params
 from vitalring.tools.bench.child import require_modules, run_child
 from vitalring.tools.bench.machine import machine
 from vitalring.tools.bench.secure_sum_cell import (
@@ -31,6 +31,7 @@ from vitalring.tools.bench.table import markdown, print_tables
 
 SIDES = (
     ("plain", 1, 1),
+    ("two-server", 1, 1),
     ("single-he", 1, 1),
     ("threshold-he", 3, 2),
     ("threshold-he", 3, 3),
@@ -190,7 +191,7 @@ def _write_keys(cell: Cell, folder: Path) -> None:
         for piece in (piece for pieces, _ in made for piece in pieces):
             (folder / f"{piece.index}.piece").write_bytes(encode_piece(piece))
         public = join((contribution for _, contribution in made), _CONTEXT, params)
-    elif cell.mode != "plain":
+    elif cell.mode not in KEYLESS:
         secret = key.generate(he_params(cell.codec, cell.dimension, None))
         secret.save(folder / "secret.key")
         public = secret.public_key()

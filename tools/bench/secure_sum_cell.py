@@ -57,6 +57,16 @@ def update(number: int, dimension: int) -> npt.NDArray[np.float32]:
     return (vector / np.linalg.norm(vector)).astype(np.float32)
 
 
+def update_file(number: int, part: int = 0) -> str:
+    """Return the name of the file of an update, or of the half for the second of two servers."""
+    return f"{number}.half" if part else f"{number}.update"
+
+
+def sum_file(part: int = 0) -> str:
+    """Return the name of the file of a sum, or of the second server's."""
+    return "masks" if part else "sum"
+
+
 @dataclass(frozen=True)
 class Sizes:
     """What is measured: every dimension with every number of devices."""

@@ -8,34 +8,43 @@ import time
 from pathlib import Path
 from typing import Any
 
-from vitalring.protocol.secure_sum import sum_scheme
+from vitalring.protocol.secure_sum import SumScheme, sum_scheme
+from vitalring.protocol.two_server import SEED, share_params, share_sum
 from vitalring.stopwatch import Stages
 from vitalring.tools.bench.child import answer, peak_bytes
-from vitalring.tools.bench.secure_sum_cell import Cell
+from vitalring.tools.bench.secure_sum_cell import Cell, sum_file, update_file
 
 
 def measure(request: dict[str, Any]) -> dict[str, Any]:
     """Add updates over and over, and write the sum in which each of them is once.
 
     The sum of more copies than one would not decrypt: the noise of equal ciphertexts adds up
-    faster than that of different ones, for which parameters are chosen.
+    faster than that of different ones, for which parameters are chosen. Of two servers both are
+    measured in one process, one after the other.
     """
     cell, folder = Cell(**request["cell"]), Path(request["folder"])
-    scheme = sum_scheme(cell.mode, cell.codec, cell.dimension, cell.joint)
-    stored = b""
+    schemes: list[SumScheme] = [sum_scheme(cell.mode, cell.codec, cell.dimension, cell.joint)]
+    if cell.mode == "two-server":
+        schemes.append(share_sum(SEED, share_params(cell.codec, cell.dimension)))
+    stored = [b""] * len(schemes)
     samples = []
     for turn in range(cell.additions):
-        content = (folder / f"{turn % cell.updates}.update").read_bytes()
+        number = turn % cell.updates
+        contents = [
+            (folder / update_file(number, part)).read_bytes() for part in range(len(stored))
+        ]
         watch = Stages(time.process_time)
-        total = scheme.decode(content)
+        totals = [scheme.decode(content) for scheme, content in zip(schemes, contents, strict=True)]
         watch.done("check")
-        if stored:
-            total = scheme.add(scheme.decode_sum(stored), total)
-        stored = scheme.encode_sum(total)
+        for part, (scheme, total) in enumerate(zip(schemes, totals, strict=True)):
+            before = stored[part]
+            added = scheme.add(scheme.decode_sum(before), total) if before else total
+            stored[part] = scheme.encode_sum(added)
         watch.done("add")
         samples.append(watch.seconds)
         if turn + 1 == cell.updates:
-            (folder / "sum").write_bytes(stored)
+            for part, content in enumerate(stored):
+                (folder / sum_file(part)).write_bytes(content)
     return {"samples": samples, "peak_bytes": peak_bytes()}
 
 

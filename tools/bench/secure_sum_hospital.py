@@ -16,12 +16,13 @@ import numpy.typing as npt
 
 from vitalring.aggregator import key
 from vitalring.protocol.quantise import decode_sum
-from vitalring.protocol.secure_sum import HeSum, Joint, sum_scheme, threshold_params
+from vitalring.protocol.secure_sum import Decrypt, HeSum, Joint, sum_scheme, threshold_params
 from vitalring.protocol.threshold import decryption
 from vitalring.protocol.threshold.pieces import decode_piece
+from vitalring.protocol.two_server import Unmask, VectorSum
 from vitalring.stopwatch import Stages
 from vitalring.tools.bench.child import answer, peak_bytes
-from vitalring.tools.bench.secure_sum_cell import SEED, Cell, update
+from vitalring.tools.bench.secure_sum_cell import SEED, Cell, sum_file, update
 
 
 @dataclass(frozen=True)
@@ -55,13 +56,16 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def _one_holder(cell: Cell, folder: Path, stored: bytes) -> Callable[[], Opened]:
-    """Return what opens a sum of one key holder, or one in clear."""
+    """Return what opens a sum of one key holder, one in clear, or those of two servers."""
     scheme = sum_scheme(cell.mode, cell.codec, cell.dimension)
     held = key.load(folder / "secret.key", scheme.params) if isinstance(scheme, HeSum) else None
-    decrypt = held.decrypt if held else np.asarray
+    masks = (folder / sum_file(1)).read_bytes() if isinstance(scheme, VectorSum) else b""
 
     def open_once() -> Opened:
         watch = Stages(time.process_time)
+        decrypt: Decrypt = held.decrypt if held else np.asarray
+        if isinstance(scheme, VectorSum):
+            decrypt = Unmask(scheme.decode_sum(masks), scheme.params)
         fields = scheme.open_sum(scheme.decode_sum(stored), cell.updates, decrypt)
         watch.done("decrypt")
         return Opened(fields, [watch.seconds])

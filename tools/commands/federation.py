@@ -11,7 +11,7 @@ from vitalring.config import load_config
 from vitalring.edge_agent.config import DEVICE_ID, AgentConfig
 from vitalring.errors import ConfigError
 from vitalring.files import read_file, write_atomic
-from vitalring.gateway.mosquitto import aggregator_users
+from vitalring.gateway.mosquitto import aggregator_users, second_gateway_user
 from vitalring.models.artefact import Artefact
 from vitalring.models.catalogue import find_artefact, is_of_one_size, load_of_one_size
 from vitalring.models.dataset import FeatureSchema, load_dataset, load_table
@@ -167,7 +167,8 @@ def _init(options: argparse.Namespace) -> int:
     settings = load_config(StudySettings, options.config)
     names = _names(options.devices)
     hospitals = federation.hospital_names(hospitals_of(settings)[0])
-    broker = _broker(options, roles.users_of(settings.cohort, hospitals))
+    shared = settings.secure_sum == "two-server"
+    broker = _broker(options, roles.users_of(settings.cohort, hospitals, shared=shared))
     folder: Path = options.folder
     if folder.exists():
         raise ConfigError(f"{folder} exists already: name a new folder")
@@ -187,7 +188,10 @@ def _init(options: argparse.Namespace) -> int:
     print(f"\nkeep {folder / 'authority'} offline; copy each folder of {folder / 'devices'}")
     print(f"to its device, and each folder of {folder / 'hospitals'} with {folder / 'public'}")
     print("to that hospital's server")
-    if len(made.hospitals) > 1:
+    if shared:
+        print(f"\n{made.hospitals[0]} runs broker, gateway and aggregator, {made.hospitals[1]} a")
+        print("gateway: whoever has the secrets of both can read single updates")
+    elif len(made.hospitals) > 1:
         print(f"\n{made.hospitals[0]} runs gateway and broker. This machine has seen all shares of")
         print("the key: for a real study let each hospital make its own, docs/keys.md says how")
     return 0
@@ -203,14 +207,16 @@ def _configure(options: argparse.Namespace) -> int:
     made = federation.Made(layout, key, files)
     hosting = name == made.hospitals[0]
     roster = files.study.roster
-    users = roles.users_of(roster.cohort, made.hospitals)
-    ours = [aggregator_users(made.hospitals)[name]]
+    shared = files.study.shared
+    users = roles.users_of(roster.cohort, made.hospitals, shared=shared)
+    ours = [second_gateway_user(name) if shared else aggregator_users(made.hospitals)[name]]
     broker = _broker(options, users if hosting else ours)
     devices = sorted(path.name for path in (folder / "devices").glob("*") if path.is_dir())
     _write_roles(options, options.patience, made, broker, devices if hosting else [], [name])
     for line in federation.describe(made):
         print(line)
-    services = ("gateway", "aggregator") if hosting else ("aggregator",)
+    running = (("gateway", made.gateways), ("aggregator", made.aggregators))
+    services = [service for service, hospitals in running if name in hospitals]
     print("\nstart here:")
     for service in services:
         path = layout.folder_of(name) / f"{service}.toml"
@@ -232,8 +238,10 @@ def _write_roles(
     schedule = roles.schedule(options.window, options.timeout, patience)
     for hospital in hospitals or made.hospitals:
         hosting = hospital == made.hospitals[0]
-        if hosting:
-            roles.write_gateway(made, broker)
+        if hospital in made.gateways:
+            roles.write_gateway(made, hospital, broker)
+        if hospital not in made.aggregators:
+            continue
         # Made for all at once, only the host's folder of records is on this machine.
         held_out = options.held_out if hosting or hospitals else None
         roles.write_aggregator(made, hospital, broker, schedule, held_out)

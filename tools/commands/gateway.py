@@ -25,6 +25,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="name of a hospital with an aggregator here; repeat it for a federation of several",
     )
     init.add_argument(
+        "--second-gateway",
+        default="",
+        metavar="NAME",
+        help="name of the hospital whose gateway holds shares, with secure_sum two-server",
+    )
+    init.add_argument(
         "--host", action="append", required=True, help="name or address of the broker; repeatable"
     )
     init.add_argument("--port", type=int, default=8883)
@@ -60,6 +66,7 @@ def _init(options: argparse.Namespace) -> int:
         options.cohort,
         options.host,
         hospitals=options.hospital,
+        second_gateway=options.second_gateway,
         port=options.port,
         bind=options.bind,
         now=datetime.datetime.now(datetime.UTC),

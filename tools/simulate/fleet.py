@@ -72,15 +72,16 @@ class Party:
 
 @contextmanager
 def parties(made: Made, logs: Path, devices: Sequence[str], workers: int) -> Iterator[list[Party]]:
-    """Run the gateway, each hospital's aggregator, and agents while the block lasts."""
+    """Run each gateway, each aggregator, and agents while the block lasts."""
     layout = made.layout
     with ExitStack() as stack:
-        started = [stack.enter_context(_party("gateway", "gateway", made.host, logs))]
-        for number, hospital in enumerate(made.hospitals):
-            # The host's log is found under the same name however many hospitals there are.
-            name = f"aggregator-{hospital}" if number else "aggregator"
-            folder = layout.folder_of(hospital)
-            started.append(stack.enter_context(_party("aggregator", name, folder, logs)))
+        started = []
+        for role, hospitals in (("gateway", made.gateways), ("aggregator", made.aggregators)):
+            for number, hospital in enumerate(hospitals):
+                # The host's log is found under the same name however many hospitals there are.
+                name = f"{role}-{hospital}" if number else role
+                folder = layout.folder_of(hospital)
+                started.append(stack.enter_context(_party(role, name, folder, logs)))
         for index in range(workers):
             arguments = ["agent", "run"]
             for name in devices[index::workers]:

@@ -161,8 +161,9 @@ def write_configs(
     """Write every role's configuration file."""
     broker = roles.Broker(url, roles.reconnect_s(settings.timeout_s))
     schedule = roles.schedule(settings.window_s, settings.timeout_s, settings.study.patience)
-    roles.write_gateway(made, broker)
-    for hospital in made.hospitals:
+    for hospital in made.gateways:
+        roles.write_gateway(made, hospital, broker)
+    for hospital in made.aggregators:
         # Held-out records are the host's; the others sign what they can recompute.
         held_out = fleet.folder if hospital == made.hospitals[0] else None
         roles.write_aggregator(made, hospital, broker, schedule, held_out)

@@ -13,6 +13,7 @@ from vitalring.tools.federation import Layout, Made
 from vitalring.tools.settings import SimulationSettings
 from vitalring.tools.simulate import fleet, layout, watch
 from vitalring.tools.simulate.progress import Display
+from vitalring.tools.verify import SECOND_LOG
 
 _POLL_S = 0.2
 STOPPING = "stopping; the same command goes on from here"
@@ -90,10 +91,15 @@ class Phase:
 
 
 def write_log(made: Made, folder: Path) -> bytes:
-    """Write a study's log into `folder`; return its checkpoint."""
-    db = store.open_store(made.host / "gateway")
-    try:
-        export_log(db, made.study, folder)
-    finally:
-        db.close()
+    """Write a study's log into `folder`; return its checkpoint.
+
+    That of a second gateway is written beside it.
+    """
+    for number, hospital in enumerate(made.gateways):
+        db = store.open_store(made.layout.folder_of(hospital) / "gateway")
+        try:
+            target = folder.with_name(f"{folder.name}{SECOND_LOG}") if number else folder
+            export_log(db, made.study, target)
+        finally:
+            db.close()
     return read_file(folder / "checkpoint")
