@@ -7,6 +7,7 @@ ends the release.
 """
 
 import contextlib
+import logging
 from dataclasses import dataclass, field
 
 from vitalring.aggregator.release_store import Bound, Key, Refused, RoundStore
@@ -26,10 +27,12 @@ from vitalring.protocol.signing import sign, verify
 from vitalring.protocol.threshold.params import ThresholdParams
 from vitalring.protocol.threshold.pieces import SecretPiece
 
+_log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Party:
-    """What a hospital needs to take part, all rounds alike."""
+    """What a hospital needs to take part, all rounds alike; no pieces where its share is lost."""
 
     study: trust.Study
     params: ThresholdParams
@@ -97,6 +100,9 @@ class Messages:
         record = ReleaseRefusal(bound.plan, bound.report, refused.reason, refused.subject)
         content = sign(record, [self._party.signing_seed])
         self._store.refuse(bound.set, content, refused)
+        _log.error(
+            "round %d is not decrypted here: %s: %s", self._number, refused.reason, refused.detail
+        )
 
     def say(self, step: str, attempt: int, content: bytes, *, shown: bool = True) -> None:
         """Keep a message of our own; the caller holds a transaction and then calls `reload`."""

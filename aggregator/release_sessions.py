@@ -122,8 +122,12 @@ class Sessions:
         return ready[: 1 + max(0, now_ms - times.shown_ms) // self._party.patience_ms]
 
     def _promise(self, attempt: int, totals: list[Residues], asked: bytes) -> None:
-        """Compute check and part once, keep them back, and promise them."""
-        if (self._me, attempt) in self._messages.promises or self._owed(attempt):
+        """Compute check and part once, keep them back, and promise them.
+
+        A hospital that lost its share promises nothing; others go on without it.
+        """
+        held = bool(self._party.pieces)
+        if not held or (self._me, attempt) in self._messages.promises or self._owed(attempt):
             return
         party, params, members = self._party, self._party.params, self._sets[attempt]
         # One release for each set of members is the rehearsal's (SPEC 5.14).

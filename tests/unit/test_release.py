@@ -125,6 +125,23 @@ def test_others_open_the_sum_when_one_of_three_falls_silent(tmp_path, step, sile
     assert release_store.failed_checks(others[0].db, others[0].world.study.sum_key_digest) == 0
 
 
+@pytest.mark.parametrize("lost", range(3))
+def test_others_decrypt_when_one_has_lost_its_share(tmp_path, monkeypatch, lost):
+    there = world(3, 2)
+    whole = there.party
+    monkeypatch.setattr(
+        there,
+        "party",
+        lambda h, **changes: whole(h, **({"pieces": ()} if h == lost else {}), **changes),
+    )
+    nodes, network = begin(tmp_path, there)
+    network.run()
+    # It committed, and opens the sum from what the others show.
+    assert all(opens(nodes))
+    assert lost not in nodes[lost].outcome.members
+    assert not any(step in ("promise", "check", "part") for step, _ in nodes[lost].said())
+
+
 @pytest.mark.parametrize("hospitals, threshold, silent", [(3, 2, 1), (5, 3, 2), (3, 3, 1)])
 def test_too_few_commitments_open_nothing(tmp_path, hospitals, threshold, silent):
     there = world(hospitals, threshold)
