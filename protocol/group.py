@@ -1,6 +1,6 @@
 """The prime-order group of Ed25519 on libsodium, with strict decoding (SPEC 6.1 to 6.3).
 
-Points and scalars are their 32-byte encodings. Every function but `add` refuses points
+Points and scalars are their 32-byte encodings. Every function but `add` and `sub` refuses points
 that are not canonical, of prime order and different from the identity; sums of valid
 points stay in the prime-order group. Scalar arithmetic and multiplication run in
 libsodium, in constant time, so that they may be given secrets.
@@ -22,6 +22,9 @@ POINT_BYTES: Final = 32
 SCALAR_BYTES: Final = 32
 ORDER: Final = 2**252 + 27742317777372353535851937790883648493
 """Number of elements of the group (RFC 8032 §5.1: L)."""
+
+IDENTITY: Final = bytes([1]) + bytes(31)
+"""Encoding of the identity, which `add` and `sub` may return and nothing else accepts."""
 
 _SOUND_RELEASE: Final = (1, 6, 2)
 _TORSION_PROBE: Final = bytes([0x95] + [0x99] * 31)
@@ -154,6 +157,14 @@ def add(p: bytes, q: bytes) -> bytes:
     """Sum of two valid points; may be the identity, which no other function here accepts."""
     try:
         return bindings.crypto_core_ed25519_add(p, q)
+    except CryptoError as error:
+        raise SignatureError(f"{p.hex()} or {q.hex()} is not on the curve") from error
+
+
+def sub(p: bytes, q: bytes) -> bytes:
+    """Difference of two valid points; may be the identity, as a sum may."""
+    try:
+        return bindings.crypto_core_ed25519_sub(p, q)
     except CryptoError as error:
         raise SignatureError(f"{p.hex()} or {q.hex()} is not on the curve") from error
 

@@ -1,0 +1,1 @@
+"""Linkable ring signatures of logarithmic size: suite 2, beside LSAG (`protocol.lsag`)."""

@@ -1,0 +1,235 @@
+"""Checking signatures of suite 2, alone and in batches (clauses 6.18 and 6.19 of SPEC.md).
+
+A batch has one ring and one context. What concerns a signature alone, its encoding and its
+tag, is checked first and costs the same few multiplications alone or in a batch. The rest
+of every signature is one equation between points; a random combination of them all is
+checked by one pass over the ring. A batch that fails is halved until the bad signatures
+are found or the passes allowed are used up.
+"""
+
+import secrets
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from itertools import chain
+from typing import Final
+
+from vitalring.errors import ConfigError, SignatureError
+from vitalring.protocol import group, lsag
+from vitalring.protocol.rings import statement
+from vitalring.protocol.rings.statement import Ring, Signature
+
+WEIGHT_BITS: Final = 128
+"""A bad signature passes in a batch with a chance of 2^-WEIGHT_BITS for each pass."""
+
+_UNPROVEN: Final = "ring signature does not verify: another ring, context or message, or not signed"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a batch found: a tag, or an error, or neither when the passes were used up."""
+
+    tag: bytes | None = None
+    error: SignatureError | None = None
+
+
+@dataclass(frozen=True)
+class _Claim:
+    """A signature whose tag is proven, with its part of the batch's equation.
+
+    `points` is what its own points add up to and `base` what it takes of G. What it takes
+    of the generators and the members follows from `digits`, the f_(j,i) with f_(j,0).
+    """
+
+    tag: bytes
+    points: bytes
+    base: int
+    digits: tuple[tuple[int, ...], ...]
+    challenge: int
+    bit_weight: int
+    key_weight: int
+
+
+def verify(
+    ring: Ring,
+    context: bytes,
+    message_digest: bytes,
+    signature: bytes,
+    *,
+    tag_base: bytes | None = None,
+) -> bytes:
+    """Tag of a valid signature over `message_digest` (32 bytes) by a key of the ring.
+
+    `tag_base` may be given precomputed. The caller refuses a tag it has seen in this
+    context. Raises SignatureError naming the check that failed (clause 6.18).
+    """
+    items = [(message_digest, signature)]
+    verdict = verify_batch(ring, context, items, max_passes=1, tag_base=tag_base)[0]
+    if verdict.tag is None:
+        raise verdict.error or SignatureError(_UNPROVEN)
+    return verdict.tag
+
+
+def verify_batch(
+    ring: Ring,
+    context: bytes,
+    items: Sequence[tuple[bytes, bytes]],
+    *,
+    max_passes: int,
+    tag_base: bytes | None = None,
+) -> list[Verdict]:
+    """Verdict on each (message digest, signature), in their order (clause 6.19).
+
+    At most `max_passes` passes over the ring are made: one when all signatures that prove
+    their tags are valid, and up to about log2(len(items)) more for each that is not. Those
+    still among bad ones when the passes are used up have neither tag nor error. Equal tags
+    are not looked for. Raises ConfigError when no pass is allowed.
+    """
+    if max_passes < 1:
+        raise ConfigError(f"{max_passes} passes over the ring check nothing; allow 1 or more")
+    base = lsag.tag_base(context) if tag_base is None else tag_base
+    verdicts = [Verdict()] * len(items)
+    claims: dict[int, _Claim] = {}
+    for position, (message_digest, signature) in enumerate(items):
+        try:
+            claims[position] = _claim(ring, context, message_digest, signature, base)
+        except SignatureError as error:
+            verdicts[position] = Verdict(error=error)
+    valid, bad = _sift(ring, claims, max_passes)
+    for position in valid:
+        verdicts[position] = Verdict(tag=claims[position].tag)
+    for position in bad:
+        verdicts[position] = Verdict(error=SignatureError(_UNPROVEN))
+    return verdicts
+
+
+def _sift(ring: Ring, claims: dict[int, _Claim], passes: int) -> tuple[list[int], list[int]]:
+    """Positions of valid and of bad claims; the others were not told apart.
+
+    Weights are not drawn anew for every part. The parts are those of one tree, fixed
+    before the weights are drawn, so that the chances of each part to pass add up.
+    """
+    valid: list[int] = []
+    bad: list[int] = []
+    failing: deque[tuple[list[int], bytes]] = deque()
+
+    def sort(part: list[int], residue: bytes) -> None:
+        if residue == group.IDENTITY:
+            valid.extend(part)
+        elif len(part) == 1:
+            bad.extend(part)
+        else:
+            failing.append((part, residue))
+
+    if claims:
+        everything = list(claims)
+        sort(everything, _residue(ring, claims.values()))
+        passes -= 1
+    while failing and passes:
+        part, residue = failing.popleft()
+        left, right = part[: len(part) // 2], part[len(part) // 2 :]
+        of_left = _residue(ring, [claims[position] for position in left])
+        passes -= 1
+        sort(left, of_left)
+        # Residues add up: what the left half does not explain is the right half's.
+        sort(right, group.sub(residue, of_left))
+    return valid, bad
+
+
+def _claim(ring: Ring, context: bytes, digest: bytes, data: bytes, base: bytes) -> _Claim:
+    """Check all of a signature that the ring is not needed for (clause 6.18, steps 1 to 4)."""
+    # 1. and 2. Length and scalars.
+    signature = statement.decode(ring, data)
+    # 3. The challenge follows from everything before it and is not zero.
+    bound = statement.bind(ring, context, signature.tag, digest)
+    c = _integer(statement.challenge(bound, signature.commitments))
+    powers = [pow(c, power, group.ORDER) for power in range(len(ring.radices) + 1)]
+    # 4. The tag is the key's multiple of the base, whichever key it is.
+    _check_tag(signature, base, powers)
+    # Two fresh weights, one for the digits' equation and one for the key's.
+    bit_weight, key_weight = (1 + secrets.randbits(WEIGHT_BITS) for _ in range(2))
+    committed = signature.commitments
+    scalars = [bit_weight, bit_weight * c, *(-key_weight * power for power in powers[:-1])]
+    points = (committed.masks, committed.bits, *committed.by_power)
+    rest = (tuple(map(_integer, digit)) for digit in signature.digits)
+    return _Claim(
+        signature.tag,
+        _sum(_mul(scalar, point) for scalar, point in zip(scalars, points, strict=True)),
+        -bit_weight * _integer(signature.opening) - key_weight * _integer(signature.response),
+        tuple(((c - sum(digit)) % group.ORDER, *digit) for digit in rest),
+        c,
+        bit_weight,
+        key_weight,
+    )
+
+
+def _check_tag(signature: Signature, base: bytes, powers: Sequence[int]) -> None:
+    """c^m * J = z * U + sum_j c^j * Y_j, every point checked where it is multiplied."""
+    first, *rest = signature.commitments.tags_by_power
+    right = group.add(group.mul(signature.response, base), group.decode_point(first))
+    for power, point in zip(powers[1:], rest, strict=False):
+        right = group.add(right, _mul(power, point))
+    if _mul(powers[-1], signature.tag) != right:
+        raise SignatureError(_UNPROVEN)
+
+
+def _residue(ring: Ring, claims: Iterable[_Claim]) -> bytes:
+    """Add up the claims' equations: the identity when all of them hold.
+
+    For each claim, with its two weights v and w,
+    v * (A + c*B - sum f * bit base - sum f * (c - f) * square base - opening * G)
+    + w * (sum_i M_i * prod_j f_(j,i_j) - sum_j c^j * X_j - response * G).
+    """
+    taken = list(claims)
+    base = sum(claim.base for claim in taken) % group.ORDER
+    scalars = chain(_bit_scalars(taken), _square_scalars(taken), _member_scalars(taken))
+    points = chain(chain(*ring.bit_bases), chain(*ring.square_bases), ring.members)
+    terms = chain(
+        (claim.points for claim in taken),
+        [group.base_mul(_encoded(base))] if base else [],
+        # A scalar of zero, which no chance brings about, adds nothing.
+        (_mul(k, point) for k, point in zip(scalars, points, strict=True) if k % group.ORDER),
+    )
+    return _sum(terms)
+
+
+def _bit_scalars(claims: Sequence[_Claim]) -> Iterator[int]:
+    weights = [claim.bit_weight for claim in claims]
+    for column in zip(*(chain(*claim.digits) for claim in claims), strict=True):
+        yield -sum(weight * f for weight, f in zip(weights, column, strict=True))
+
+
+def _square_scalars(claims: Sequence[_Claim]) -> Iterator[int]:
+    weights = [(claim.bit_weight, claim.challenge) for claim in claims]
+    for column in zip(*(chain(*claim.digits) for claim in claims), strict=True):
+        yield -sum(weight * f * (c - f) for (weight, c), f in zip(weights, column, strict=True))
+
+
+def _member_scalars(claims: Sequence[_Claim]) -> list[int]:
+    """For each member, the sum of key_weight * prod_j f_(j,i_j) over all claims."""
+    totals: list[int] = []
+    for claim in claims:
+        products = [claim.key_weight]
+        *lower, highest = claim.digits
+        for digit in lower:
+            products = [product * f % group.ORDER for f in digit for product in products]
+        own = [product * f for f in highest for product in products]
+        totals = [total + k for total, k in zip(totals, own, strict=True)] if totals else own
+    return totals
+
+
+def _sum(points: Iterable[bytes]) -> bytes:
+    return reduce(group.add, points)
+
+
+def _mul(scalar: int, point: bytes) -> bytes:
+    return group.mul(_encoded(scalar), point)
+
+
+def _encoded(scalar: int) -> bytes:
+    return (scalar % group.ORDER).to_bytes(group.SCALAR_BYTES, "little")
+
+
+def _integer(scalar: bytes) -> int:
+    return int.from_bytes(scalar, "little")
