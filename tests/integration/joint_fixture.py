@@ -411,10 +411,10 @@ class JointWorld:
         if self._boxes[0] != current.plan:
             updates = [self.update(current.signed_plan, device) for device in self.devices]
             self._boxes = current.plan, [self.federation.box(update) for update in updates]
-        elif self._served == (current.plan, link.connections):
+        elif self._served == (current.plan, link, link.connections):
             return
         # A device says again what the gateway may have lost.
-        self._served = current.plan, link.connections
+        self._served = current.plan, link, link.connections
         topic = topics.uplink_topic("fed", self.federation.study.roster.cohort, current.number)
         for box in self._boxes[1]:
             name = secrets.token_bytes(chunks.TRANSFER_ID_BYTES)

@@ -30,6 +30,7 @@ from vitalring.mqtt import BrokerConfig, Link, Message
 from vitalring.protocol import lsag, tiles, topics, trust
 from vitalring.protocol.cbor import decode, digest, type_of
 from vitalring.protocol.records import AcceptedUpdate, GlobalModel, LoggedObject, RoundReport
+from vitalring.protocol.release import ReleaseRefusal
 from vitalring.protocol.signing import Signed
 from vitalring.protocol.update import round_context
 
@@ -163,6 +164,7 @@ class Hospital:
         agents=None,
         clocks=(),
         study="",
+        hospitals=1,
     ):
         self.folder = folder
         self.devices = DEVICES[:devices]
@@ -172,15 +174,19 @@ class Hospital:
         self.logs = folder / "logs"
         self.logs.mkdir()
         port = lasting_port()
+        names = [f"hospital-{number}" for number in range(1, hospitals + 1)]
+        mode = "threshold-he" if hospitals > 1 else "single-he"
         vitalring(
             "gateway", "init", folder / "broker", "--federation", FEDERATION,
             "--cohort", COHORT, "--host", "localhost", "--port", port, "--bind", "127.0.0.1",
+            *(word for name in (names if hospitals > 1 else ()) for word in ("--hospital", name)),
         )  # fmt: skip
         # What a killed broker forgets at most, as an operator would choose it.
         (folder / "broker" / "local.d" / "save.conf").write_text("autosave_interval 1\n")
         (folder / "study.toml").write_text(
             f'federation = "{FEDERATION}"\ncohort = "{COHORT}"\nrounds = {rounds}\n'
-            f'records = 250\nmin_cohort = {min_cohort}\nsecure_sum = "single-he"\n{study}'
+            f"records = 250\nmin_cohort = {min_cohort}\n"
+            f'secure_sum = "{mode}"\nhospitals = {hospitals}\n{study}'
         )
         (folder / "names.txt").write_text("\n".join(self.devices))
         vitalring(
@@ -189,7 +195,8 @@ class Hospital:
             "--broker-url", f"mqtts://localhost:{port}", "--held-out", DATA, "--data", DATA,
             "--window", window_s, "--timeout", timeout_s, "--retry", retry_s,
         )  # fmt: skip
-        self.home = folder / "federation" / "hospitals" / "hospital-1"
+        homes = [folder / "federation" / "hospitals" / name for name in names]
+        self.home, self.homes = homes[0], homes
         # A process of its own for each accounting after each kill would be most of the work.
         for name in self.devices[in_process]:
             config = self.device(name) / "agent.toml"
@@ -198,9 +205,15 @@ class Hospital:
         self.gateway = self._role(
             "gateway", ["gateway", "run", "--config", self.gateway_toml], faults
         )
-        self.aggregator = self._role(
-            "aggregator", ["aggregator", "run", "--config", self.home / "aggregator.toml"], faults
-        )
+        self.aggregators = [
+            self._role(
+                "aggregator" if home == self.home else f"aggregator-{home.name}",
+                ["aggregator", "run", "--config", home / "aggregator.toml"],
+                faults,
+            )
+            for home in homes
+        ]
+        self.aggregator = self.aggregators[0]
         self.agents = []
         for index in range(agents or len(self.devices)):
             words = ["agent", "run"]
@@ -221,7 +234,7 @@ class Hospital:
 
     @property
     def processes(self):
-        return [self.broker, self.gateway, self.aggregator, *self.agents]
+        return [self.broker, self.gateway, *self.aggregators, *self.agents]
 
     def device(self, name):
         return self.folder / "federation" / "devices" / name
@@ -323,6 +336,7 @@ class LoggedRound:
     tags: list = field(default_factory=list)
     report: RoundReport | None = None
     model: GlobalModel | None = None
+    refusals: list = field(default_factory=list)
 
 
 @dataclass
@@ -359,6 +373,9 @@ class Outcome:
                     rounds.append(LoggedRound(logged.digest, round_context(plan)))
                 elif logged.kind == "round-report":
                     rounds[-1].report = trust.open_report(record, federation)
+                elif logged.kind == "release-refusal":
+                    refusal = decode(ReleaseRefusal, decode(Signed, record).payload)
+                    rounds[-1].refusals.append(refusal.reason)
                 elif logged.kind == "global-model":
                     rounds[-1].model = decode(GlobalModel, decode(Signed, record).payload)
         return cls(hospital, folder, rounds, verdict)
@@ -384,7 +401,8 @@ class Outcome:
             enough = len(logged.tags) >= min_cohort
             assert logged.report.status == ("summed" if enough else "below_min_cohort")
             assert logged.model is not None, "a round without its model"
-            assert logged.model.applied == enough
+            # Hospitals that decrypt together may refuse a round, and say why.
+            assert logged.model.applied == enough or logged.refusals
         assert [logged.model.final for logged in self.rounds] == [False] * (rounds - 1) + [True]
         # 2. No device counts twice in a round, and every tag is a device of ours.
         owners = self._owners()
