@@ -352,10 +352,11 @@ def _check_task(plan: StudyPlan) -> None:
         return
     codec = plan.codec
     kept = (codec.bits, codec.keep, codec.noise_width) == (limbs.LIMB_BITS, 1.0, 0)
-    if not kept or plan.training.rounds != 1 or plan.privacy.unit != "none":
+    one = plan.training.rounds == plan.groups == 1
+    if not (kept and one) or plan.privacy.unit != "none":
         raise RecordError(
-            f"study {plan.study} asks for statistics: that takes one round, privacy unit none and "
-            f"a codec of {limbs.LIMB_BITS} bits that keeps every field"
+            f"study {plan.study} asks for statistics: that takes one round in one group, privacy "
+            f"unit none and a codec of {limbs.LIMB_BITS} bits that keeps every field"
         )
 
 

@@ -131,6 +131,7 @@ def statistics_plan_of(
     training = Training(sampling_rate=1.0, steps=1, rounds=1, learning_rate=1.0, batch=1, records=1)
     codec = Codec(n_max=settings.n_max or devices, clip=1.0, weight_cap=1, bits=LIMB_BITS)
     server = ServerOptimiser(name="fedavg", learning_rate=1.0, momentum=0.0)
+    settings = replace(settings, groups=1, combine="mean")  # exact sums are of all sites at once
     name = f"{settings.study[: _NAME_CHARACTERS - len(_STATISTICS)]}{_STATISTICS}"
     return _plan(settings, name, model, training, Privacy(), codec, server, devices, "statistics")
 

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from vitalring.models.artefact import load_artefact
+from vitalring.models.dataset.statistics import Question
 from vitalring.protocol.quantise import Codec, decode_sum, encode_update, weight_of
-from vitalring.tools.plans import plan_of
+from vitalring.tools.plans import plan_of, statistics_plan_of
 from vitalring.tools.settings import StudySettings
 
 SMALLEST, LARGEST = 300, 900
@@ -52,3 +53,11 @@ def test_without_privacy_rounding_hardly_moves_the_mean():
     mean = decode_sum(np.sum(fields, axis=0), 3, codec, 4096, seed).mean
     wanted = records @ updates / records.sum()
     assert np.linalg.norm(mean - wanted) < 0.06 * np.linalg.norm(wanted)
+
+
+def test_sites_agree_on_features_in_one_group_whatever_their_study_says():
+    settings = StudySettings(unit="none", groups=3, combine="median")
+    question = Question(("age",), buckets=2, min_count=1)
+    plan = statistics_plan_of(settings, question, ("no", "yes"), 6)
+    assert (plan.groups, plan.combine) == (1, "mean")
+    assert plan_of(settings, load_artefact("ecg_cnn"), 6, SMALLEST).groups == 3

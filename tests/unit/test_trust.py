@@ -142,6 +142,8 @@ def changed(record, **changes):
         (lambda p: {"codec": changed(p.codec, n_max=0)}, r"codec\.n_max is 0"),
         (lambda p: {"model": changed(p.model, features=b"x")}, "names features by 1 bytes"),
         (lambda p: {"task": "statistics"}, "asks for statistics: that takes one round"),
+        (lambda p: {"groups": 2, "combine": "median"}, "2 groups: that takes the nonces"),
+        (lambda p: {"combine": "median"}, "one group goes with mean"),
         (
             lambda p: {"training": changed(p.training, balance="oversample")},
             "balance is oversample with privacy.unit record",
