@@ -10,6 +10,7 @@ check before anything else of the sum is opened (SPEC 5.20).
 
 from collections import Counter
 from dataclasses import dataclass
+from itertools import combinations
 from math import prod
 
 import numpy as np
@@ -64,7 +65,7 @@ class House:
         if joint:
             self.params = threshold_params(plan.codec, plan.model.dimension, self.study.joint)
             self.bfv = self.params.bfv
-            self.shares = {h: self.share(h) for h in MEMBERS}
+            self.shares = {h: self.share(h, MEMBERS) for h in MEMBERS}
             whole = sum(piece.ternary.astype(np.int64) for piece in self.federation.pieces)
             self.secret = modular.reduce(whole, self.bfv.data_primes)
         else:
@@ -95,10 +96,10 @@ class House:
         """What the hostile device's ciphertexts would be if it were honest."""
         return self.updates[HOSTILE].ciphertexts
 
-    def share(self, hospital):
+    def share(self, hospital, members):
         held = self.params.access.held_by(hospital)
         pieces = [piece for piece in self.federation.pieces if piece.index in held]
-        return key_share(hospital, pieces, MEMBERS, self.params)
+        return key_share(hospital, pieces, members, self.params)
 
     def signed_by(self, device, ciphertexts):
         return self.federation.update(self.signed, device, ciphertexts=ciphertexts)
@@ -113,11 +114,14 @@ class House:
             total = residues if total is None else add(total, residues, self.bfv)
         return total
 
-    def open(self, total):
+    def open(self, total, members=MEMBERS):
         """Open a sum as the hospitals do, the check first; return its coefficients."""
         if self.mode == "single-he":
             return self.federation.decryption.decrypt(total)
-        said = {h: share.decrypt(total, CHALLENGE) for h, share in self.shares.items()}
+        shares = self.shares
+        if members != MEMBERS:
+            shares = {h: self.share(h, members) for h in members}
+        said = {h: share.decrypt(total, CHALLENGE) for h, share in shares.items()}
         open_checks(total, {h: check for h, (check, _) in said.items()}, CHALLENGE, self.params)
         return combine(total, {h: part for h, (_, part) in said.items()}, self.params)
 
@@ -375,6 +379,40 @@ def test_a_shift_of_c1_that_hunts_the_key(house, gateway):
     assert ((moved - right - secret) % t == 0).all()
     with pytest.raises(EncodingRangeError):
         unpack_fields(moved.astype(np.uint64)[None], house.bfv, 4)
+
+
+def with_c0_moved(house, steps, place):
+    """The hostile device's residues with c0 moved by so many plaintext steps at one place."""
+    whole, primes = house.decode(house.good), house.bfv.data_primes
+    step = prod(primes) / house.bfv.plain_modulus
+    # A multiple of the first prime, as every short c0 is.
+    shift = round(steps * step / primes[0]) * primes[0]
+    for j, prime in enumerate(primes):
+        whole[0, 0, j, place] = (int(whole[0, 0, j, place]) + shift) % prime
+    return whole
+
+
+def test_a_c0_between_two_plaintexts_loses_the_round_whoever_decrypts(houses, tmp_path):
+    """The check says nothing of it, and the noise convicts no hospital; the key is not in it."""
+    house = houses["threshold-he"]
+    gateway = Gateway(house, tmp_path)
+    gateway.admit(house.signed_by(HOSTILE, packed(house, with_c0_moved(house, 0.5, 3))))
+    for members in combinations(range(3), 2):
+        with pytest.raises(CiphertextError, match="do not decrypt this sum"):
+            house.open(gateway.total, members)
+    gateway.parties.close_databases()
+
+
+def test_a_c0_moved_by_whole_steps_is_an_encryption_of_another_plaintext(houses, tmp_path):
+    """Whoever may sign could have encrypted that; no party can check the range of a field."""
+    house = houses["threshold-he"]
+    gateway = Gateway(house, tmp_path)
+    gateway.admit(house.signed_by(HOSTILE, packed(house, with_c0_moved(house, 5, 3))))
+    fields = unpack_fields(house.open(gateway.total), house.bfv, 4)
+    expected = house.honest_fields + house.fields[HOSTILE]
+    expected[3] += np.uint64(5)
+    assert (fields == expected).all()
+    gateway.parties.close_databases()
 
 
 def test_a_copy_counts_as_another_update_of_the_same_plaintext(house, gateway):
