@@ -9,15 +9,17 @@ owner may see never leaves the machine that drew it.
 import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from vitalring.aggregator.ceremony import SUM_KEY
 from vitalring.aggregator.ceremony_maker import SHARE
 from vitalring.errors import ConfigError
 from vitalring.files import read_file, read_secret, write_atomic, write_secret
 from vitalring.protocol import signing, trust
-from vitalring.protocol.cbor import decode, encode
+from vitalring.protocol.cbor import decode, digest, encode
 from vitalring.protocol.key_records import HospitalCard
-from vitalring.protocol.records import Federation, Hospital, Roster, StudyPlan
+from vitalring.protocol.records import Federation, Hospital, Roster, StudyPlan, SumKey
+from vitalring.protocol.secure_sum import KEYLESS
 from vitalring.schema import from_plain, to_plain
 from vitalring.tools.federation import SUM_KEY_FILE, Layout
 from vitalring.tools.federation import enrol as draw_devices
@@ -28,6 +30,8 @@ from vitalring.tools.verify import fingerprint
 
 FEDERATION, STUDY, ROSTER = "federation.cbor", "study.cbor", "roster.cbor"
 _SEED_BYTES = 32
+
+S = TypeVar("S", Roster, SumKey)
 
 
 def make_hospital(folder: Path, name: str) -> Path:
@@ -99,7 +103,8 @@ def enrol(
 ) -> Path:
     """As the host, draw devices' keys and write the roster with this hospital's signature.
 
-    Raises ConfigError where this is not the host, or devices are enrolled already.
+    In a mode without a key the record that says so is written and signed too. Raises
+    ConfigError where this is not the host, or devices are enrolled already.
     """
     federation, name, seed = _us(folder, authority_key)
     if federation.hospitals[0].name != name:
@@ -118,6 +123,10 @@ def enrol(
         ring_size=settings.ring_size,
         keys=tuple(sorted(device.public for device in devices)),
     )
+    plan = _plan(folder, federation)
+    if plan.secure_sum in KEYLESS:
+        none = SumKey(federation.name, plan.study, plan.secure_sum, digest(b""))
+        write_atomic(Layout(folder).public / SUM_KEY, signing.sign(none, [seed]))
     write_atomic(path, signing.sign(roster, [seed]))
     return path
 
@@ -125,21 +134,39 @@ def enrol(
 def sign_roster(folder: Path, authority_key: bytes) -> tuple[Roster, tuple[str, ...]]:
     """Add this hospital's signature to the roster; say what it is and whose are missing.
 
-    Raises SignatureError if somebody signed it who is no hospital.
+    In a mode without a key, the record that says so is signed with it. Raises SignatureError
+    if somebody signed it who is no hospital.
     """
     federation, _, seed = _us(folder, authority_key)
-    path = Layout(folder).public / ROSTER
+    public = Layout(folder).public
+    plan = _plan(folder, federation)
+    if plan.secure_sum in KEYLESS:
+        none, _ = _countersign(SumKey, public / SUM_KEY, federation, seed)
+        told = (none.federation, none.study, none.secure_sum, none.key)
+        if told != (federation.name, plan.study, plan.secure_sum, digest(b"")):
+            raise ConfigError(f"{public / SUM_KEY} is not that of study {plan.study}")
+    return _countersign(Roster, public / ROSTER, federation, seed)
+
+
+def _countersign(
+    cls: type[S], path: Path, federation: Federation, seed: bytes
+) -> tuple[S, tuple[str, ...]]:
+    """Add a signature to a record that hospitals sign; return it, and whose are missing."""
     data = read_file(path)
     keys = {hospital.identity_key: hospital.name for hospital in federation.hospitals}
-    roster = signing.verify(Roster, data, set(keys), 1)
-    if roster.federation != federation.name:
-        raise ConfigError(f"the roster is of federation {roster.federation}, not {federation.name}")
-    signed = decode(signing.Signed, data)
+    record = signing.verify(cls, data, set(keys), 1)
+    if record.federation != federation.name:
+        raise ConfigError(f"{path} is of federation {record.federation}, not {federation.name}")
+    signed: signing.Signed = decode(signing.Signed, data)
     (ours,) = decode(signing.Signed, signing.sign_payload(signed.payload, [seed])).signatures
     all_ = {signature.key: signature for signature in (*signed.signatures, ours)}
     ordered = tuple(all_[key] for key in sorted(all_))
     write_atomic(path, encode(signing.Signed(signed.payload, ordered)))
-    return roster, tuple(name for key, name in keys.items() if key not in all_)
+    return record, tuple(name for key, name in keys.items() if key not in all_)
+
+
+def _plan(folder: Path, federation: Federation) -> StudyPlan:
+    return trust.open_study_plan(read_file(Layout(folder).public / STUDY), federation)
 
 
 def our_hospital(folder: Path, authority_key: bytes) -> str:

@@ -146,7 +146,7 @@ class Hospital:
     `faults` are names of FAULTS; each strikes once, in whichever process comes there first.
     `in_process` chooses the devices that account within the agent's own process. `agents`
     processes share the devices; none is one each. `clocks` are seconds by which the agents'
-    clocks are ahead. `study` is more of study.toml.
+    clocks are ahead. `study` is more of study.toml. `shared`: two gateways hold shares.
     """
 
     def __init__(
@@ -165,6 +165,7 @@ class Hospital:
         clocks=(),
         study="",
         hospitals=1,
+        shared=False,
     ):
         self.folder = folder
         self.devices = DEVICES[:devices]
@@ -176,10 +177,12 @@ class Hospital:
         port = lasting_port()
         names = [f"hospital-{number}" for number in range(1, hospitals + 1)]
         mode = "threshold-he" if hospitals > 1 else "single-he"
+        mode = "two-server" if shared else mode
         vitalring(
             "gateway", "init", folder / "broker", "--federation", FEDERATION,
             "--cohort", COHORT, "--host", "localhost", "--port", port, "--bind", "127.0.0.1",
             *(word for name in (names if hospitals > 1 else ()) for word in ("--hospital", name)),
+            *(("--second-gateway", names[1]) if shared else ()),
         )  # fmt: skip
         # What a killed broker forgets at most, as an operator would choose it.
         (folder / "broker" / "local.d" / "save.conf").write_text("autosave_interval 1\n")
@@ -205,13 +208,20 @@ class Hospital:
         self.gateway = self._role(
             "gateway", ["gateway", "run", "--config", self.gateway_toml], faults
         )
+        self.second_gateway = (
+            self._role(
+                "gateway-2", ["gateway", "run", "--config", homes[1] / "gateway.toml"], faults
+            )
+            if shared
+            else None
+        )
         self.aggregators = [
             self._role(
                 "aggregator" if home == self.home else f"aggregator-{home.name}",
                 ["aggregator", "run", "--config", home / "aggregator.toml"],
                 faults,
             )
-            for home in homes
+            for home in (homes[:1] if shared else homes)
         ]
         self.aggregator = self.aggregators[0]
         self.agents = []
@@ -234,7 +244,8 @@ class Hospital:
 
     @property
     def processes(self):
-        return [self.broker, self.gateway, *self.aggregators, *self.agents]
+        second = [self.second_gateway] if self.second_gateway else []
+        return [self.broker, self.gateway, *second, *self.aggregators, *self.agents]
 
     def device(self, name):
         return self.folder / "federation" / "devices" / name

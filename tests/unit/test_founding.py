@@ -145,3 +145,32 @@ def test_secrets_of_two_hospitals_in_one_place_are_refused(machines, tmp_path):
     )
     assert "of 2 hospitals" in machines.enrol("north", authority, code=2)
     assert "64 hexadecimal" in machines.enrol("north", "xyz", code=2)
+
+
+def test_two_hospitals_found_a_federation_without_a_key(machines, tmp_path):
+    """Their gateways hold shares: each configures its own, the host the aggregator too."""
+    (tmp_path / "study.toml").write_text(
+        STUDY.replace("threshold-he", "two-server")
+        .replace("hospitals = 3", "hospitals = 2")
+        .replace("threshold = 2", "")
+    )
+    for name in NAMES[:2]:
+        machines.run("hospital", name, "--name", name)
+    said = machines.assemble(*NAMES[:2])
+    authority = next(line for line in said.splitlines() if line.startswith("auth")).split()[-1]
+    for name in NAMES[:2]:
+        shutil.copytree(tmp_path / "authority" / "public", tmp_path / name / "public")
+    assert "sum-key.cbor" in machines.enrol("north", authority)
+    for record in ("roster.cbor", "sum-key.cbor"):
+        shutil.copy(tmp_path / "north" / "public" / record, tmp_path / "south" / "public")
+    assert "signed by all" in machines.run("sign", "south", "--authority", authority)
+    for record in ("roster.cbor", "sum-key.cbor"):
+        shutil.copy(tmp_path / "south" / "public" / record, tmp_path / "north" / "public")
+    broker = ("--broker-url", "mqtt://127.0.0.1:1883", "--data", "data")
+    for name, services in (("north", ["gateway", "aggregator"]), ("south", ["gateway"])):
+        said = machines.run("configure", name, "--authority", authority, *broker)
+        home = tmp_path / name / "hospitals" / name
+        assert sorted(path.stem for path in home.glob("*.toml")) == sorted(services)
+        assert [f"vitalring {service} run" in said for service in ("gateway", "aggregator")] == [
+            service in services for service in ("gateway", "aggregator")
+        ]

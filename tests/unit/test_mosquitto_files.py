@@ -61,6 +61,26 @@ def test_a_hospital_writes_under_its_own_name_alone():
         assert ("read", "vr1/fed/inner/#") in users[user]
 
 
+def test_each_of_two_gateways_reads_its_own_halves_alone():
+    users = rights(access_list("fed", ["a"], ["north", "south"], "south"))
+    reads = {
+        u: {name for right, name in granted if right != "write"} for u, granted in users.items()
+    }
+    writes = {
+        u: {name for right, name in granted if right != "read"} for u, granted in users.items()
+    }
+    assert {u for u, names in reads.items() if any("/up/" in n for n in names)} == {"gateway"}
+    assert {u for u, names in reads.items() if any("/share/" in n for n in names)} == {
+        "gateway-south"
+    }
+    assert writes["cohort-a"] == {"vr1/fed/up/a/+", "vr1/fed/share/a/+"}
+    # The second gateway speaks for itself alone, and does not hear the first one's sum.
+    assert {name for name in writes["gateway-south"] if "inner" in name} == {
+        "vr1/fed/inner/gateway/south/+"
+    }
+    assert not any(name.endswith(("inner/sum", "inner/#")) for name in reads["gateway-south"])
+
+
 def test_one_hospital_keeps_the_user_of_old():
     assert access_list("fed", ["a"], ["north"]) == access_list("fed", ["a"])
 

@@ -4,9 +4,11 @@ import argparse
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from vitalring.aggregator.ceremony import SUM_KEY
 from vitalring.config import load_config
 from vitalring.errors import ConfigError
 from vitalring.protocol.records import StudyPlan
+from vitalring.protocol.secure_sum import KEYLESS
 from vitalring.tools import founding
 from vitalring.tools.settings import StudySettings, hospitals_of
 from vitalring.tools.verify import fingerprint
@@ -65,6 +67,8 @@ def run(options: argparse.Namespace, draw: Draw, names: Names) -> int:
         path = founding.enrol(folder, settings, authority_key(options.authority), ids)
         print(f"{path}: {len(ids)} devices, signed by this hospital; send it to the next one,")
         print("which signs it and sends it on, until all have signed")
+        if settings.secure_sum in KEYLESS:
+            print(f"send {path.with_name(SUM_KEY)} with it: it is signed along")
     else:
         roster, missing = founding.sign_roster(folder, authority_key(options.authority))
         print(f"cohort {roster.cohort}, epoch {roster.epoch}: {len(roster.keys)} devices")
