@@ -30,14 +30,14 @@ from vitalring.protocol import group, limits
 SUITE: Final = b"vitalring/one-of-many/2/edwards25519-sha512"
 DIGEST_BYTES: Final = 32
 LARGEST_RADIX: Final = 8
-"""A digit costs two points of a signature and each value of it a scalar; measured best."""
+"""Fewer digits are verified faster, and larger ones take more bytes: docs/results/ring.md."""
 
 
 def radices(ring_size: int) -> tuple[int, ...]:
     """Radix of each digit of a position, the least significant first (clause 6.14).
 
     As few digits as radices up to LARGEST_RADIX allow, as equal as can be, and with a
-    product that holds `ring_size` places but exceeds it by a third at most.
+    product that holds `ring_size` places and exceeds it by a quarter at most.
     """
     count = next(m for m in range(1, ring_size + 1) if LARGEST_RADIX**m >= ring_size)
     largest = next(n for n in range(2, LARGEST_RADIX + 1) if n**count >= ring_size)

@@ -108,6 +108,17 @@ def test_points_follow_the_group_law(a, b):
     )
 
 
+def test_a_point_less_itself_is_the_identity_which_nothing_else_accepts():
+    point = group.base_mul(encode(7))
+    assert group.sub(point, point) == group.IDENTITY
+    assert group.add(group.IDENTITY, point) == point
+    assert group.sub(group.base_mul(encode(9)), point) == group.base_mul(encode(2))
+    with pytest.raises(SignatureError):
+        group.decode_point(group.IDENTITY)
+    with pytest.raises(SignatureError):
+        group.mul(encode(1), group.IDENTITY)
+
+
 def test_zero_times_a_point_is_refused():
     with pytest.raises(SignatureError):
         group.base_mul(bytes(32))
@@ -116,8 +127,9 @@ def test_zero_times_a_point_is_refused():
 
 
 def test_adding_what_is_no_point_is_refused():
-    with pytest.raises(SignatureError, match="not on the curve"):
-        group.add(group.base_mul(encode(1)), encode(2))
+    for operation in (group.add, group.sub):
+        with pytest.raises(SignatureError, match="not on the curve"):
+            operation(group.base_mul(encode(1)), encode(2))
 
 
 @given(st.binary(max_size=80), st.binary(max_size=80))

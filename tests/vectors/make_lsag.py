@@ -151,6 +151,41 @@ def forge(keys: list[bytes], x: int, ctx: bytes, digest: bytes, tag: bytes, own:
             return signature
 
 
+def careless() -> list[tuple[str, bytes]]:
+    """Signatures that verify where the verifier makes a published mistake too."""
+    pairs = members(4)
+    keys, ctx, digest = [p.public for p in pairs], lsag.context(*EVENT), digest_of("message")
+    x = int.from_bytes(pairs[1].secret, "little")
+
+    def without(part: str) -> Any:
+        def binding(keys: list[bytes], ctx: bytes, tag: bytes, digest: bytes) -> bytes:
+            given = {"context": ctx, "ring": reference.ring_digest(keys), "tag": tag}
+            given["message"] = digest
+            kept = [value for name, value in given.items() if name != part]
+            return reference.hash_parts(reference.SUITE + b"/bind", *kept)
+
+        return binding
+
+    known = reference.hash_to_scalar(lsag.SUITE + b"/tag-base", ctx)
+    deviations: list[tuple[str, dict[str, Any]]] = [
+        *(
+            (f"{part} missing from the challenge", {"binding": without(part)})
+            for part in ("context", "ring", "tag", "message")
+        ),
+        ("the first commitment missing from the challenge", {"hashed": lambda _, right: (right,)}),
+        ("the second commitment missing from the challenge", {"hashed": lambda left, _: (left,)}),
+        ("commitments joined without lengths", {"hashed": lambda left, right: (left + right,)}),
+        (
+            "tag base a hash times the base point",
+            {"base": reference.mul(known, reference.BASE)},
+        ),
+    ]
+    return [
+        (name, reference.sign(keys, 1, x, ctx, digest, entropy("careless"), **deviation))
+        for name, deviation in deviations
+    ]
+
+
 def bad_points() -> dict[str, bytes]:
     """Encodings that are no points of the group."""
     p = reference.P
@@ -288,6 +323,7 @@ def invalid() -> list[dict[str, Any]]:
             tag + first + responses[:32] * 4,
         ),
     ]
+    cases += [(name, "closure", keys, EVENT, digest, signature) for name, signature in careless()]
     for name, point in bad_points().items():
         cases.append((f"tag: {name}", "point", keys, EVENT, digest, point + good[32:]))
         bad_ring = sorted([*keys[:3], point])

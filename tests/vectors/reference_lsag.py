@@ -201,27 +201,41 @@ def bind(keys, ctx, tag, digest):
     return hash_parts(SUITE + b"/bind", ctx, ring_digest(keys), tag, digest)
 
 
-def challenge(bound, position, left, right):
-    return hash_to_scalar(SUITE + b"/challenge", bound, count(position), left, right)
+def challenge(bound, position, *commitments):
+    return hash_to_scalar(SUITE + b"/challenge", bound, count(position), *commitments)
 
 
 def nonce(x, entropy, bound, position):
     return hash_to_scalar(SUITE + b"/nonce", encode_scalar(x), entropy, bound, count(position))
 
 
-def sign(keys, own, x, ctx, digest, entropy, *, tag=None, decode=decode_point):
-    """SPEC 6.9, to the letter. ``tag`` and ``decode`` let an attacker deviate."""
+def sign(
+    keys,
+    own,
+    x,
+    ctx,
+    digest,
+    entropy,
+    *,
+    tag=None,
+    decode=decode_point,
+    base=None,
+    binding=None,
+    hashed=lambda left, right: (left, right),
+):
+    """SPEC 6.9, to the letter. What is named lets an attacker deviate."""
     points = [decode(key) for key in keys]
-    n, base = len(keys), tag_base(ctx)
+    n, base = len(keys), base or tag_base(ctx)
     tag = encode_point(mul(x, base)) if tag is None else tag
     tag_point = decode_any_point(tag)
-    bound = bind(keys, ctx, tag, digest)
+    bound = (binding or bind)(keys, ctx, tag, digest)
     k = [nonce(x, entropy, bound, i) for i in range(n)]
     c, r = [0] * n, list(k)
     left, right = mul(k[own], BASE), mul(k[own], base)
     for step in range(1, n + 1):
         i = (own + step) % n
-        c[i] = challenge(bound, (i - 1) % n, encode_point(left), encode_point(right))
+        shown = hashed(encode_point(left), encode_point(right))
+        c[i] = challenge(bound, (i - 1) % n, *shown)
         if i != own:
             left = add(mul(r[i], BASE), mul(c[i], points[i]))
             right = add(mul(r[i], base), mul(c[i], tag_point))
