@@ -43,7 +43,7 @@ from vitalring.tools import verify as verifier
 PAYLOAD_BYTES = 1 << 16
 """Small enough that parts of decryptions travel in pieces."""
 SCHEDULE = rounds.Schedule(
-    window_ms=1_000, timeout_ms=600_000, turn_ms=10_000, patience_ms=20_000, rounds=40
+    window_ms=1_000, timeout_ms=600_000, turn_ms=10_000, patience_ms=20_000, rounds=400
 )
 GATEWAY = "gateway"
 
@@ -310,6 +310,10 @@ class AggregatorParty(Party_):
     def _turn(self):
         if not self.service.finished():
             self.service.step()
+            return
+        # Its process has ended.
+        while self.link.waiting:
+            self.link.receive(0.0)
 
     def lose_database(self):
         assert self.service is None
@@ -510,7 +514,7 @@ def bundle_of(payload):
     return decode(Bundle, payload[1:])
 
 
-def federation_of(hospitals=3, threshold=2, devices=3, study_rounds=40, **how):
+def federation_of(hospitals=3, threshold=2, devices=3, study_rounds=400, **how):
     return small_federation(
         secure_sum="threshold-he",
         hospitals=hospitals,

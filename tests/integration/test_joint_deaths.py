@@ -12,7 +12,7 @@ NORTH, SOUTH, EAST = range(3)
 
 @pytest.fixture(scope="module")
 def federation():
-    return federation_of(study_rounds=400)
+    return federation_of()
 
 
 @pytest.fixture

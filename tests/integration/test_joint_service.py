@@ -240,11 +240,12 @@ def spoil_state(world, receiver):
     """Replace the state, which no signature covers, in what one hospital gets of models."""
 
     def tamper(sender, to, topic, payload):
-        if topic != topics.model_topic("fed") or to != receiver or not payload:
+        told = (topics.model_topic("fed"), topics.sum_topic("fed"))
+        if topic not in told or to != receiver or not payload:
             return payload
         bundle = bundle_of(payload)
         wrong = tuple(bytes(len(content)) for content in bundle.objects[1:])
-        return blobs.WHOLE + encode(Bundle(bundle.record, (bundle.objects[0], *wrong)))
+        return blobs.WHOLE + encode(Bundle(bundle.record, (*bundle.objects[:1], *wrong)))
 
     world.hub.tamper = tamper
 
