@@ -113,8 +113,7 @@ def verify_folder(folder: Path, authority_key: bytes | None) -> Verdict:
         verdict = verify_log(folder / "log", authority_key)
     except LogError as error:
         raise LogError(f"log/{error}") from error
-    if (folder / f"log{SECOND_LOG}").is_dir():
-        verdict = _with_second_log(folder, verdict, authority_key)
+    verdict = _with_second_log(folder, "log", verdict, authority_key)
     _check_statistics(folder, authority_key)
     weights = folder / "weights.bin"
     if weights.is_file() and file_digest(weights, weights.name) != verdict.final_weights:
@@ -125,9 +124,13 @@ def verify_folder(folder: Path, authority_key: bytes | None) -> Verdict:
     return verdict
 
 
-def _with_second_log(folder: Path, first: Verdict, authority_key: bytes | None) -> Verdict:
-    """Check the second gateway's log, and that both tell of the same rounds."""
-    name = f"log{SECOND_LOG}"
+def _with_second_log(
+    folder: Path, beside: str, first: Verdict, authority_key: bytes | None
+) -> Verdict:
+    """Check a second gateway's log, if there is one, and that both tell of the same rounds."""
+    name = f"{beside}{SECOND_LOG}"
+    if not (folder / name).is_dir():
+        return first
     try:
         second = verify_log(folder / name, authority_key)
     except LogError as error:
@@ -136,7 +139,9 @@ def _with_second_log(folder: Path, first: Verdict, authority_key: bytes | None) 
         raise LogError(f"{name}/checkpoint: not the log of this study's other gateway")
     for one, other in zip(first.rounds, second.rounds, strict=False):
         if one.weights and other.weights and one != other:
-            raise LogError(f"{name}/checkpoint: round {one.number} is another one than in log/")
+            raise LogError(
+                f"{name}/checkpoint: round {one.number} is another one than in {beside}/"
+            )
     finding = f"the second gateway's log, root {second.root.hex()}, tells of the same rounds"
     return replace(first, findings=(*first.findings, finding))
 
@@ -149,6 +154,7 @@ def _check_statistics(folder: Path, authority_key: bytes | None) -> None:
         verdict = verify_log(folder / "statistics", authority_key)
     except LogError as error:
         raise LogError(f"statistics/{error}") from error
+    _with_second_log(folder, "statistics", verdict, authority_key)
     path = folder / FEATURES_FILE
     if file_digest(path, path.name) != verdict.final_weights:
         raise LogError(f"{path.name}: these are not the features that the sites agreed on")

@@ -397,6 +397,27 @@ def test_a_simulation_has_two_gateways_and_two_logs(finished):
     assert verdict.size == second.size == 4 + 2 * (1 + 5 + 1 + 2 + 1)
 
 
+def test_a_change_in_the_second_log_is_found(finished, tmp_path):
+    for name, fault in (("checkpoint", "log-2/checkpoint"), ("receipts/1", "log-2/receipts/1")):
+        folder = shutil.copytree(finished.folder, tmp_path / fault.replace("/", "-"))
+        path = folder / "log-2" / name
+        path.write_bytes(path.read_bytes()[:-2])
+        with pytest.raises(LogError, match=fault):
+            verify_folder(folder, None)
+
+
+def test_the_second_log_of_another_run_is_found(finished, world, tmp_path):
+    world.begin()
+    agree(*world.pair)
+    world.conclude()
+    other = world.export(tmp_path / "other")
+    folder = shutil.copytree(finished.folder, tmp_path / "run")
+    shutil.rmtree(folder / "log-2")
+    shutil.copytree(other / "log-2", folder / "log-2")
+    with pytest.raises(LogError, match="log-2"):
+        verify_folder(folder, None)
+
+
 def test_a_simulated_device_sends_about_two_bytes_a_parameter(finished):
     report = json.loads((finished.folder / "report.json").read_text())
     sent, parameters = report["bytes"]["update"], report["parameters"]
