@@ -11,7 +11,7 @@ from rich.console import Console
 
 from vitalring.errors import ConfigError
 from vitalring.files import write_atomic
-from vitalring.tools.bench import inference, robust_command, secure_sum, studies
+from vitalring.tools.bench import inference, ring, robust_command, secure_sum, studies
 from vitalring.tools.bench.log import log_facts, log_tables, measure_log
 from vitalring.tools.bench.path import measure_path
 from vitalring.tools.bench.path_text import path_facts, path_tables
@@ -74,6 +74,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     inference.add_arguments(
         actions.add_parser("inference", help="the int8 model against the training graph")
     )
+    ring.add_arguments(
+        actions.add_parser("ring", help="ring signatures of both suites, and what they stand on")
+    )
     studies.add_arguments(actions.add_parser("studies", help="finished simulations side by side"))
     secure_sum.add_arguments(
         actions.add_parser("secure-sum", help="the sum in every mode, beside NVFLARE and Flower")
@@ -87,6 +90,8 @@ def run(options: argparse.Namespace) -> int:
     """Run the command."""
     if options.action == "inference":
         return inference.run(options)
+    if options.action == "ring":
+        return ring.run(options)
     if options.action == "robust":
         return robust_command.run(options)
     if options.action == "secure-sum":
