@@ -188,7 +188,7 @@ def _residue(ring: Ring, claims: Iterable[_Claim]) -> bytes:
     terms = chain(
         (claim.points for claim in taken),
         [group.base_mul(_encoded(base))] if base else [],
-        # A scalar of zero, which no chance brings about, adds nothing.
+        # A scalar of zero, which a signer can bring about, adds nothing.
         (_mul(k, point) for k, point in zip(scalars, points, strict=True) if k % group.ORDER),
     )
     return _sum(terms)

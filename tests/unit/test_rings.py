@@ -376,6 +376,19 @@ def test_a_challenge_of_zero_is_refused(monkeypatch):
         verify(SIGNATURE)
 
 
+def test_a_digit_that_a_signer_made_zero_is_refused_like_any_other():
+    # Every member whose digit it is would drop out of the sum.
+    signature = statement.decode(RING, SIGNATURE)
+    bound = statement.bind(RING, CONTEXT, signature.tag, DIGEST)
+    c = int.from_bytes(statement.challenge(bound, signature.commitments), "little")
+    first = sum(int.from_bytes(f, "little") for f in signature.digits[0])
+    zeroed = changed(SIGNATURE, 32 * 7, c - first)
+    claim = verifying._claim(RING, CONTEXT, DIGEST, zeroed, BASE)
+    assert claim.digits[0][0] == 0
+    with pytest.raises(SignatureError, match="does not verify"):
+        verify(zeroed)
+
+
 def test_only_members_sign():
     with pytest.raises(SignatureError, match="not in the ring"):
         signing.sign(RING, lsag.keygen().secret, CONTEXT, DIGEST)
