@@ -1,0 +1,122 @@
+"""`vitalring attack`: measure what attackers get."""
+
+import argparse
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from vitalring.files import write_atomic
+from vitalring.tools.bench.table import markdown, print_tables
+from vitalring.tools.simulate.layout import SHIPPED_DATA
+
+_FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the command."""
+    actions = parser.add_subparsers(dest="action", required=True)
+    source = actions.add_parser(
+        "source-inference", help="whose record was it: at every stage of an update's path"
+    )
+    source.add_argument(
+        "--data", type=Path, help="folder of a data set; default: the electrocardiograms shipped"
+    )
+    source.add_argument("--model", help="network; none takes one that fits the data")
+    for name, default, text in (
+        ("devices", 10, "devices of a study"),
+        ("rows", 200, "most rows of a device"),
+        ("rounds", 5, "rounds of a study"),
+        ("seeds", 5, "studies of each kind"),
+        ("targets", 40, "most records of a device that are asked about"),
+        ("gateway-rounds", 6, "rounds of real parties whose gateway is attacked; 0 for none"),
+    ):
+        source.add_argument(f"--{name}", type=int, default=default, help=text)
+    source.add_argument(
+        "--alphas", type=_numbers, default=(0.1,), help="Dirichlet label skews, as 0.1,1"
+    )
+    source.add_argument(
+        "--epsilons", type=_numbers, default=(8.0, 1.0), help="guarantees besides none, as 8,1"
+    )
+    source.add_argument(
+        "--window", type=float, default=3.0, help="seconds within which real devices submit"
+    )
+    source.add_argument("--out", type=Path, help="folder for JSON, Markdown and the picture")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the command."""
+    # Networks and their runtime are loaded only where something is attacked.
+    from vitalring.tools.attack.source_inference import (  # noqa: PLC0415
+        AttackSettings,
+        measure_source_inference,
+    )
+
+    settings = AttackSettings(
+        devices=options.devices,
+        rows=options.rows,
+        rounds=options.rounds,
+        seeds=options.seeds,
+        targets=options.targets,
+        alphas=options.alphas,
+        epsilons=options.epsilons,
+        gateway_rounds=options.gateway_rounds,
+        window_s=options.window,
+    )
+    say = Console(stderr=True).print
+    result = measure_source_inference(options.data or SHIPPED_DATA, options.model, settings, say)
+    shipped = options.data is None
+    _show(result, options.out, shipped=shipped)
+    return 0
+
+
+def _show(result: dict[str, Any], out: Path | None, *, shipped: bool) -> None:
+    from vitalring.tools.attack.plots import attack_plot  # noqa: PLC0415
+    from vitalring.tools.attack.text import (  # noqa: PLC0415
+        NOT_PROTECTED,
+        attack_facts,
+        attack_tables,
+    )
+
+    facts, tables = attack_facts(result), attack_tables(result)
+    console = Console()
+    print_tables(facts, tables, console)
+    console.print(NOT_PROTECTED, highlight=False, markup=False)
+    if out is None:
+        return
+    data = result["dataset"]
+    # One folder may hold the pages of several data sets.
+    name = "source-inference" + (f"-{data}" if _FILE_NAME.fullmatch(data) else "")
+    picture = f"![Success of source inference, by what the attacker has]({name}.svg)"
+    tables = [replace(tables[0], notes=(*tables[0].notes, picture)), *tables[1:]]
+    command = _command(result, shipped=shipped)
+    page = markdown(f"Source inference: {data}", command, facts, tables)
+    content = json.dumps({"command": command, **result}, indent=2) + "\n"
+    write_atomic(out / f"{name}.md", (page + NOT_PROTECTED).encode())
+    write_atomic(out / f"{name}.json", content.encode())
+    write_atomic(out / f"{name}.svg", attack_plot(result).encode())
+
+
+def _command(result: dict[str, Any], *, shipped: bool) -> str:
+    """Return the command that makes such a result; a folder's place is one machine's business."""
+    settings = result["settings"]
+    listed = {name: ",".join(f"{v:g}" for v in settings[name]) for name in ("alphas", "epsilons")}
+    data = "" if shipped else " --data FOLDER"
+    return (
+        f"vitalring attack source-inference{data} --model {result['model']} "
+        f"--devices {settings['devices']} --rows {settings['rows']} "
+        f"--rounds {settings['rounds']} --seeds {settings['seeds']} "
+        f"--targets {settings['targets']} --alphas {listed['alphas']} "
+        f"--epsilons {listed['epsilons']} --gateway-rounds {settings['gateway_rounds']} "
+        f"--window {settings['window_s']:g} --out docs/results"
+    )
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(",") if part)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not numbers such as 8,1") from error
