@@ -29,7 +29,7 @@ from vitalring.aggregator.notices import Notices
 from vitalring.aggregator.optimisers import Vector
 from vitalring.aggregator.parcels import Parcels
 from vitalring.aggregator.release import Party
-from vitalring.aggregator.release_store import forget_releases_before
+from vitalring.aggregator.release_store import forget_releases_before, trust_opened
 from vitalring.aggregator.service import report
 from vitalring.errors import (
     RecordError,
@@ -181,10 +181,10 @@ class JointService:
             self._hear_whole(topic, content)
 
     def _hear_object(self, name: bytes, payload: bytes) -> None:
-        if payload and name in self._agreed:
-            self._adopt_model(self._agreed[name])
-        elif payload and name == self._missed:
-            self._hear_plan(blobs.whole(payload))
+        if payload and name == self._missed:
+            plan = blobs.whole(payload)
+            if digest(plan) == name:
+                self._hear_plan(plan)
         for topic, content in self._parcels.piece(name, payload):
             self._hear_whole(topics.parse(topic), content)
 
@@ -205,13 +205,22 @@ class JointService:
             case topics.Kind.PLAN if content:
                 self._hear_plan(_announced_plan(content))
             case topics.Kind.SUM if content:
-                self._hear_closed(decode(Bundle, content))
+                self._hear_gateway(decode(Bundle, content))
             case topics.Kind.MODEL if content:
                 self._agree(decode(Bundle, content))
 
     def _hear_plan(self, signed: bytes) -> None:
         if signed:
             self._announced, self._news = (trust.open_round_plan(signed, self._study), signed), True
+
+    def _hear_gateway(self, bundle: Bundle) -> None:
+        """Take what the gateway alone says: a closed round, or the newest model that it logged."""
+        try:
+            model = trust.open_model(bundle.record, self._study.federation, self._study.plan)
+        except (RecordError, SignatureError):
+            self._hear_closed(bundle)
+        else:
+            self._adopt_model(_Agreed(model, bundle))
 
     def _hear_closed(self, bundle: Bundle) -> None:
         """Note a closed round; ask for its plan where that was missed."""
@@ -311,7 +320,9 @@ class JointService:
     def _adopt_missed(self, plan: RoundPlan) -> None:
         """Keep the model on which a logged plan follows: then that is logged too."""
         for agreed in list(self._agreed.values()):
-            if (agreed.model.round, agreed.model.weights) == (plan.round - 1, plan.weights):
+            model = agreed.model
+            follows = (model.round, model.weights) == (plan.round - 1, plan.weights)
+            if follows and not model.final:
                 try:
                     self._adopt_model(agreed)
                 except RecordError as error:
@@ -322,15 +333,12 @@ class JointService:
         model = trust.open_model(bundle.record, self._study.federation, self._study.plan)
         if model.round < self._number:
             return
-        name = digest(bundle.record)
-        if name not in self._agreed:
-            self._channel.watch(name)
-        self._agreed[name] = _Agreed(model, bundle)
+        named = tuple(o for o in bundle.objects if digest(o) in (model.weights, model.state))
+        self._agreed[digest(bundle.record)] = _Agreed(model, replace(bundle, objects=named))
         newest = max(agreed.model.round for agreed in self._agreed.values())
         for old, agreed in list(self._agreed.items()):
             if agreed.model.round < newest or len(self._agreed) > _MODELS:
                 del self._agreed[old]
-                self._channel.unwatch(old)
         self._news = True
 
     def _adopt_model(self, agreed: _Agreed) -> None:
@@ -343,10 +351,13 @@ class JointService:
             raise RecordError(f"the model of round {model.round} follows from another plan")
         # Objects are not signed: what others left out this hospital may have found itself.
         own = self._result[1].objects if self._result is not None else ()
-        bundle = replace(bundle, objects=(*bundle.objects, *own))
+        others = (o for each in self._agreed.values() for o in each.bundle.objects)
+        bundle = replace(bundle, objects=(*bundle.objects, *own, *others))
         result = rounds.agreed_result(self._aggregator, model, bundle)
         seconds = time.monotonic() - self._began if self._round else 0.0
         rounds.keep_model(self._db, result, bundle.record, seconds)
+        if model.applied:
+            trust_opened(self._db, model.round)
         self._stand_at(store.latest(self._db))
         self._end_round()
         self._news = True

@@ -48,7 +48,7 @@ class Publisher:
     def round(self) -> None:
         """Publish the log's tail, and what the newest round has for devices and aggregator."""
         self.log_tail()
-        announced, total = b"", b""
+        announced, total = b"", rounds.model_for_hospitals(self._db)
         current = rounds.latest(self._db)
         if current is not None:
             # The aggregator proposed it and looks for it here to know that it is in the log.

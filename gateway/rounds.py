@@ -274,12 +274,35 @@ def finish(
             log.append_object(db, "peer-report", peer)
         log.append_object(db, "global-model", bundle.record)
         db.execute("UPDATE rounds SET status = 'done' WHERE plan = ?", (current.plan,))
+        if study.joint is not None:
+            _keep_for_hospitals(db, model, bundle)
         # The sum has served; a ciphertext that is gone can never be decrypted by a later key.
         db.execute("DELETE FROM objects WHERE digest = ?", (report.sum,))
         contributions.forget(db, current.plan)
         log.sign_checkpoint(db, key)
     _forget_what_was_deleted(db)
     return model
+
+
+def model_for_hospitals(db: sqlite3.Connection) -> bytes:
+    """Return the newest logged model with weights and state; no bytes before the first.
+
+    Hospitals go by it alone: of models that a quorum signed, the log holds one.
+    """
+    row = db.execute("SELECT model FROM rounds WHERE model IS NOT NULL").fetchone()
+    return row[0] if row else b""
+
+
+def _keep_for_hospitals(db: sqlite3.Connection, model: GlobalModel, bundle: Bundle) -> None:
+    found = {digest(content): content for content in bundle.objects}
+    if model.state not in found or model.weights not in found:
+        raise RecordError(f"the model of round {model.round} came without weights or state")
+    objects = (found[model.weights], found[model.state])
+    db.execute("UPDATE rounds SET model = NULL WHERE round < ?", (model.round,))
+    db.execute(
+        "UPDATE rounds SET model = ? WHERE round = ?",
+        (encode(Bundle(bundle.record, objects)), model.round),
+    )
 
 
 def recent_receipts(db: sqlite3.Connection, most: int) -> list[tuple[int, bytes]]:

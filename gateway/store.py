@@ -14,7 +14,7 @@ from vitalring.database import open_database, open_read_only
 from vitalring.errors import ConfigError
 
 FILE = "gateway.sqlite"
-LAYOUT = 3
+LAYOUT = 4
 SCHEMA = """
 CREATE TABLE entries (position INTEGER PRIMARY KEY, entry BLOB NOT NULL);
 CREATE TABLE nodes (
@@ -34,7 +34,8 @@ CREATE TABLE rounds (
     opened_ms INTEGER NOT NULL,
     admission_us INTEGER NOT NULL DEFAULT 0,
     report BLOB,
-    receipts BLOB
+    receipts BLOB,
+    model BLOB
 );
 CREATE TABLE admitted (
     plan BLOB NOT NULL, digest BLOB NOT NULL, tag BLOB NOT NULL, entry BLOB NOT NULL,

@@ -356,7 +356,7 @@ class Parties:
             result.model, self.federation.aggregator_seeds[: self.federation.study.plan.quorum]
         )
         aggregator_rounds.keep_model(self.aggregator_db, result, signed, 0.0)
-        return decode(Bundle, aggregator_store.latest(self.aggregator_db).model)
+        return Bundle(signed, result.objects)
 
     def finish(self, model: Bundle):
         return rounds.finish(self.db, self.federation.log_key, self.federation.study, model)
