@@ -168,7 +168,7 @@ def _check_tag(signature: Signature, base: bytes, powers: Sequence[int]) -> None
     """c^m * J = z * U + sum_j c^j * Y_j, every point checked where it is multiplied."""
     first, *rest = signature.commitments.tags_by_power
     right = group.add(group.mul(signature.response, base), group.decode_point(first))
-    for power, point in zip(powers[1:], rest, strict=False):
+    for power, point in zip(powers[1:-1], rest, strict=True):
         right = group.add(right, _mul(power, point))
     if _mul(powers[-1], signature.tag) != right:
         raise SignatureError(_UNPROVEN)
