@@ -1,7 +1,8 @@
 """Parameters of the joint key: one function of the codec, the hospitals and the key's life.
 
 Rules (SPEC 5.11, 5.16, 5.17): integer arithmetic alone, so every party computes the same
-parameters. They are secure by the tables of the HomomorphicEncryption.org standard; what
+parameters. They are secure by the tables of the HomomorphicEncryption.org standard, and by
+newer ones that are a little stricter; what
 all partial decryptions of the key's life show of the noise is within statistical distance
 2**-40 of nothing; and the sum of `n_max` honest updates with the smudging noise of
 `threshold` hospitals decrypts, with a bit to spare. Among those that do, the smallest
@@ -21,12 +22,13 @@ from vitalring.protocol.threshold.modular import MAX_PRIME_BITS
 from vitalring.protocol.threshold.pieces import Access
 
 MAX_MODULUS_BITS = {
-    128: {4096: 109, 8192: 218},
-    192: {4096: 75, 8192: 152},
-    256: {4096: 58, 8192: 118},
+    128: {4096: 106, 8192: 214},
+    192: {4096: 73, 8192: 147},
+    256: {4096: 56, 8192: 114},
 }
-"""Bits of all primes together, by security and degree, with a ternary secret: Table 1 of the
-standard (Albrecht et al. 2018). Degree 2048 has no room for smudging noise."""
+"""Bits of all primes together, by security and degree, with a ternary secret: the smaller of
+Table 1 of the standard (Albrecht et al. 2018) and the newer tables of Bossuat et al. (eprint
+2024/463). Degree 2048 has no room for smudging noise."""
 
 MAX_HOSPITALS = 64
 MAX_PIECES = 64
