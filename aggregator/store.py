@@ -11,6 +11,7 @@ from vitalring.aggregator.release_store import RELEASE_SCHEMA
 from vitalring.database import open_database
 from vitalring.errors import RecordError
 
+FILE = "aggregator.sqlite"
 LAYOUT = 1
 SCHEMA = """
 CREATE TABLE rounds (
@@ -44,7 +45,7 @@ class Round:
 
 def open_store(state_dir: Path) -> sqlite3.Connection:
     """Open the aggregator's database in `state_dir`. Raises StorageError."""
-    return open_database(state_dir / "aggregator.sqlite", SCHEMA, LAYOUT)
+    return open_database(state_dir / FILE, SCHEMA, LAYOUT)
 
 
 def latest(db: sqlite3.Connection) -> Round | None:

@@ -3,6 +3,7 @@
 What a hospital's staff types, as docs/keys.md and docs/gateway.md say it, on one machine.
 """
 
+import json
 import re
 import shutil
 import sys
@@ -158,5 +159,12 @@ def test_hospitals_on_machines_of_their_own_train_together(tmp_path, capsys):
             process.end_whatever()
         broker.stop()
     assert main(["gateway", "export", "--config", str(gateway), str(tmp_path / "log")]) == 0
+    capsys.readouterr()
+    config = hospitals.home("west") / "hospitals" / "west" / "aggregator.toml"
+    assert main(["aggregator", "status", "--config", str(config)]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["hospital"], told["round"], told["refusals"]) == ("west", 2, [])
+    assert told["model"]["final"] and told["model"]["applied"]
+    assert told["key"]["failed_checks"] == 0
     verdict = verify_log(tmp_path / "log", bytes.fromhex(hospitals.authority))
     assert [len(verdict.rounds), verdict.updates] == [2, 10]
