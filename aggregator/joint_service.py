@@ -113,7 +113,7 @@ class JointService:
         self._next: tuple[RoundPlan, bytes] | None = None
         # What is in hand: a closed round, what follows from it, and what is to be signed.
         self._round: JointRound | None = None
-        self._began = 0.0
+        self._began, self._report_record = 0.0, b""
         self._result: tuple[object, rounds.Result] | None = None
         self._matter: Drafts[RoundPlan] | Drafts[GlobalModel] | None = None
         self._said: set[str] = set()
@@ -239,6 +239,11 @@ class JointService:
     def _hear_hospital(self, topic: topics.Topic, content: bytes) -> None:
         hospital, step = self._names.index(topic.hospital or ""), topic.step or ""
         own = hospital == self._party.hospital
+        if own and content and step not in ("draft", "signature"):
+            # Said before a restart; it is cleared with what this round does not say again.
+            self._said.add(
+                topics.hospital_topic(self._name, self._names[hospital], step, topic.attempt or 0)
+            )
         # What stands under our own name tells of a database that was lost, or put back.
         if own and step not in ("commitment", "promise"):
             return
@@ -393,7 +398,7 @@ class JointService:
             self._conclude("no sum", current, closed.record, lambda: None)
             return
         if self._round is None:
-            self._began = time.monotonic()
+            self._began, self._report_record = time.monotonic(), closed.record
             plan = decode(Bundle, current.proposal).record
             self._round = JointRound(
                 self._db, self._party, plan, closed.record, closed.receipts, self._spool
@@ -409,7 +414,8 @@ class JointService:
         self._say(work.said())
         if work.outcome is not None:
             mean = functools.partial(work.mean, self._aggregator.goal)
-            self._conclude(work.outcome, current, closed.record, mean)
+            # The report that this hospital recomputed, whatever the gateway says meanwhile.
+            self._conclude(work.outcome, current, self._report_record, mean)
 
     def _conclude(
         self,
