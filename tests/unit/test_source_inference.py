@@ -8,6 +8,7 @@ from vitalring.models.dataset import Records
 from vitalring.tools.attack import arithmetic, least_loss
 from vitalring.tools.attack.gateway_attack import (
     Lot,
+    against_chance,
     attack_updates,
     by_all,
     by_strongest,
@@ -197,6 +198,21 @@ def test_updates_in_clear_are_no_riddle():
     found = attack_updates(rounds)
     assert np.mean(found["all features"]) == np.mean(found["next round"]) == 1.0
     assert np.mean(found["strongest features"]) > 0.9
+
+
+def test_a_leak_is_no_chance_and_chance_is_none():
+    lots = noise_lots(rounds=3, features=8)
+    for lot in lots:
+        lot.features[:, 3] = lot.senders
+    # No deal of the senders at random does as well.
+    assert against_chance(lots)["strongest features"]["chance"] == 0.01
+    chances = []
+    for seed in range(12):
+        generator = np.random.default_rng([10, seed])
+        lots = [Lot(generator.normal(size=(N, 8)), generator.permutation(N)) for _ in range(3)]
+        chances.append(against_chance(lots)["all features"]["chance"])
+    # Uniform at least where nothing is to be found: 12 of them deviate by 0.083 from 0.5.
+    assert 0.2 < np.mean(chances) < 0.85
 
 
 def slot(number: int) -> Slot:

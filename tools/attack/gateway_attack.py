@@ -7,8 +7,8 @@ last. Whatever in a slot follows its device, size, bytes or place, would show.
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +35,7 @@ WHERE: Final = {
 
 
 _STRONGEST: Final = 10
+_PERMUTATIONS: Final = 99
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,9 @@ class Lot:
     senders: Places
 
 
-Shares = dict[str, list[float]]
-"""By attack, the share of slots that it named rightly in each round."""
+Attacked = dict[str, dict[str, Any]]
+"""By attack: `shares`, of slots that it named rightly in each round, and `chance`, how often it
+does as well or better where nothing tells devices apart."""
 
 Classifier = Callable[[Sequence[Lot], Lot], Places]
 """From rounds with known senders and one without, to the device of each slot of that one."""
@@ -142,9 +144,7 @@ def follow(lots: Sequence[Lot]) -> list[float]:
     return shares
 
 
-def attack_gateway(
-    held: Sequence[Held], devices: Sequence[str]
-) -> dict[str, dict[str, list[float]]]:
+def attack_gateway(held: Sequence[Held], devices: Sequence[str]) -> dict[str, Attacked]:
     """Return each attack's success by round, for each state of the folder.
 
     Rounds of which more than one update is missing in a copy are left out of that state; while
@@ -160,7 +160,7 @@ def attack_gateway(
                 lots[state].append(lot_of(copy, np.array(senders, dtype=np.int64)))
         if len(each.arrivals) == len(devices):
             lots["live"].append(_arrivals(each, places))
-    return {name: _attacked(found) for name, found in lots.items() if len(found) > 1}
+    return {name: against_chance(found) for name, found in lots.items() if len(found) > 1}
 
 
 def left_behind(held: Sequence[Held]) -> tuple[int, int]:
@@ -184,15 +184,35 @@ def left_behind(held: Sequence[Held]) -> tuple[int, int]:
     return found, total
 
 
-def attack_updates(rounds: Sequence[Floats]) -> Shares:
+def attack_updates(rounds: Sequence[Floats]) -> dict[str, list[float]]:
     """Run the same classifiers on updates in clear (devices, d), in the order of devices.
 
-    There they must succeed: this tells a blind classifier from a safe encryption.
+    There they must succeed: this tells a blind classifier from a safe encryption. Returns the
+    share of slots by attack and round.
     """
-    return _attacked([Lot(updates, np.arange(len(updates))) for updates in rounds])
+    return _attack([Lot(updates, np.arange(len(updates))) for updates in rounds])
 
 
-def _attacked(lots: Sequence[Lot]) -> Shares:
+def against_chance(lots: Sequence[Lot]) -> Attacked:
+    """Run every attack, and again on the same slots with senders dealt at random.
+
+    Rounds are not independent, as each one is named by what was learnt from the others; a
+    permutation test holds all the same.
+    """
+    found = _attack(lots)
+    generator = np.random.default_rng(0)
+    reached = dict.fromkeys(found, 1)
+    for _ in range(_PERMUTATIONS):
+        dealt = [replace(lot, senders=generator.permutation(lot.senders)) for lot in lots]
+        for name, shares in _attack(dealt).items():
+            reached[name] += np.mean(shares) >= np.mean(found[name])
+    return {
+        name: {"shares": shares, "chance": float(reached[name] / (1 + _PERMUTATIONS))}
+        for name, shares in found.items()
+    }
+
+
+def _attack(lots: Sequence[Lot]) -> dict[str, list[float]]:
     return {
         "strongest features": classify(lots, by_strongest),
         "all features": classify(lots, by_all),

@@ -59,7 +59,7 @@ def _gateway(axes: Axes, gateway: list[Mapping[str, Any]], chance: float) -> Non
     names = [*(short[where] for where in known), "control: in clear"]
     found = [
         [
-            *(run["attacks"][where]["strongest features"] for where in known),
+            *(run["attacks"][where]["strongest features"]["shares"] for where in known),
             run["control"]["strongest features"],
         ]
         for run in gateway
