@@ -5,9 +5,7 @@ model, and sign it and the next plan together. What the gateway logged is what h
 hospital that missed something takes it from there. `AggregatorService` is the same for one
 hospital that decrypts alone.
 
-What comes is checked before it is remembered, so that old or hostile messages stop nobody. The
-broker may forget a message at once: all are retained, and come again with a new connection, but
-for the gateway's updates, which are asked for again.
+What others say is in the `Inbox`; this module follows it.
 """
 
 import functools
@@ -16,7 +14,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -24,10 +22,10 @@ from vitalring.aggregator import rounds, store
 from vitalring.aggregator.channel import Channel
 from vitalring.aggregator.cosign import check_model, check_plan
 from vitalring.aggregator.drafts import Drafted, Drafts
+from vitalring.aggregator.joint_inbox import Agreed, Inbox
 from vitalring.aggregator.joint_round import JointRound
 from vitalring.aggregator.notices import Notices
 from vitalring.aggregator.optimisers import Vector
-from vitalring.aggregator.parcels import Parcels
 from vitalring.aggregator.release import Party
 from vitalring.aggregator.release_store import forget_releases_before, trust_opened
 from vitalring.aggregator.service import report
@@ -39,17 +37,13 @@ from vitalring.errors import (
     VitalRingError,
 )
 from vitalring.mqtt import Message
-from vitalring.protocol import blobs, limits, topics, trust
+from vitalring.protocol import topics, trust
 from vitalring.protocol.cbor import decode, digest, encode
 from vitalring.protocol.records import (
     Bundle,
     GlobalModel,
-    PlanAnnouncement,
     RoundPlan,
-    RoundReport,
 )
-from vitalring.protocol.release import member_sets
-from vitalring.protocol.signing import Signed
 
 _log = logging.getLogger(__name__)
 _PAUSE_S = 5.0
@@ -58,25 +52,6 @@ _RETRY_S = 1.0
 """Between attempts at what the broker refused."""
 _REPEAT_S = 15.0
 """What the gateway has not logged by then is said again."""
-_MODELS = 16
-"""Models of a round, signed by different hospitals, of which one is going to be logged."""
-
-
-@dataclass(frozen=True)
-class _Closed:
-    """A round that the gateway closed."""
-
-    report: RoundReport
-    record: bytes
-    receipts: bytes
-
-
-@dataclass(frozen=True)
-class _Agreed:
-    """A model that a quorum signed, with what came along; it counts once it is logged."""
-
-    model: GlobalModel
-    bundle: Bundle
 
 
 class JointService:
@@ -97,17 +72,11 @@ class JointService:
         self._name = self._study.federation.name
         self._names = [each.name for each in self._study.federation.hospitals]
         self._channel, self._notices = channel, Notices()
-        self._parcels = Parcels(channel.watch, channel.unwatch)
-        self._attempts = len(member_sets(party.params.access))
+        self._inbox = Inbox(
+            self._study, party.hospital, party.params, channel.watch, channel.unwatch
+        )
         self._spool, self._now_ms = spool, now_ms
         self._stop = threading.Event()
-        # The newest of what others say: gateway, quorum, each hospital.
-        self._announced: tuple[RoundPlan, bytes] | None = None
-        self._closed: _Closed | None = None
-        self._agreed: dict[bytes, _Agreed] = {}
-        self._drafts: dict[int, bytes] = {}
-        self._signatures: dict[int, bytes] = {}
-        self._release: dict[tuple[int, str, int], bytes] = {}
         # The newest round that the gateway logged, with its model if that is logged too.
         self._stand_at(store.latest(db))
         self._next: tuple[RoundPlan, bytes] | None = None
@@ -118,9 +87,6 @@ class JointService:
         self._matter: Drafts[RoundPlan] | Drafts[GlobalModel] | None = None
         self._said: set[str] = set()
         self._repeat_at = 0.0
-        # A closed round's plan that was missed, and whether there is news of what to follow.
-        self._missed = b""
-        self._news = False
 
     def until(self, stop: threading.Event) -> None:
         """Wait for nothing any more once `stop` is set."""
@@ -152,6 +118,7 @@ class JointService:
 
     def _stand_at(self, current: store.Round | None) -> None:
         self._current, self._model = current, None
+        self._inbox.number = self._number
         if current is not None and current.model is not None:
             record = decode(Bundle, current.model).record
             self._model = trust.open_model(record, self._study.federation, self._study.plan)
@@ -160,113 +127,31 @@ class JointService:
 
     def _take(self, message: Message) -> None:
         try:
-            self._hear(message)
-        except (StorageError, sqlite3.Error) as error:
-            self._pause(error)
-            self._channel.ask_again()
+            self._inbox.take(message)
         except VitalRingError as error:
             _log.warning("the message on %s is refused: %s", message.topic[:120], error)
 
-    def _hear(self, message: Message) -> None:
-        topic, payload = topics.parse(message.topic), message.payload
-        if topic.kind is topics.Kind.SET:
-            if self._round is not None:
-                self._round.feed(payload, time.monotonic())
-            return
-        if topic.kind is topics.Kind.OBJECT:
-            self._hear_object(topic.digest or b"", payload)
-            return
-        content = self._parcels.take(message.topic, payload, self._most_bytes(topic))
-        if content is not None:
-            self._hear_whole(topic, content)
-
-    def _hear_object(self, name: bytes, payload: bytes) -> None:
-        if payload and name == self._missed:
-            plan = blobs.whole(payload)
-            if digest(plan) == name:
-                self._hear_plan(plan)
-        for topic, content in self._parcels.piece(name, payload):
-            self._hear_whole(topics.parse(topic), content)
-
-    def _most_bytes(self, topic: topics.Topic) -> int:
-        """Return how large a message on this topic may be. Raises RecordError for none at all."""
-        if topic.kind is not topics.Kind.HOSPITAL:
-            return 2 * limits.MAX_OBJECT_BYTES
-        if topic.hospital not in self._names or (topic.attempt or 0) >= self._attempts:
-            raise RecordError(f"there is no such hospital, or no set {topic.attempt} of members")
-        if topic.step in ("check", "part"):
-            return self._study.plan.groups * self._party.params.partial_bytes
-        return Signed.MAX_BYTES
-
-    def _hear_whole(self, topic: topics.Topic, content: bytes) -> None:
-        match topic.kind:
-            case topics.Kind.HOSPITAL:
-                self._hear_hospital(topic, content)
-            case topics.Kind.PLAN if content:
-                self._hear_plan(_announced_plan(content))
-            case topics.Kind.SUM if content:
-                self._hear_gateway(decode(Bundle, content))
-            case topics.Kind.MODEL if content:
-                self._agree(decode(Bundle, content))
-
-    def _hear_plan(self, signed: bytes) -> None:
-        if signed:
-            self._announced, self._news = (trust.open_round_plan(signed, self._study), signed), True
-
-    def _hear_gateway(self, bundle: Bundle) -> None:
-        """Take what the gateway alone says: a closed round, or the newest model that it logged."""
-        try:
-            model = trust.open_model(bundle.record, self._study.federation, self._study.plan)
-        except (RecordError, SignatureError):
-            self._hear_closed(bundle)
-        else:
-            self._adopt_model(_Agreed(model, bundle))
-
-    def _hear_closed(self, bundle: Bundle) -> None:
-        """Note a closed round; ask for its plan where that was missed."""
-        closed = trust.open_report(bundle.record, self._study.federation)
-        receipts = b""
-        if closed.status == "summed":
-            receipts = bundle.objects[0] if bundle.objects else b""
-            trust.open_receipts(receipts, self._study.federation)
-        self._closed = _Closed(closed, bundle.record, receipts)
-        if closed.round > self._number and closed.plan != self._missed:
-            if self._missed:
-                self._channel.unwatch(self._missed)
-            self._missed = closed.plan
-            self._channel.watch(closed.plan)
-
-    def _hear_hospital(self, topic: topics.Topic, content: bytes) -> None:
-        hospital, step = self._names.index(topic.hospital or ""), topic.step or ""
-        own = hospital == self._party.hospital
-        if own and content and step not in ("draft", "signature"):
-            # Said before a restart; it is cleared with what this round does not say again.
-            self._said.add(
-                topics.hospital_topic(self._name, self._names[hospital], step, topic.attempt or 0)
-            )
-        # What stands under our own name tells of a database that was lost, or put back.
-        if own and step not in ("commitment", "promise"):
-            return
-        if step in ("draft", "signature"):
-            heard = self._drafts if step == "draft" else self._signatures
-            if content:
-                heard[hospital] = content
-            else:
-                heard.pop(hospital, None)
-            return
-        key = (hospital, step, topic.attempt or 0)
-        if not content:
-            self._release.pop(key, None)
-            return
-        # Kept too: it may be of a round that this hospital has yet to take up.
-        self._release[key] = content
+    def _deliver(self) -> None:
+        """Give the round in hand what came for it; take up the model that the gateway logged."""
+        inbox = self._inbox
+        frames, inbox.frames = inbox.frames, []
+        fresh, inbox.fresh = inbox.fresh, []
         if self._round is not None:
-            self._round.hear(*key, content)
+            for frame in frames:
+                self._round.feed(frame, time.monotonic())
+            for key in fresh:
+                self._hear_again(key)
+        self._said |= inbox.own_said
+        inbox.own_said = set()
+        if inbox.logged is not None:
+            self._adopt_logged(inbox.logged)
+            inbox.logged = None
 
     # What this hospital does.
 
     def _advance(self) -> None:
         try:
+            self._deliver()
             self._follow()
             self._work()
             self._sign()
@@ -292,11 +177,11 @@ class JointService:
 
     def _follow(self) -> None:
         """Take up the round that the gateway announced, as far as this hospital knows enough."""
-        if self._announced is None or not self._news:
+        if self._inbox.announced is None or not self._inbox.news:
             return
-        if self._adopt_plan(*self._announced):
-            self._announced = None
-        self._news = False
+        if self._adopt_plan(*self._inbox.announced):
+            self._inbox.announced = None
+        self._inbox.news = False
 
     def _adopt_plan(self, plan: RoundPlan, signed: bytes) -> bool:
         """Keep a plan that the gateway logged; False where it does not follow on what we know."""
@@ -324,29 +209,19 @@ class JointService:
 
     def _adopt_missed(self, plan: RoundPlan) -> None:
         """Keep the model on which a logged plan follows: then that is logged too."""
-        for agreed in list(self._agreed.values()):
+        for agreed in list(self._inbox.agreed.values()):
             model = agreed.model
             follows = (model.round, model.weights) == (plan.round - 1, plan.weights)
             if follows and not model.final:
-                try:
-                    self._adopt_model(agreed)
-                except RecordError as error:
-                    _log.warning("the model of round %d is of no use: %s", plan.round - 1, error)
+                self._adopt_logged(agreed)
 
-    def _agree(self, bundle: Bundle) -> None:
-        """Note what a quorum signed; it counts once the gateway logged it."""
-        model = trust.open_model(bundle.record, self._study.federation, self._study.plan)
-        if model.round < self._number:
-            return
-        named = tuple(o for o in bundle.objects if digest(o) in (model.weights, model.state))
-        self._agreed[digest(bundle.record)] = _Agreed(model, replace(bundle, objects=named))
-        newest = max(agreed.model.round for agreed in self._agreed.values())
-        for old, agreed in list(self._agreed.items()):
-            if agreed.model.round < newest or len(self._agreed) > _MODELS:
-                del self._agreed[old]
-        self._news = True
+    def _adopt_logged(self, agreed: Agreed) -> None:
+        try:
+            self._adopt_model(agreed)
+        except RecordError as error:
+            _log.warning("the model of round %d is of no use: %s", agreed.model.round, error)
 
-    def _adopt_model(self, agreed: _Agreed) -> None:
+    def _adopt_model(self, agreed: Agreed) -> None:
         """Keep a logged model with the state that it names. Raises RecordError without that."""
         model, bundle = agreed.model, agreed.bundle
         if model.round < self._number or (model.round == self._number and self._model is not None):
@@ -356,7 +231,7 @@ class JointService:
             raise RecordError(f"the model of round {model.round} follows from another plan")
         # Objects are not signed: what others left out this hospital may have found itself.
         own = self._result[1].objects if self._result is not None else ()
-        others = (o for each in self._agreed.values() for o in each.bundle.objects)
+        others = (o for each in self._inbox.agreed.values() for o in each.bundle.objects)
         bundle = replace(bundle, objects=(*bundle.objects, *own, *others))
         result = rounds.agreed_result(self._aggregator, model, bundle)
         seconds = time.monotonic() - self._began if self._round else 0.0
@@ -365,7 +240,7 @@ class JointService:
             trust_opened(self._db, model.round)
         self._stand_at(store.latest(self._db))
         self._end_round()
-        self._news = True
+        self._inbox.news = True
         self._notices.leave(topics.model_topic(self._name))
         report(model)
 
@@ -389,7 +264,7 @@ class JointService:
 
     def _work(self) -> None:
         """Recompute and decrypt the closed round's sum; come to a model of one's own."""
-        current, closed = self._current, self._closed
+        current, closed = self._current, self._inbox.closed
         if current is None or current.model is not None or closed is None:
             return
         if closed.report.plan != current.plan:
@@ -403,8 +278,8 @@ class JointService:
             self._round = JointRound(
                 self._db, self._party, plan, closed.record, closed.receipts, self._spool
             )
-            for key, content in list(self._release.items()):
-                self._hear_again(key, content)
+            for key in list(self._inbox.release):
+                self._hear_again(key)
         work = self._round
         request = work.request(time.monotonic())
         if request is not None:
@@ -429,12 +304,13 @@ class JointService:
             result = rounds.result_of(self._db, self._aggregator, current, report_record, mean())
             self._result = (outcome, result)
 
-    def _hear_again(self, key: tuple[int, str, int], content: bytes) -> None:
+    def _hear_again(self, key: tuple[int, str, int]) -> None:
+        content = self._inbox.release.get(key)
         try:
-            if self._round is not None:
+            if self._round is not None and content is not None:
                 self._round.hear(*key, content)
         except (RecordError, SignatureError) as error:
-            _log.debug("%s of hospital %d does not count: %s", key[1], key[0], error)
+            _log.info("%s of hospital %d does not count: %s", key[1], key[0], error)
 
     def _say(self, said: dict[tuple[str, int], bytes]) -> None:
         """Have this on our topics, and nothing of rounds before."""
@@ -461,14 +337,14 @@ class JointService:
             signed = models.advance(
                 lambda: result.model,
                 lambda theirs: check_model(theirs, result.model, early=early),
-                self._drafts,
-                self._signatures,
+                self._inbox.drafts,
+                self._inbox.signatures,
                 now,
             )
             if signed:
                 bundle = Bundle(signed, result.objects)
-                if digest(signed) not in self._agreed:
-                    self._agree(bundle)
+                if digest(signed) not in self._inbox.agreed:
+                    self._inbox.agree(bundle)
                 self._notices.stand(topics.model_topic(self._name), encode(bundle))
         elif self._may_plan(now):
             plans = self._drafts_of(RoundPlan, number + 1, now)
@@ -476,8 +352,8 @@ class JointService:
             signed = plans.advance(
                 lambda: mine,
                 lambda theirs: check_plan(theirs, mine),
-                self._drafts,
-                self._signatures,
+                self._inbox.drafts,
+                self._inbox.signatures,
                 now,
             )
             if signed:
@@ -531,11 +407,3 @@ def subscriptions(study: trust.Study, hospital: int) -> list[str]:
         topics.hospital_filter(name),
         topics.set_topic(name, study.federation.hospitals[hospital].name),
     ]
-
-
-def _announced_plan(content: bytes) -> bytes:
-    """Return the plan in an announcement; nothing at a study's end, whose model is an object."""
-    try:
-        return decode(PlanAnnouncement, content).plan
-    except RecordError:
-        return b""
