@@ -115,13 +115,13 @@ def test_stopped_run_resumes(tmp_path):
     config = tmp_path / "study.toml"
     config.write_text(
         "devices = 5\nalone = false\nwindow_s = 0.0\n"
-        "[study]\nmin_cohort = 4\nrounds = 60\nlocal_epochs = 0.34\n"
+        "[study]\nmin_cohort = 4\nrounds = 25\nlocal_epochs = 0.34\n"
     )
     arguments = [*COMMAND, "--config", str(config), "--out", str(out)]
     first = subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
     assert first.stdout is not None
     for line in first.stdout:
-        if line.startswith("round   1/60"):
+        if line.startswith("round   1/25"):
             break
     first.send_signal(signal.SIGINT)
     rest = first.communicate(timeout=60)[0]
@@ -139,8 +139,8 @@ def test_stopped_run_resumes(tmp_path):
     assert "going on" in second.stdout
     finished = json.loads((out / "report.json").read_text())
     assert finished["status"] == "finished"
-    assert [row["round"] for row in finished["rounds"]] == list(range(1, 61))
-    assert [row["admitted"] for row in finished["rounds"]] == [5] * 60
+    assert [row["round"] for row in finished["rounds"]] == list(range(1, 26))
+    assert [row["admitted"] for row in finished["rounds"]] == [5] * 25
     verify_log(out / "log", None)
 
 
