@@ -118,7 +118,13 @@ def test_stopped_run_resumes(tmp_path):
         "[study]\nmin_cohort = 4\nrounds = 25\nlocal_epochs = 0.34\n"
     )
     arguments = [*COMMAND, "--config", str(config), "--out", str(out)]
-    first = subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
+    # Who started the tests may have asked for Ctrl-C to be ignored, as a shell does for jobs.
+    first = subprocess.Popen(
+        arguments,
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
+    )
     assert first.stdout is not None
     for line in first.stdout:
         if line.startswith("round   1/25"):

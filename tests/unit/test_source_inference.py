@@ -81,6 +81,11 @@ def test_matching_does_not_care_about_good_models():
     assert arithmetic.match(cost - np.array([[0.0], [50.0], [0.0]])).tolist() == [0, 1, 2]
 
 
+def test_more_slots_than_known_devices_are_all_named():
+    cost = np.array([[0.0, 9.0], [9.0, 0.0], [2.0, 1.0]])
+    assert arithmetic.match(cost).tolist() == [0, 1, 1]
+
+
 def test_updates_are_linked_by_their_own_direction():
     generator = np.random.default_rng(2)
     common, own = 20 * generator.normal(size=40), generator.normal(size=(N, 40))

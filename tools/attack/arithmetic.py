@@ -88,14 +88,17 @@ def by_label(truth: Places, labels: Places, devices: int) -> float:
 
 
 def match(cost: Floats) -> Places:
-    """Return for each row of `cost` (n, m), n ≤ m, its column in the cheapest assignment.
+    """Return for each row of `cost` (n, m) its column in the cheapest assignment.
 
-    Adding a constant to a row or a column changes nothing: a slot whose model is good at
+    Of more rows than columns those left over take the column that is cheapest for them. Adding
+    a constant to a row or a column of others changes nothing: a slot whose model is good at
     everything is not taken for everybody's.
     """
     from scipy.optimize import linear_sum_assignment  # noqa: PLC0415 - takes seconds to load
 
-    columns: Places = np.asarray(linear_sum_assignment(cost)[1], dtype=np.int64)
+    rows, assigned = linear_sum_assignment(cost)
+    columns: Places = cost.argmin(axis=1).astype(np.int64)
+    columns[rows] = assigned
     return columns
 
 
