@@ -132,6 +132,6 @@ def test_a_few_rounds_of_three_hospitals_survive_random_kills(tmp_path, report):
 @pytest.mark.long
 def test_twenty_rounds_of_three_hospitals_survive_random_kills_of_every_kind(tmp_path, report):
     kills, _ = killed_at_random(
-        tmp_path / "study", 20, 1800, report, between_s=(1.0, 6.0), pause_s=(0.1, 3.0)
+        tmp_path / "study", 20, 1800, report, between_s=(0.5, 2.5), pause_s=(0.1, 3.0)
     )
     assert min(kills[name] for name in ("broker", "gateway", "aggregator")) >= 3
