@@ -170,7 +170,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--authority",
-        type=_key,
+        type=public_key,
         metavar="HEX",
         help="the authority's public key, received by another way than the folder",
     )
@@ -234,7 +234,8 @@ def _summary(verdict: Verdict) -> Iterator[str]:
         yield f"  note         {finding}"
 
 
-def _key(text: str) -> bytes:
+def public_key(text: str) -> bytes:
+    """Read a public key from the command line."""
     if not re.fullmatch("[0-9a-f]{64}", text):
         raise argparse.ArgumentTypeError("a public key is 64 hexadecimal digits, small letters")
     return bytes.fromhex(text)
