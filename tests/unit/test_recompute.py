@@ -338,8 +338,7 @@ def test_two_hospitals_that_are_shown_sets_which_differ_by_one_device(closed, tm
 def test_an_update_with_a_foreign_signature(closed, spool):
     one, other = closed.updates[0], closed.updates[1]
     stranger = small_federation(secure_sum="plain", devices=6)
-    foreign = lsag.sign(
-        stranger.rings[0],
+    foreign = stranger.rings[0].sign(
         next(p.secret for p in stranger.devices if p.public in stranger.rings[0].keys),
         round_context(closed.opened),
         digest_of(one),
