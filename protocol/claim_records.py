@@ -175,23 +175,22 @@ def open_evidence(evidence: Evidence, authority: bytes) -> Counted:
     return Counted(study, plan, update, checkpoint, ring.keys)
 
 
-def require_prefix(counted: Counted, leaf_hashes: Sequence[bytes], newer: Checkpoint) -> None:
-    """Check that a log at hand goes on from the claimed one (SPEC 6.26.4).
+def require_prefix(known: Checkpoint, leaf_hashes: Sequence[bytes], newer: Checkpoint) -> None:
+    """Check that a log at hand goes on from a known state of it (SPEC 6.26.4).
 
     `leaf_hashes` are those of all its entries and `newer` its checkpoint. Raises LogError.
     """
-    older = counted.checkpoint
-    if older.origin != newer.origin:
-        raise LogError(f"the claim is of log {older.origin}, the log at hand is {newer.origin}")
-    if older.size > newer.size:
+    if known.origin != newer.origin:
+        raise LogError(f"known is log {known.origin}, the log at hand is {newer.origin}")
+    if known.size > newer.size:
         raise LogError(
-            f"the claim is of a log of {older.size} entries, the log at hand has {newer.size}: "
+            f"known is a log of {known.size} entries, the log at hand has {newer.size}: "
             "fetch it again"
         )
-    if root_of(leaf_hashes[: older.size]) != older.root:
+    if root_of(leaf_hashes[: known.size]) != known.root:
         raise LogError(
-            f"the first {older.size} entries of the log at hand are not those of the claim: the "
-            "log shows different histories"
+            f"the first {known.size} entries of the log at hand are not those that are known: "
+            "the log shows different histories"
         )
 
 

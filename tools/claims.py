@@ -5,15 +5,18 @@ answer goes; a verifier believes no request but one whose secret lies before it.
 """
 
 import secrets
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+from vitalring.database import open_read_only
+from vitalring.edge_agent import state
 from vitalring.edge_agent.config import AgentConfig
 from vitalring.errors import ConfigError, LogError
 from vitalring.files import read_secret, write_atomic, write_secret
 from vitalring.protocol import claim_records, group, lsag, merkle, trust
 from vitalring.protocol.cbor import digest, encode
-from vitalring.protocol.checkpoint import MAX_NOTE_BYTES
+from vitalring.protocol.checkpoint import MAX_NOTE_BYTES, Checkpoint
 from vitalring.protocol.claim_records import Claim, Counted, Evidence
 from vitalring.protocol.update import round_context
 from vitalring.tools.log_folder import LogFolder, history
@@ -68,8 +71,10 @@ def prove(config: AgentConfig, number: int, request: Path, log: Path) -> Made:
     # 3. The update is in a log of our authority's federation, and it is ours.
     authority = bytes.fromhex(config.authority_key)
     evidence = find_update(log_of(log), authority, keys, number)
+    # 4. That log goes on from the one that this device knows.
+    _require_known(log_of(log), authority, config.state_dir)
     data = claim_records.claim(asked, keys, evidence, authority)
-    # 4. It is what its verifier will take.
+    # 5. It is what its verifier will take.
     _, counted = claim_records.open_claim(data, asked, authority)
     return Made(data, question, counted.plan.round, len(counted.ring))
 
@@ -100,10 +105,8 @@ def verify(
     opened, counted = claim_records.open_claim(data, asked, authority)
     # 4. Both are the same log.
     if log is not None:
-        files = LogFolder(log_of(log))
-        checkpoint = files.checkpoint(files.federation(authority))
-        leaves = [merkle.leaf_hash(encode(e.value)) for e in files.entries(checkpoint)]
-        claim_records.require_prefix(counted, leaves, checkpoint)
+        checkpoint, leaves = _leaves(log_of(log), authority)
+        claim_records.require_prefix(counted.checkpoint, leaves, checkpoint)
     return Shown(opened, counted, verdict)
 
 
@@ -161,6 +164,25 @@ def find_update(folder: Path, authority: bytes, keys: lsag.KeyPair, number: int)
 def log_of(folder: Path) -> Path:
     """Return the log's folder, given it or the output folder of a simulation."""
     return folder / "log" if (folder / "log").is_dir() else folder
+
+
+def _leaves(folder: Path, authority: bytes) -> tuple[Checkpoint, list[bytes]]:
+    """Return a log's checkpoint and the hashes of its entries."""
+    files = LogFolder(folder)
+    checkpoint = files.checkpoint(files.federation(authority))
+    return checkpoint, [merkle.leaf_hash(encode(e.value)) for e in files.entries(checkpoint)]
+
+
+def _require_known(folder: Path, authority: bytes, state_dir: Path) -> None:
+    """Refuse a log that is not the one this device follows, where both can be compared."""
+    if not (state_dir / "agent.sqlite").exists():
+        return
+    with closing(open_read_only(state_dir / "agent.sqlite")) as db:
+        known = state.known_checkpoint(db)
+    checkpoint, leaves = _leaves(folder, authority)
+    # A second gateway's log has another name, and an older export is no less true.
+    if known and known.origin == checkpoint.origin and known.size <= checkpoint.size:
+        claim_records.require_prefix(known, leaves, checkpoint)
 
 
 def _ring_key(path: Path) -> lsag.KeyPair:

@@ -2,6 +2,7 @@
 
 import random
 import shutil
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from record_strategies import of
 
+from vitalring.edge_agent import state
 from vitalring.edge_agent.config import AgentConfig
 from vitalring.errors import ConfigError, LogError, RecordError, SignatureError, VitalRingError
 from vitalring.gateway.export import export_log
@@ -130,18 +132,16 @@ def test_a_claim_of_either_suite_is_shown_to_its_verifier(of_suite, number):
 
 def test_a_claim_made_when_the_log_was_shorter_holds_and_the_longer_log_goes_on_from_it(study):
     _, counted = opened(study, study.claim(log=study.older))
-    files = tool.LogFolder(study.log)
-    checkpoint = files.checkpoint(files.federation(study.authority))
-    leaves = [merkle.leaf_hash(encode(e.value)) for e in files.entries(checkpoint)]
-    assert counted.checkpoint.size < checkpoint.size
-    claim_records.require_prefix(counted, leaves, checkpoint)
+    checkpoint, leaves = tool._leaves(study.log, study.authority)
+    older = counted.checkpoint
+    assert older.size < checkpoint.size
+    claim_records.require_prefix(older, leaves, checkpoint)
     with pytest.raises(LogError, match="different histories"):
-        claim_records.require_prefix(counted, leaves[::-1], checkpoint)
-    with pytest.raises(LogError, match="is of log"):
-        claim_records.require_prefix(counted, leaves, replace(checkpoint, origin="other.example"))
-    _, newer = opened(study, study.claim())
+        claim_records.require_prefix(older, leaves[::-1], checkpoint)
+    with pytest.raises(LogError, match="known is log"):
+        claim_records.require_prefix(older, leaves, replace(checkpoint, origin="other.example"))
     with pytest.raises(LogError, match="fetch it again"):
-        claim_records.require_prefix(newer, leaves[: counted.checkpoint.size], counted.checkpoint)
+        claim_records.require_prefix(checkpoint, leaves[: older.size], older)
 
 
 def test_every_device_can_claim_its_own_and_no_other_update(study):
@@ -367,6 +367,16 @@ def test_a_device_makes_no_claim_in_a_log_of_another_authority(study, agent, ask
     (copy / "authority").write_text(lsag.keygen().public.hex() + "\n")
     with pytest.raises(LogError, match="authority: holds key"):
         tool.prove(agent, 1, asked, copy)
+
+
+def test_a_device_makes_no_claim_in_a_log_that_is_not_the_one_it_follows(study, agent, asked):
+    checkpoint, _ = tool._leaves(study.older, study.authority)
+    with closing(state.open_state(agent.state_dir)) as db:
+        state.remember_checkpoint(db, checkpoint)
+        tool.prove(agent, 2, asked, study.log)
+        state.remember_checkpoint(db, replace(checkpoint, root=bytes(32)))
+        with pytest.raises(LogError, match="different histories"):
+            tool.prove(agent, 2, asked, study.log)
 
 
 def test_a_device_answers_no_request_of_nobodys(study, agent, asked):
