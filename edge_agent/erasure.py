@@ -11,8 +11,9 @@ from vitalring.protocol import group
 def erase_ring_key(path: Path) -> None:
     """Overwrite and remove a ring key's file.
 
-    A file that holds no ring key stays. Called again after a crash, it ends what it began. Flash memory may keep the old blocks below any file
-    system: only a disk that is encrypted as a whole, or destroyed, forgets for certain.
+    A file that holds no ring key stays. Called again after a crash, it ends what it began. Flash
+    memory may keep the old blocks below any file system: only a disk that is encrypted as a
+    whole, or destroyed, forgets for certain.
     Raises ConfigError, SignatureError or StorageError.
     """
     secret = read_secret(path, group.SCALAR_BYTES)
