@@ -57,6 +57,7 @@ class WaitingUpdates:
         self._updates: dict[bytes, _Waiting] = {}
         self._bytes = 0
         self._batch = MOST
+        self._left_open = False
 
     def __len__(self) -> int:
         return len(self._updates)
@@ -67,9 +68,14 @@ class WaitingUpdates:
         return len(self._updates) >= MOST or self._bytes >= MOST_BYTES
 
     def left_s(self, now_s: float) -> float | None:
-        """Return how long the oldest may wait still; None where nobody waits."""
+        """Return how long the oldest may wait still; None where nobody waits.
+
+        What a step left open has waited enough.
+        """
         if not self._updates:
             return None
+        if self._left_open:
+            return 0.0
         oldest = next(iter(self._updates.values()))
         return max(0.0, LINGER_S - (now_s - oldest.since_s))
 
@@ -110,6 +116,7 @@ class WaitingUpdates:
         undecided = {each.entry for each in judged.undecided}
         decided = [each for each in batch if each.admission.entry not in undecided]
         self._forget(each.admission for each in decided)
+        self._left_open = bool(undecided)
         self._batch = max(PASSES, len(batch) // 2) if undecided else min(MOST, 2 * self._batch)
         reasons = Counter(refusal.reason for _, refusal in refused)
         return Step(tuple(each.message for each in decided), reasons)
