@@ -11,6 +11,7 @@ from federation_fixture import ORIGIN, Parties, small_federation
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from record_strategies import of
+from two_gateways_fixture import ShareGateway, agree, split_update
 
 from vitalring.edge_agent import state
 from vitalring.edge_agent.config import AgentConfig
@@ -22,6 +23,7 @@ from vitalring.protocol import claim_records, claims, lsag, merkle
 from vitalring.protocol.cbor import decode, digest, encode
 from vitalring.protocol.claim_records import Claim, ClaimRequest
 from vitalring.protocol.records import AcceptedUpdate
+from vitalring.protocol.two_server import ROLES
 from vitalring.protocol.update import round_context
 from vitalring.tools import claims as tool
 from vitalring.tools import cli
@@ -156,6 +158,32 @@ def test_every_device_can_claim_its_own_and_no_other_update(study):
                     claim_records.claim(ASKED, keys, shown, study.authority)
 
 
+def test_a_claim_holds_by_the_log_of_either_of_two_gateways(tmp_path):
+    federation = small_federation(secure_sum="two-server", hospitals=2, min_cohort=3)
+    parties = Parties(federation, tmp_path / "parties")
+    pair = [ShareGateway(federation, role, tmp_path) for role in ROLES]
+    proposal = parties.propose()
+    for gateway in pair:
+        gateway.begin(proposal)
+    for device in range(4):
+        for gateway, half in zip(
+            pair, split_update(federation, proposal.record, device)[0], strict=True
+        ):
+            assert gateway.admit(half)
+    agree(*pair)
+    keys, authority, origins = federation.devices[CLAIMANT], federation.authority_key, set()
+    for gateway in pair:
+        log = tmp_path / f"log-{gateway.role}"
+        export_log(gateway.db, federation.files, log)
+        gateway.db.close()
+        shown = tool.find_update(log, authority, keys, 1)
+        data = claim_records.claim(ASKED, keys, shown, authority)
+        _, counted = claim_records.open_claim(data, ASKED, authority)
+        origins.add(counted.checkpoint.origin)
+    assert len(origins) == 2
+    parties.close_databases()
+
+
 # What is refused.
 
 
@@ -239,6 +267,32 @@ def test_a_claim_of_what_the_log_does_not_hold(study):
     proof = merkle.inclusion_proof([merkle.leaf_hash(e) for e in entries], 0)
     no_update = with_evidence(data, entry=entries[0], index=0, inclusion=tuple(proof))
     refused(study, no_update, "not an update", error=RecordError)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"digest": digest(b"made up")}, "ring signature does not verify"),
+        ({"ring": 1 << 8}, "names ring 256, which the roster has not"),
+        ({"plan": digest(b"made up")}, "another round plan"),
+    ],
+)
+def test_a_claim_of_an_update_that_a_lying_gateway_logged(study, change, words):
+    """The log is the gateway's; that a member signed the update is not for it to say."""
+    shown = study.evidence()
+    entry = encode(replace(decode(AcceptedUpdate, shown.entry), **change))
+    _, leaves = tool._leaves(study.log, study.authority)
+    leaves[shown.index] = merkle.leaf_hash(entry)
+    made_up = notes.Checkpoint(ORIGIN, len(leaves), merkle.root_of(leaves))
+    forged = replace(
+        shown,
+        entry=entry,
+        inclusion=tuple(merkle.inclusion_proof(leaves, shown.index)),
+        checkpoint=notes.sign(made_up, study.federation.log_key.seed, ORIGIN),
+    )
+    with pytest.raises(VitalRingError, match=words):
+        claim_records.claim(ASKED, study.keys(CLAIMANT), forged, study.authority)
+    refused(study, altered(study.claim(), evidence=forged), words)
 
 
 def test_a_claim_under_a_key_that_is_not_the_authoritys(study, tmp_path):
