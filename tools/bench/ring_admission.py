@@ -32,6 +32,7 @@ from vitalring.protocol.records import RoundPlan, SealedUpdate
 from vitalring.protocol.secure_sum import Joint, sum_scheme, threshold_params
 from vitalring.protocol.threshold.pieces import Access
 from vitalring.protocol.update import RoundChecks, round_checks, update_digest
+from vitalring.tools.bench.machine import machine
 from vitalring.tools.bench.spread import spread
 
 PARAMETERS: Final = 10_000
@@ -86,6 +87,7 @@ def measure_admission(
         "parameters": PARAMETERS,
         "update_bytes": len(encode(honest[0])),
         "seconds": found,
+        "load": machine()["load"],
     }
 
 

@@ -155,7 +155,8 @@ def _admission(result: Mapping[str, Any]) -> Table:
             f"hospitals; {found['forged']} more are forged. Batches of up to {MOST}, {PASSES} "
             "passes over the ring in a step, all time divided by the honest ones. Forged without "
             "a key: a signature of somebody else on other ciphertexts. Forged with a key: its tag "
-            "is proven, so that only passes over the ring find it.",
+            "is proven, so that only passes over the ring find it. Load average at its end "
+            f"{found['load']}.",
         ),
     )
 
