@@ -22,7 +22,7 @@ LINGER_S: Final = 0.5
 """The oldest update waits so long for others."""
 MOST: Final = 64
 """Updates in a batch."""
-MOST_BYTES: Final = 16 * limits.MIB
+MOST_BYTES: Final = 64 * limits.MIB
 """Memory that waiting updates take before they are checked at once."""
 PASSES: Final = 8
 """Passes over each ring in a step: batches of so many updates are always decided."""
