@@ -16,7 +16,7 @@ from typing import BinaryIO
 
 from vitalring.aggregator.release_store import Refused
 from vitalring.errors import CiphertextError, ConfigError, RecordError, RefusedError, StorageError
-from vitalring.protocol import limits, lsag, trust
+from vitalring.protocol import limits, trust
 from vitalring.protocol.cbor import decode, digest, encode
 from vitalring.protocol.chunks import ChunkLimits, Reassembler
 from vitalring.protocol.records import EncryptedSum, Receipts, RoundReport, SealedUpdate
@@ -27,9 +27,9 @@ from vitalring.protocol.update import (
     RoundChecks,
     check_content,
     check_ring,
+    check_signatures,
     digest_of,
     round_checks,
-    tag_of,
 )
 
 WINDOW_BYTES = 4 * limits.MIB
@@ -100,6 +100,15 @@ class Recomputed:
         self.spool.unlink(missing_ok=True)
 
 
+@dataclass(frozen=True, eq=False)
+class _Opened:
+    """An update that passed every check but that of its signature."""
+
+    update: SealedUpdate
+    digest: bytes
+    residues: Residues
+
+
 class Recomputation:
     """Fetches and adds up the updates of one closed round."""
 
@@ -123,8 +132,7 @@ class Recomputation:
         plan = trust.open_round_plan(signed_plan, study)
         self._report = trust.open_report(signed_report, study.federation)
         self._receipts = trust.open_receipts(signed_receipts, study.federation)
-        rings = lsag.cut(study.roster.keys, study.roster.ring_size)
-        self._checks = round_checks(plan, digest(signed_plan), study.scheme(), rings)
+        self._checks = round_checks(plan, digest(signed_plan), study.scheme(), study.rings)
         _check_told(self._checks, self._report, self._receipts)
         self._spool = _Spool(spool)
         size = encoded_update_bytes(study)
@@ -179,8 +187,7 @@ class Recomputation:
                 "missing_update", wanted, f"the gateway has no update {wanted.hex()} to show"
             )
         self._asked_at = None
-        for content in part.updates:
-            self._take(content)
+        self._take(part.updates)
 
     def result(self) -> Recomputed:
         """Compare the sum and return it. Raises RefusalError, or ConfigError before the end."""
@@ -217,9 +224,27 @@ class Recomputation:
         """Give up: delete what was spooled."""
         self._spool.discard()
 
-    def _take(self, content: bytes) -> None:
-        """Check the next update as its gateway must have, and add it (SPEC 11.7)."""
-        place, digests = len(self._tags), self._receipts.digests
+    def _take(self, contents: Sequence[bytes]) -> None:
+        """Check updates as their gateway must have, and add them (SPEC 11.7).
+
+        Signatures are verified together; the first update in order that fails is the one that
+        is refused, as if each had been checked alone.
+        """
+        opened: list[_Opened] = []
+        fault: RefusalError | None = None
+        for content in contents:
+            try:
+                opened.append(self._open(content, len(self._tags) + len(opened)))
+            except RefusalError as error:
+                fault = error
+                break
+        self._add(opened)
+        if fault is not None:
+            raise fault
+
+    def _open(self, content: bytes, place: int) -> _Opened:
+        """Check all of the update due at a place of the receipts but its signature."""
+        digests = self._receipts.digests
         # 1. There is room for it in the receipts.
         if place == len(digests):
             raise RefusalError(
@@ -236,26 +261,41 @@ class Recomputation:
             raise RefusalError("bad_update", found, "an update to another plan is among them")
         # 3. It is the next one of the receipts, which are sorted.
         if found != wanted:
-            raise self._out_of_place(found, wanted)
-        # 4. A ring of the roster signed these ciphertexts, which decode.
+            raise self._out_of_place(found, place)
+        # 4. It names a ring of the roster, and its ciphertexts decode.
         try:
-            residues = check_content(self._checks, check_ring(self._checks, update), update)
+            check_ring(self._checks, update)
+            return _Opened(update, found, check_content(self._checks, update))
         except RefusedError as error:
             raise RefusalError("bad_update", found, str(error)) from error
-        # 5. Its signer is counted once.
-        tag = tag_of(update)
-        if tag in self._seen:
-            raise RefusalError("double_update", found, "the signer of this update is counted twice")
-        self._spool.append(update.ciphertexts)
-        self._total = (
-            residues if self._total is None else self._checks.scheme.add(self._total, residues)
-        )
-        self._tags.append(tag)
-        self._seen.add(tag)
 
-    def _out_of_place(self, found: bytes, wanted: bytes) -> RefusalError:
+    def _add(self, opened: Sequence[_Opened]) -> None:
+        """Check the signatures of updates, and add these."""
+        items = [(each.update.ring, each.digest, each.update.signature) for each in opened]
+        # No more passes than updates are ever needed, and what fails ends the round here.
+        verdicts = check_signatures(self._checks, items, max_passes=max(1, len(items)))
+        for each, verdict in zip(opened, verdicts, strict=True):
+            # 5. Its ring signed it.
+            if verdict.tag is None:
+                raise RefusalError("bad_update", each.digest, str(verdict.error))
+            # 6. Its signer is counted once.
+            if verdict.tag in self._seen:
+                raise RefusalError(
+                    "double_update", each.digest, "the signer of this update is counted twice"
+                )
+            self._spool.append(each.update.ciphertexts)
+            self._total = (
+                each.residues
+                if self._total is None
+                else self._checks.scheme.add(self._total, each.residues)
+            )
+            self._tags.append(verdict.tag)
+            self._seen.add(verdict.tag)
+
+    def _out_of_place(self, found: bytes, place: int) -> RefusalError:
         digests = self._receipts.digests
-        if found in digests[: len(self._tags)]:
+        wanted = digests[place]
+        if found in digests[:place]:
             return RefusalError("double_update", found, "the gateway shows this update twice")
         if found in digests:
             return RefusalError(
@@ -321,8 +361,7 @@ def _check_told(checks: RoundChecks, report: RoundReport, receipts: Receipts) ->
 
 def encoded_update_bytes(study: trust.Study) -> int:
     """Return what an encoded `SealedUpdate` of a study takes at most, in bytes."""
-    rings = lsag.cut(study.roster.keys, study.roster.ring_size)
-    signature = lsag.signature_bytes(max(len(ring.keys) for ring in rings))
+    signature = max(ring.signature_bytes for ring in study.rings)
     return study.scheme().update_bytes + signature + _UPDATE_OVERHEAD_BYTES
 
 

@@ -24,13 +24,14 @@ from vitalring.edge_agent.renewal import Renewal
 from vitalring.edge_agent.workshop import Workshop
 from vitalring.errors import RecordError
 from vitalring.models.dataset import Records
-from vitalring.protocol import limits, lsag, trust
+from vitalring.protocol import limits, trust
 from vitalring.protocol.agreement import both_halves
 from vitalring.protocol.cbor import encode
 from vitalring.protocol.limbs import answer_fields
 from vitalring.protocol.privacy import fits_a_step, round_spend
 from vitalring.protocol.quantise import encode_update
 from vitalring.protocol.records import RoundPlan, SealedUpdate
+from vitalring.protocol.ring_suite import Ring
 from vitalring.protocol.two_server import ShareParams, share_params, split
 from vitalring.protocol.update import rotation_seed, round_context, update_digest
 from vitalring.stopwatch import Stages
@@ -72,7 +73,7 @@ class _Round:
     digest: bytes
     context: bytes
     ring: int
-    members: lsag.Ring
+    members: Ring
     opened_ms: int
 
 
@@ -226,7 +227,7 @@ class Agent:
             self._renewal.renew(origin, lambda: self._source.records(origin.study))
 
     def _below_floors(
-        self, study: trust.Study, plan: RoundPlan, members: lsag.Ring, records: Records | None
+        self, study: trust.Study, plan: RoundPlan, members: Ring, records: Records | None
     ) -> str | None:
         """Say which of the device's floors a plan does not reach (SPEC 9.11)."""
         floors = self._floors
@@ -242,8 +243,8 @@ class Agent:
             return "the plan has no privacy and this device insists on it"
         return None
 
-    def _own_ring(self, study: trust.Study) -> tuple[int, lsag.Ring]:
-        for index, ring in enumerate(self._workshop.rings(study)):
+    def _own_ring(self, study: trust.Study) -> tuple[int, Ring]:
+        for index, ring in enumerate(study.rings):
             if self._identity.public in ring.keys:
                 return index, ring
         raise RecordError(f"this device's key is not in the roster of {study.roster.cohort}")
@@ -306,7 +307,7 @@ class Agent:
         clock.done("encrypt")
         # ring-sign
         digest = update_digest(to.digest, to.ring, ciphertexts)
-        signature = lsag.sign(to.members, self._identity.secret, to.context, digest)
+        signature = to.members.sign(self._identity.secret, to.context, digest)
         clock.done("sign")
         # keep
         sealed = SealedUpdate(to.digest, to.ring, ciphertexts, signature)

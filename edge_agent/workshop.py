@@ -15,7 +15,7 @@ from vitalring.errors import ModelError, RecordError, TransportError
 from vitalring.files import write_atomic
 from vitalring.models.artefact import Artefact, artefact_from_bytes
 from vitalring.models.runtime import TrainableModel
-from vitalring.protocol import limits, lsag, trust
+from vitalring.protocol import limits, trust
 from vitalring.protocol.cbor import digest
 from vitalring.protocol.records import Federation, RoundPlan
 from vitalring.protocol.secure_sum import KEYLESS, UpdateEncryptor
@@ -40,7 +40,6 @@ class Workshop:
         self._cache_dir = cache_dir
         self._fetch = fetch
         self._studies: dict[tuple[bytes, bytes, bytes], trust.Study] = {}
-        self._rings: dict[bytes, list[lsag.Ring]] = {}
         self._models: dict[bytes, TrainableModel] = {}
         self._encryptors: dict[bytes, UpdateEncryptor] = {}
         self._round: tuple[bytes, trust.Study, RoundPlan] | None = None
@@ -87,12 +86,6 @@ class Workshop:
             study = self.study(trust.peek_round_plan(signed_plan, self.federation))
             self._round = (signed_plan, study, trust.open_round_plan(signed_plan, study))
         return self._round[1:]
-
-    def rings(self, study: trust.Study) -> list[lsag.Ring]:
-        """Return the rings of a study's cohort."""
-        if study.roster_digest not in self._rings:
-            self._rings[study.roster_digest] = lsag.cut(study.roster.keys, study.roster.ring_size)
-        return self._rings[study.roster_digest]
 
     def model(self, study: trust.Study) -> TrainableModel:
         """Return the network that the study trains, its artefact checked by digest."""

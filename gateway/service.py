@@ -8,23 +8,25 @@ that could not take effect comes again after a reconnection.
 
 import contextlib
 import dataclasses
+import functools
 import logging
 import sqlite3
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from vitalring.errors import Reason, RefusedError, StorageError, TransportError, VitalRingError
 from vitalring.gateway import admission, rounds, words
 from vitalring.gateway.config import GatewayKeys
 from vitalring.gateway.contributions import KeptUpdates, SetServer
 from vitalring.gateway.publisher import Publisher
+from vitalring.gateway.waiting import WaitingUpdates
 from vitalring.mqtt import Connected, Link, Message
-from vitalring.protocol import blobs, lsag, topics, trust
+from vitalring.protocol import blobs, topics, trust
 from vitalring.protocol.cbor import decode
 from vitalring.protocol.chunks import ChunkLimits, Reassembler
-from vitalring.protocol.records import Bundle
+from vitalring.protocol.records import Bundle, RoundPlan
 from vitalring.protocol.secure_sum import SumScheme
 from vitalring.protocol.update import RoundChecks, round_checks
 
@@ -66,8 +68,8 @@ class Gateway:
         self._stop = threading.Event()
         self._reassembler = Reassembler(chunk_limits)
         self._scheme = self._new_scheme()
-        self._rings = lsag.cut(self._study.roster.keys, self._study.roster.ring_size)
         self._refusals: Counter[Reason] = Counter()
+        self._waiting = WaitingUpdates()
         # The piece that a bundle waits for, and bundles that came meanwhile, the newest of a kind.
         self._awaited: bytes | None = None
         self._piece_message: bytes | None = None
@@ -88,9 +90,15 @@ class Gateway:
         while not stop.is_set():
             self._receive()
             self.tick()
+        self._guarded(self._settle)
 
     def take(self, message: Message) -> None:
         """Act on a message, then let the broker forget it. Nothing that arrives stops us."""
+        self._collect(message)
+        self._guarded(self._settle)
+
+    def _collect(self, message: Message) -> None:
+        """Act on a message; an update may wait for others, and its acknowledgement with it."""
         try:
             self._act(message)
         except _PieceMissingError as error:
@@ -105,30 +113,74 @@ class Gateway:
             self._publish_later(error)
         except VitalRingError as error:
             _log.warning("message on %s dropped: %s", message.topic[:120], error)
-        self._link.ack(message)
+        if not self._waiting.holds(message):
+            self._link.ack(message)
 
     def tick(self) -> None:
-        """Close the round if its time is over or all are here; publish what is missing."""
+        """Count what waited, close the round if nothing more can come, publish what is missing."""
         while self._postponed:
-            self.take(self._postponed.popitem()[1])
+            self._collect(self._postponed.popitem()[1])
+        self._guarded(self._work)
+
+    def _work(self) -> None:
+        if self._is_step_due():
+            self._step()
+        self._close_if_due()
+        self._delete_if_due()
+        self._send_set()
+        if self._stale and self._link.connected and time.monotonic() >= self._publish_at:
+            self._publisher.all()
+            self._stale = False
+
+    def _guarded(self, work: Callable[[], None]) -> None:
+        """Do something that broker and disk may refuse; then it is tried again later."""
         try:
-            self._close_if_due()
-            self._delete_if_due()
-            self._send_set()
-            if self._stale and self._link.connected and time.monotonic() >= self._publish_at:
-                self._publisher.all()
-                self._stale = False
+            work()
         except TransportError as error:
             self._publish_later(error)
         except (StorageError, sqlite3.Error) as error:
             self._pause(error)
 
+    def _is_step_due(self) -> bool:
+        """Tell whether updates have waited long enough, or no others can come."""
+        left_s = self._waiting.left_s(time.monotonic())
+        if left_s is None or self._open is None:
+            return left_s is not None
+        here = admission.counted(self._db, self._open.plan_digest) + len(self._waiting)
+        return left_s <= 0 or here >= self._room(self._open.plan)
+
+    def _room(self, plan: RoundPlan) -> int:
+        """Return how many updates a round can have at most."""
+        return min(len(self._study.roster.keys), plan.codec.n_max)
+
+    def _settle(self) -> None:
+        """Decide on every update that waits."""
+        while self._waiting:
+            self._step()
+
+    def _step(self) -> None:
+        """Decide on some of the updates that wait, in a bounded time."""
+        current = self._open
+
+        def count(
+            valid: Sequence[admission.Admission], spent_us: int
+        ) -> list[tuple[admission.Admission, RefusedError]]:
+            assert current is not None  # noqa: S101 - without a round nothing is valid
+            return self._count(current, valid, spent_us)
+
+        step = self._waiting.step(functools.partial(admission.judge, self._db, current), count)
+        self._refusals.update(step.refused)
+        for message in step.done:
+            self._link.ack(message)
+
     def _receive(self) -> None:
-        event = self._link.receive(0.0 if self._sets.busy and self._link.connected else _TICK_S)
+        wait_s = 0.0 if self._sets.busy and self._link.connected else _TICK_S
+        left_s = self._waiting.left_s(time.monotonic())
+        event = self._link.receive(wait_s if left_s is None else min(wait_s, left_s))
         if isinstance(event, Connected):
             self._stale, self._publish_at = True, 0.0
         elif event is not None:
-            self.take(event)
+            self._collect(event)
 
     def _publish_later(self, error: TransportError) -> None:
         _log.warning("published too little, will publish again: %s", error)
@@ -153,7 +205,7 @@ class Gateway:
                 if message.retained:
                     # No device asks for that; it would stay in the broker's memory for ever.
                     self._link.publish(message.topic, b"", retain=True)
-                self._admit(message.payload)
+                self._admit(message)
             case topics.Kind.PROPOSE | topics.Kind.MODEL if self._awaited is not None:
                 # They are retained: should we end before their turn, the broker has them still.
                 # Acknowledged now, and not again then: its number may be another message's by then.
@@ -199,27 +251,34 @@ class Gateway:
             raise _PieceMissingError(f"piece {name.hex()} of a bundle did not arrive")
         return blobs.whole(self._piece_message)
 
-    def _admit(self, frame: bytes) -> None:
+    def _admit(self, message: Message) -> None:
+        """Check an update but for its signature; then it waits for others (SPEC 10.10)."""
         started = time.perf_counter_ns()
         try:
-            box = self._reassembler.add(frame, time.monotonic())
-            if box is None:
-                return
-            admitted = self._check(box)
-            if admitted is not None and self._open is not None:
-                spent_us = (time.perf_counter_ns() - started) // 1000
-                self._count(self._open, admitted, spent_us)
+            box = self._reassembler.add(message.payload, time.monotonic())
+            screened = None if box is None else self._screen(box)
         except RefusedError as refusal:
             # Counted in memory and written at the close: hostile bytes must not cost disk writes.
             self._refusals[refusal.reason] += 1
             _log.debug("refused: %s", refusal)
+            return
+        if screened is None:
+            return
+        spent_us = (time.perf_counter_ns() - started) // 1000
+        replaced = self._waiting.add(screened, message, spent_us, time.monotonic())
+        if replaced is not None:
+            self._link.ack(replaced)
+        if self._waiting.full:
+            self._step()
 
-    def _check(self, box: bytes) -> admission.Admission | None:
-        return admission.check(self._db, self._open, box, self._keys.sealing, self._now_ms())
+    def _screen(self, box: bytes) -> admission.Admission | None:
+        return admission.screen(self._db, self._open, box, self._keys.sealing, self._now_ms())
 
-    def _count(self, current: RoundChecks, admitted: admission.Admission, spent_us: int) -> None:
+    def _count(
+        self, current: RoundChecks, valid: Sequence[admission.Admission], spent_us: int
+    ) -> list[tuple[admission.Admission, RefusedError]]:
         keep = self._study.joint is not None
-        admission.fold(self._db, current, admitted, spent_us, keep=keep)
+        return admission.count(self._db, current, valid, spent_us, keep=keep)
 
     def _new_publisher(self, files: trust.StudyFiles, max_payload_bytes: int) -> Publisher:
         return Publisher(self._db, files, self._link, max_payload_bytes)
@@ -239,11 +298,12 @@ class Gateway:
     def _close_if_due(self) -> bool:
         if self._open is None:
             return False
-        current, plan = rounds.latest(self._db), self._open.plan
-        expected = len(self._study.roster.keys)
-        complete = current is not None and current.admitted >= min(expected, plan.codec.n_max)
+        plan, expected = self._open.plan, len(self._study.roster.keys)
+        complete = admission.counted(self._db, self._open.plan_digest) >= self._room(plan)
         if not complete and self._now_ms() <= plan.deadline_ms:
             return False
+        # What waits came in time.
+        self._settle()
         rounds.close(self._db, self._keys.log, plan, expected, dict(self._refusals), self._now_ms())
         self._open = None
         self._refusals.clear()
@@ -288,7 +348,7 @@ class Gateway:
         if current is None or current.status != "open":
             return None
         plan = trust.open_round_plan(current.signed_plan, self._study)
-        return round_checks(plan, current.plan, self._scheme, self._rings)
+        return round_checks(plan, current.plan, self._scheme, self._study.rings)
 
 
 def subscriptions(study: trust.Study) -> list[str]:

@@ -8,8 +8,9 @@ at the broker, so it is kept in memory here until its step is due.
 
 import logging
 import sqlite3
+from collections.abc import Sequence
 
-from vitalring.errors import RecordError, SignatureError
+from vitalring.errors import RecordError, RefusedError, SignatureError
 from vitalring.gateway import admission, agreement, log, rounds
 from vitalring.gateway.publisher import Publisher
 from vitalring.gateway.service import Gateway
@@ -97,8 +98,8 @@ class ShareGateway(Gateway):
         params = two_server.share_params(plan.codec, plan.model.dimension)
         return two_server.share_sum(self._role, params)
 
-    def _check(self, box: bytes) -> admission.Admission | None:
-        return admission.check(
+    def _screen(self, box: bytes) -> admission.Admission | None:
+        return admission.screen(
             self._db,
             self._open,
             box,
@@ -107,8 +108,10 @@ class ShareGateway(Gateway):
             agreement.open_share,
         )
 
-    def _count(self, current: RoundChecks, admitted: admission.Admission, spent_us: int) -> None:
-        admission.fold(self._db, current, admitted, spent_us, keep=True, add=False)
+    def _count(
+        self, current: RoundChecks, valid: Sequence[admission.Admission], spent_us: int
+    ) -> list[tuple[admission.Admission, RefusedError]]:
+        return admission.count(self._db, current, valid, spent_us, keep=True, add=False)
 
     def _act(self, message: Message) -> None:
         if message.payload:
@@ -137,6 +140,8 @@ class ShareGateway(Gateway):
         if known is None:
             if not self._is_due(current, closing):
                 return False
+            # What waits came in time.
+            self._settle()
             agreement.hold(self._db, self._holder, closing)
             self._open = None
             self._publisher.round()
@@ -198,8 +203,10 @@ class ShareGateway(Gateway):
 
     def _is_due(self, current: rounds.Round, closing: Closing) -> bool:
         """Tell whether nothing more can come: all are here, all of the other's, or it is late."""
-        room = min(len(self._study.roster.keys), closing.plan.codec.n_max)
-        if current.admitted >= room or self._now_ms() > closing.plan.deadline_ms:
+        if (
+            current.admitted >= self._room(closing.plan)
+            or self._now_ms() > closing.plan.deadline_ms
+        ):
             return True
         theirs = self._of_round("held", closing)
         if theirs is None:

@@ -24,7 +24,7 @@ MAX_DEVICES: Final = 10_000
 """Devices in one cohort."""
 
 MAX_RING: Final = 1_024
-"""Keys in one ring."""
+"""Keys in one ring of LSAG, whose signatures grow with it; of suite 2 it is MAX_DEVICES."""
 
 MAX_DIMENSION: Final = 4_000_000
 """Parameters of a network."""

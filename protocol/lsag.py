@@ -74,24 +74,6 @@ class Ring:
         return cls(tuple(keys))
 
 
-def cut(keys: Sequence[bytes], ring_size: int) -> list[Ring]:
-    """Cut a roster's sorted keys into as few rings of neighbours as hold them (SPEC 6.7).
-
-    No ring has more than ``ring_size`` keys, and sizes differ by one at most, larger ones
-    first, so that nobody is left in a small crowd. Raises SignatureError.
-    """
-    if ring_size < 2:
-        raise SignatureError(f"a ring of {ring_size} hides nobody; at least 2 are needed")
-    count = max(1, -(-len(keys) // ring_size))
-    small, larger = divmod(len(keys), count)
-    rings, begin = [], 0
-    for position in range(count):
-        end = begin + small + (position < larger)
-        rings.append(Ring.of(keys[begin:end]))
-        begin = end
-    return rings
-
-
 def context(federation: str, study: str, epoch: int, cohort: str, round: int) -> bytes:  # noqa: A002
     """Bytes that name one event in which a key may sign once (SPEC 6.6).
 

@@ -89,6 +89,7 @@ class StudyPlan:
     `threshold` hospitals decrypt where the sum has a joint key; elsewhere it is 0. Each round's
     updates are cut into up to `groups` disjoint sub-cohorts, whose means `combine` makes one of
     (SPEC 11.12). A study of the task `statistics` has one round, which agrees on a feature schema.
+    `ring_suite` says how devices sign: 1 by LSAG, 2 by one-of-many proofs (SPEC 6.13).
     """
 
     TYPE: ClassVar[str] = "vitalring/study-plan/1"
@@ -103,12 +104,13 @@ class StudyPlan:
     server: ServerOptimiser
     secure_sum: Annotated[str, OneOf(SECURE_SUMS)]
     min_cohort: Annotated[int, Range(limits.DECRYPTION_FLOOR, limits.MAX_DEVICES)]
-    min_ring: Annotated[int, Range(2, limits.MAX_RING)]
+    min_ring: Annotated[int, Range(2, limits.MAX_DEVICES)]
     quorum: Annotated[int, Range(1, 64)]
     threshold: Annotated[int, Range(0, 64)] = 0
     groups: Annotated[int, Range(1, 64)] = 1
     combine: Annotated[str, OneOf(("mean", "median", "trimmed-mean"))] = "mean"
     task: Annotated[str, OneOf(("train", "statistics"))] = "train"
+    ring_suite: Annotated[int, Range(1, 2)] = 1
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,7 @@ class Roster:
     federation: Name
     cohort: Name
     epoch: Index
-    ring_size: Annotated[int, Range(2, limits.MAX_RING)]
+    ring_size: Annotated[int, Range(2, limits.MAX_DEVICES)]
     keys: Annotated[tuple[Key, ...], Size(2, limits.MAX_DEVICES)]
 
 

@@ -7,10 +7,11 @@ SignatureError or RecordError and is never returned.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from math import comb
 
 from vitalring.errors import RecordError
-from vitalring.protocol import limbs, lsag, two_server
+from vitalring.protocol import limbs, ring_suite, two_server
 from vitalring.protocol.cbor import R, digest
 from vitalring.protocol.privacy import check_privacy
 from vitalring.protocol.quantise import check_codec
@@ -57,6 +58,15 @@ class Study:
     def shared(self) -> bool:
         """Tell whether two gateways hold shares of its updates (SPEC 5.24)."""
         return self.plan.secure_sum == "two-server"
+
+    @cached_property
+    def rings(self) -> tuple[ring_suite.Ring, ...]:
+        """Return the rings of its cohort, prepared once for an epoch (SPEC 6.7).
+
+        Raises SignatureError for a roster that cannot be cut.
+        """
+        roster = self.roster
+        return ring_suite.cut(self.plan.ring_suite, roster.keys, roster.ring_size)
 
     def scheme(self) -> SumScheme:
         """Return how its updates are added. Raises ConfigError."""
@@ -109,6 +119,11 @@ def open_study_plan(data: bytes, federation: Federation) -> StudyPlan:
     check_codec(plan.codec)
     _check_task(plan)
     _check_joint(plan, len(federation.hospitals))
+    if plan.min_ring > ring_suite.most_keys(plan.ring_suite):
+        raise RecordError(
+            f"study {plan.study} asks for rings of {plan.min_ring} keys at least; those of suite "
+            f"{plan.ring_suite} have {ring_suite.most_keys(plan.ring_suite)} at most"
+        )
     if plan.min_cohort > plan.codec.n_max:
         raise RecordError(
             f"study {plan.study} wants at least {plan.min_cohort} devices, "
@@ -141,13 +156,7 @@ def open_sum_key(data: bytes, federation: Federation, plan: StudyPlan) -> SumKey
 def open_study(federation: Federation, plan: bytes, roster: bytes, sum_key: bytes) -> Study:
     """Open the three records that make a study, given the pinned federation."""
     opened, members = open_study_plan(plan, federation), open_roster(roster, federation)
-    smallest = min(len(ring.keys) for ring in lsag.cut(members.keys, members.ring_size))
-    if smallest < opened.min_ring:
-        raise RecordError(
-            f"the roster of {members.cohort} cuts rings of {smallest} keys, "
-            f"study {opened.study} asks for {opened.min_ring} at least"
-        )
-    return Study(
+    study = Study(
         federation,
         opened,
         digest(plan),
@@ -156,6 +165,24 @@ def open_study(federation: Federation, plan: bytes, roster: bytes, sum_key: byte
         open_sum_key(sum_key, federation, opened),
         digest(sum_key),
     )
+    check_rings(study)
+    return study
+
+
+def check_rings(study: Study) -> None:
+    """SPEC 9.4: rings are as large as the study asks, and no larger than its suite allows."""
+    plan, roster = study.plan, study.roster
+    if roster.ring_size > ring_suite.most_keys(plan.ring_suite):
+        raise RecordError(
+            f"the roster of {roster.cohort} is cut at {roster.ring_size} keys; rings of suite "
+            f"{plan.ring_suite} have {ring_suite.most_keys(plan.ring_suite)} at most"
+        )
+    smallest = min(len(ring.keys) for ring in study.rings)
+    if smallest < plan.min_ring:
+        raise RecordError(
+            f"the roster of {roster.cohort} cuts rings of {smallest} keys, "
+            f"study {plan.study} asks for {plan.min_ring} at least"
+        )
 
 
 STUDY_FILES = ("federation.cbor", "study.cbor", "roster.cbor", "sum-key.cbor")

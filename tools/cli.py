@@ -24,6 +24,7 @@ COMMANDS = {
     "data": ("vitalring.tools.commands.data", "import, split, resample and check data sets"),
     "model": ("vitalring.tools.commands.model", "build, list, inspect, import, export, explain"),
     "verify": ("vitalring.tools.verify", "check a log from outside"),
+    "claim": ("vitalring.tools.commands.claim", "show one verifier whose update one was"),
     "attack": ("vitalring.tools.commands.attack", "measure what attackers get"),
     "bench": ("vitalring.tools.commands.bench", "measure"),
 }

@@ -29,7 +29,7 @@ from vitalring.protocol.records import (
 )
 from vitalring.protocol.secure_sum import KEYLESS, threshold_params
 from vitalring.tools.hospital_keys import new_hospital
-from vitalring.tools.settings import StudySettings, hospitals_of
+from vitalring.tools.settings import StudySettings, hospitals_of, rings_of
 
 SUM_KEY_FILE = "sum.secret"
 """File of a hospital's key, or of its share of a joint key."""
@@ -148,7 +148,7 @@ def init(
         federation=settings.federation,
         cohort=settings.cohort,
         epoch=1,
-        ring_size=settings.ring_size,
+        ring_size=rings_of(settings, len(devices))[1],
         keys=tuple(sorted(device.public for device in devices)),
     )
     signed, signed_plan = signing.sign(federation, [authority]), signing.sign(plan, [authority])

@@ -25,7 +25,7 @@ from vitalring.tools.federation import SUM_KEY_FILE, Layout
 from vitalring.tools.federation import enrol as draw_devices
 from vitalring.tools.hospital_keys import new_hospital
 from vitalring.tools.key_ceremony import open_folder
-from vitalring.tools.settings import StudySettings
+from vitalring.tools.settings import StudySettings, rings_of
 from vitalring.tools.verify import fingerprint
 
 FEDERATION, STUDY, ROSTER = "federation.cbor", "study.cbor", "roster.cbor"
@@ -120,7 +120,7 @@ def enrol(
         federation=settings.federation,
         cohort=settings.cohort,
         epoch=1,
-        ring_size=settings.ring_size,
+        ring_size=rings_of(settings, len(names))[1],
         keys=tuple(sorted(device.public for device in devices)),
     )
     plan = _plan(folder, federation)

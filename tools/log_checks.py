@@ -7,11 +7,11 @@ bear it out, and an update for its ring signature; each fault names its file.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from vitalring.errors import LogError, VitalRingError
+from vitalring.errors import LogError
 from vitalring.models.artefact import artefact_from_bytes, initial_weights
 from vitalring.models.dataset import FeatureSchema
 from vitalring.models.dataset.statistics import Question
-from vitalring.protocol import commitments, lsag, trust
+from vitalring.protocol import commitments, trust
 from vitalring.protocol.agreement import open_share_report
 from vitalring.protocol.cbor import digest
 from vitalring.protocol.records import (
@@ -22,9 +22,10 @@ from vitalring.protocol.records import (
     StudyPlan,
 )
 from vitalring.protocol.release import SetCommitment
+from vitalring.protocol.ring_suite import Verdict
 from vitalring.protocol.secure_sum import KEYLESS
 from vitalring.protocol.signing import Signed
-from vitalring.protocol.update import round_context
+from vitalring.protocol.update import check_signatures, round_checks
 from vitalring.protocol.weights import pack_weights, unpack_weights
 from vitalring.tools import log_shares
 from vitalring.tools.log_folder import Entry, LogFolder, RoundEntries, blame
@@ -50,8 +51,8 @@ class RoundVerdict:
 
 def open_logged_study(
     files: LogFolder, entries: Sequence[Entry], federation: Federation
-) -> tuple[trust.Study, list[lsag.Ring], bytes]:
-    """Return the study, its rings and the digest of the weights that it begins from."""
+) -> tuple[trust.Study, bytes]:
+    """Return the study and the digest of the weights that it begins from."""
     named, plan, roster, key = entries
     # 1. The log names the very federation whose key signed its checkpoint.
     with blame(named.object_path):
@@ -64,7 +65,6 @@ def open_logged_study(
         study_plan = trust.open_study_plan(data[0], federation)
     with blame(roster.object_path):
         keys = trust.open_roster(data[1], federation)
-        rings = lsag.cut(keys.keys, keys.ring_size)
     with blame(key.object_path):
         sum_key = trust.open_sum_key(data[2], federation, study_plan)
     # 3. The objects that they name are here; step 2 of `verify_log` hashed them.
@@ -80,7 +80,9 @@ def open_logged_study(
         sum_key,
         digest(data[2]),
     )
-    return study, rings, start
+    with blame(roster.object_path):
+        trust.check_rings(study)
+    return study, start
 
 
 def _start(files: LogFolder, plan: StudyPlan) -> bytes:
@@ -112,7 +114,6 @@ def _start(files: LogFolder, plan: StudyPlan) -> bytes:
 def check_round(
     files: LogFolder,
     study: trust.Study,
-    rings: list[lsag.Ring],
     number: int,
     logged: RoundEntries,
     before: bytes,
@@ -131,7 +132,7 @@ def check_round(
     if plan.weights != before:
         raise LogError(f"{path}: round {number} does not start from the weights due to it")
     # 3. Its updates are counted once each, and signed from within a ring.
-    _check_updates(rings, plan, logged)
+    _check_updates(study, plan, logged)
     if logged.report is None:
         return RoundVerdict(number, "open", len(study.roster.keys), 0)
     # 4. The report and the receipts say what the entries say.
@@ -151,12 +152,11 @@ def check_round(
     return replace(verdict, weights=model.weights, final=model.final, reports=reports)
 
 
-def _check_updates(rings: list[lsag.Ring], plan: RoundPlan, logged: RoundEntries) -> None:
-    context = round_context(plan)
-    base = lsag.tag_base(context)
+def _check_updates(study: trust.Study, plan: RoundPlan, logged: RoundEntries) -> None:
+    verdicts = _signatures(study, plan, logged)
     signers: dict[bytes, int] = {}
     last = b""
-    for entry, update in logged.updates:
+    for (entry, update), verdict in zip(logged.updates, verdicts, strict=True):
         # 1. It belongs to this round's plan and stands in its place.
         if update.plan != logged.plan.value.digest:
             raise entry.fault(f"is an update to another plan than that of round {plan.round}")
@@ -164,22 +164,32 @@ def _check_updates(rings: list[lsag.Ring], plan: RoundPlan, logged: RoundEntries
             raise entry.fault("is not sorted by digest without repeats")
         last = update.digest
         # 2. A ring of the roster signed it.
-        if update.ring >= len(rings):
-            raise entry.fault(f"names ring {update.ring}, the roster has {len(rings)}")
-        ring = rings[update.ring]
-        try:
-            tag = lsag.verify(ring, context, update.digest, update.signature, tag_base=base)
-        except VitalRingError as error:
-            raise entry.fault(f"is not signed by its ring: {error}") from error
+        if update.ring >= len(study.rings):
+            raise entry.fault(f"names ring {update.ring}, the roster has {len(study.rings)}")
+        if verdict.tag is None:
+            raise entry.fault(f"is not signed by its ring: {verdict.error}") from verdict.error
         # 3. Its signer is counted once.
-        if tag in signers:
-            raise entry.fault(f"counts the signer of entry {signers[tag]} a second time")
-        signers[tag] = entry.position
+        if verdict.tag in signers:
+            raise entry.fault(f"counts the signer of entry {signers[verdict.tag]} a second time")
+        signers[verdict.tag] = entry.position
     # 4. The sum had room for all of them.
     if len(signers) > plan.codec.n_max:
         raise logged.updates[-1][0].fault(
             f"is update {len(signers)} of a round whose sum holds {plan.codec.n_max}"
         )
+
+
+def _signatures(study: trust.Study, plan: RoundPlan, logged: RoundEntries) -> list[Verdict]:
+    """Return whether its ring signed each update, those of one ring checked together."""
+    checks = round_checks(plan, logged.plan.value.digest, study.scheme(), study.rings)
+    named = [number for number, (_, u) in enumerate(logged.updates) if u.ring < len(study.rings)]
+    updates = [logged.updates[number][1] for number in named]
+    items = [(update.ring, update.digest, update.signature) for update in updates]
+    found = check_signatures(checks, items, max_passes=max(1, len(items)))
+    verdicts = [Verdict()] * len(logged.updates)
+    for number, verdict in zip(named, found, strict=True):
+        verdicts[number] = verdict
+    return verdicts
 
 
 def _report(

@@ -1,12 +1,13 @@
 """What a study is made of, as its TOML file and the command line say it."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated
 
 from vitalring.errors import ConfigError
-from vitalring.protocol import limits
+from vitalring.protocol import limits, ring_suite
 from vitalring.protocol.records import Name, ServerOptimiser
 from vitalring.schema import OneOf, Range
 
@@ -76,7 +77,10 @@ class StudySettings:
     """How the means of several groups become one."""
     min_cohort: Annotated[int, Range(0, limits.MAX_DEVICES)] = 0
     """Fewest updates in a sum; 0 is 10, or all devices where there are fewer."""
-    ring_size: Annotated[int, Range(2, limits.MAX_RING)] = 32
+    ring_size: Annotated[int, Range(0, limits.MAX_DEVICES)] = 0
+    """Most keys in a ring; 0 is the whole cohort in one: no update tells which part it is from."""
+    ring_suite: Annotated[int, Range(0, 2)] = 0
+    """How devices sign: 1 by LSAG, 2 by one-of-many proofs; 0 chooses by the size of a ring."""
     server: ServerOptimiser | None = None
     records: Annotated[int, Range(0, 100_000_000)] = 0
     """Public floor of records on a device; 0 lets a simulation take its smallest device."""
@@ -87,6 +91,24 @@ class StudySettings:
     """Devices that a sum has room for; 0 is the size of the roster."""
     seed: Annotated[int, Range(0, 2**63 - 1)] = 0
     patience: Annotated[int, Range(0, limits.MAX_ROUNDS)] = 0
+
+
+def rings_of(settings: StudySettings, devices: int) -> tuple[int, int]:
+    """Return the suite of signatures and the most keys in a ring, for a cohort of so many devices.
+
+    Raises ConfigError for numbers that do not go together.
+    """
+    size = settings.ring_size or max(2, devices)
+    if size < 2:
+        raise ConfigError(f"ring_size {size} hides nobody: use 2 or more, or 0 for the cohort")
+    largest = math.ceil(devices / math.ceil(devices / size))
+    suite = settings.ring_suite or ring_suite.for_size(largest)
+    if size > ring_suite.most_keys(suite):
+        raise ConfigError(
+            f"rings of {size} keys do not go with ring_suite {suite}, whose rings have "
+            f"{ring_suite.most_keys(suite)} at most: use a smaller ring_size, or ring_suite 2"
+        )
+    return suite, size
 
 
 def hospitals_of(settings: StudySettings) -> tuple[int, int]:

@@ -68,14 +68,14 @@ def verify_log(folder: Path, authority_key: bytes | None) -> Verdict:
     # 6. The entries stand in an order that the protocol allows.
     study_entries, rounds = history(entries)
     # 7. The study's records are signed and fit one another.
-    study, rings, weights = open_logged_study(files, study_entries, federation)
+    study, weights = open_logged_study(files, study_entries, federation)
     hospital = log_shares.whose_log(checkpoint.origin, study)
     # 8. Each round keeps to the study and follows from the one before.
     verdicts: list[RoundVerdict] = []
     for number, logged in enumerate(rounds, 1):
         if verdicts and verdicts[-1].final:
             raise logged.plan.fault("follows on the model that was called final")
-        verdicts.append(check_round(files, study, rings, number, logged, weights, hospital))
+        verdicts.append(check_round(files, study, number, logged, weights, hospital))
         weights = verdicts[-1].weights or weights
     # 9. No file is left over.
     files.require_all_asked()
@@ -170,7 +170,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--authority",
-        type=_key,
+        type=public_key,
         metavar="HEX",
         help="the authority's public key, received by another way than the folder",
     )
@@ -234,7 +234,8 @@ def _summary(verdict: Verdict) -> Iterator[str]:
         yield f"  note         {finding}"
 
 
-def _key(text: str) -> bytes:
+def public_key(text: str) -> bytes:
+    """Read a public key from the command line."""
     if not re.fullmatch("[0-9a-f]{64}", text):
         raise argparse.ArgumentTypeError("a public key is 64 hexadecimal digits, small letters")
     return bytes.fromhex(text)

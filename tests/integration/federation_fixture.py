@@ -144,7 +144,7 @@ class SmallFederation:
 
     @property
     def rings(self):
-        return lsag.cut(self.study.roster.keys, self.study.roster.ring_size)
+        return self.study.rings
 
     @property
     def scheme(self):
@@ -177,8 +177,7 @@ class SmallFederation:
         if ciphertexts is None:
             rng_seed = device if rng_seed is None else rng_seed
             ciphertexts = self.encrypt(self.fields(name, rng_seed=rng_seed))
-        signature = lsag.sign(
-            self.rings[ring],
+        signature = self.rings[ring].sign(
             keys.secret,
             round_context(plan),
             update_digest(name, ring, ciphertexts),
@@ -204,6 +203,7 @@ def small_federation(
     described_dimension=None,
     hospitals=1,
     threshold=0,
+    ring_suite=1,
     name="study",
 ):
     """Make a federation with a signed study; its artefact can be made to describe another size."""
@@ -244,6 +244,7 @@ def small_federation(
         min_ring=min_ring,
         quorum=max(1, threshold),
         threshold=threshold,
+        ring_suite=ring_suite,
     )
     decryption, pieces, key = None, (), b""
     if secure_sum == "single-he":

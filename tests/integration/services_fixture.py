@@ -43,7 +43,8 @@ GENEROUS_S = 120.0
 FAULTS = {
     # name: (module, what is wrapped, whether the process dies before or after it)
     "gateway-begin": ("vitalring.gateway.rounds", "begin", "after"),
-    "gateway-fold": ("vitalring.gateway.admission", "fold", "after"),
+    "gateway-judge": ("vitalring.gateway.admission", "judge", "after"),
+    "gateway-count": ("vitalring.gateway.admission", "count", "after"),
     "gateway-close": ("vitalring.gateway.rounds", "close", "after"),
     "gateway-finish": ("vitalring.gateway.rounds", "finish", "after"),
     "aggregator-propose": ("vitalring.aggregator.rounds", "propose", "after"),

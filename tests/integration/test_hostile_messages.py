@@ -87,7 +87,7 @@ class Battlefield:
         # Devices 3 and 4 will take part later; 5 has gone over to the attackers.
         self.fresh = [self.federation.update(signed, d) for d in (3, 4)]
         self.traitor = self.federation.update(signed, 5)
-        self.strangers = lsag.cut(tuple(sorted(p.public for p in self._pairs())), 3)[0]
+        self.strangers = lsag.Ring.of(sorted(p.public for p in self._pairs()))
         self.expected = Counter()
         self.manifests = 0
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 from federation_fixture import START_MS, SmallFederation, seed
 
 from vitalring.gateway import admission, agreement, log, rounds, store
-from vitalring.protocol import lsag, sealing, trust, two_server
+from vitalring.protocol import sealing, trust, two_server
 from vitalring.protocol.agreement import Closing, UpdateShare
 from vitalring.protocol.cbor import digest, encode
 from vitalring.protocol.records import Bundle, SealedUpdate
@@ -30,8 +30,7 @@ def halves_of(federation, signed_plan, device, shares):
     plan, name = trust.open_round_plan(signed_plan, federation.study), digest(signed_plan)
     keys = federation.devices[device]
     ring = next(i for i, ring in enumerate(federation.rings) if keys.public in ring.keys)
-    signed = lsag.sign(
-        federation.rings[ring],
+    signed = federation.rings[ring].sign(
         keys.secret,
         round_context(plan),
         update_digest(name, ring, shares.link),

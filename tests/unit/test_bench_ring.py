@@ -10,11 +10,11 @@ from vitalring.errors import ConfigError
 from vitalring.protocol import group, limits, lsag
 from vitalring.protocol.rings import statement
 from vitalring.tools import cli
-from vitalring.tools.bench import ring, ring_msm
+from vitalring.tools.bench import ring, ring_admission, ring_msm
 from vitalring.tools.bench.ring_text import ring_facts, ring_tables
 from vitalring.tools.bench.table import markdown
 
-SIZES = ring.RingSizes(rings=(3, 9), batch=4, repeats=1)
+SIZES = ring.RingSizes(rings=(3, 9), batch=4, repeats=1, admission=30, updates=9)
 KEYS = [lsag.keygen().public for _ in range(6)]
 
 
@@ -37,6 +37,21 @@ def test_every_figure_was_measured(measured):
                     assert figure["count"] >= 1
                     assert 0 < figure["low"] <= figure["median"] <= figure["high"]
         assert found["one-of-many"]["sign"]["count"] == SIZES.batch
+
+
+def test_admission_is_measured_with_forgeries_and_without(measured):
+    found = measured["admission"]
+    assert found["forged"] == 1
+    assert found["update_bytes"] > 2 * found["parameters"]
+    assert list(found["seconds"]) == ["honest", "forged without a key", "forged with a key"]
+    for stages in found["seconds"].values():
+        parts = sum(stages[stage]["median"] for stage in ("screen", "verify", "count"))
+        assert 0 < parts <= stages["all"]["median"]
+
+
+def test_admission_takes_a_signer_for_each_update():
+    with pytest.raises(ConfigError, match="a ring of as many keys"):
+        ring_admission.measure_admission(10, 10, 1, lambda _: None)
 
 
 def test_what_was_not_measured_is_said(measured):
@@ -68,6 +83,7 @@ def test_a_ring_too_large_for_one_suite_is_measured_in_the_other(monkeypatch):
         ring.RingSizes(rings=(10**6,)),
         ring.RingSizes(batch=0),
         ring.RingSizes(repeats=0),
+        ring.RingSizes(updates=0),
     ],
 )
 def test_settings_that_measure_nothing_are_refused(sizes):
@@ -82,9 +98,11 @@ def test_an_interpreter_without_the_package_is_refused_before_anything_is_measur
 
 def test_the_command_writes_its_page(tmp_path):
     command = ["bench", "ring", "--rings", "3", "--batch", "2", "--repeats", "1"]
+    command += ["--admission", "20", "--updates", "3"]
     assert cli.main([*command, "--out", str(tmp_path)]) == 0
     content = json.loads((tmp_path / "ring.json").read_text())
-    assert content["sizes"] == {"rings": [3], "batch": 2, "repeats": 1}
+    sizes = {"rings": [3], "batch": 2, "repeats": 1, "admission": 20, "updates": 3}
+    assert content["sizes"] == sizes
     assert (tmp_path / "ring.md").read_text().startswith("# Ring signatures\n")
 
 

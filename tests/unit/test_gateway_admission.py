@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from vitalring.errors import Reason, RefusedError
 from vitalring.gateway import admission, log, rounds
-from vitalring.protocol import lsag, sealing, trust
+from vitalring.protocol import sealing, trust
 from vitalring.protocol.cbor import decode, digest, encode
 from vitalring.protocol.ciphertext import decode_ciphertexts, encode_ciphertexts
 from vitalring.protocol.records import AcceptedUpdate, SealedUpdate
@@ -85,7 +85,7 @@ def test_the_entry_is_all_that_a_verifier_needs(parties, signed_plan):
     entry = decode(AcceptedUpdate, admitted.entry)
     context = round_context(trust.open_round_plan(signed_plan, parties.federation.study))
     ring = parties.federation.rings[entry.ring]
-    assert lsag.verify(ring, context, entry.digest, entry.signature) == admitted.tag
+    assert ring.verify(context, entry.digest, entry.signature) == admitted.tag
     assert entry.digest == update_digest(entry.plan, update.ring, update.ciphertexts)
 
 
@@ -271,8 +271,7 @@ def test_a_signature_of_a_key_that_is_not_in_the_roster(parties, signed_plan):
     stranger = small_federation(n_max=4)
     plan = trust.open_round_plan(signed_plan, parties.federation.study)
     name, ciphertexts = digest(signed_plan), parties.federation.update(signed_plan, 0).ciphertexts
-    signature = lsag.sign(
-        stranger.rings[0],
+    signature = stranger.rings[0].sign(
         next(p.secret for p in stranger.devices if p.public in stranger.rings[0].keys),
         round_context(plan),
         update_digest(name, 0, ciphertexts),

@@ -252,30 +252,6 @@ def test_contexts_have_bounds(number):
         lsag.context("f", "s", number, "c", 0)
 
 
-@given(st.integers(2, 40), st.integers(2, 45))
-@settings(deadline=None)
-def test_a_roster_is_cut_into_even_rings(count, ring_size):
-    keys = CROWD[:count]
-    expected = -(-count // ring_size)
-    if count // expected < 2:
-        with pytest.raises(SignatureError, match="ring of 1"):
-            lsag.cut(keys, ring_size)
-        return
-    rings = lsag.cut(keys, ring_size)
-    sizes = [len(ring.keys) for ring in rings]
-    assert [key for ring in rings for key in ring.keys] == keys
-    assert len(rings) == expected
-    assert max(sizes) <= ring_size
-    assert max(sizes) - min(sizes) <= 1
-    assert sizes == sorted(sizes, reverse=True)
-
-
-@pytest.mark.parametrize(("count", "ring_size"), [(0, 16), (1, 16), (4, 1), (4, 0)])
-def test_rosters_that_hide_nobody_are_refused(count, ring_size):
-    with pytest.raises(SignatureError, match="ring of"):
-        lsag.cut(CROWD[:count], ring_size)
-
-
 @pytest.mark.parametrize("vector", FROZEN["possession"]["valid"])
 def test_valid_possession(vector):
     secret, public, ctx, entropy, proof = (

@@ -338,8 +338,7 @@ def test_two_hospitals_that_are_shown_sets_which_differ_by_one_device(closed, tm
 def test_an_update_with_a_foreign_signature(closed, spool):
     one, other = closed.updates[0], closed.updates[1]
     stranger = small_federation(secure_sum="plain", devices=6)
-    foreign = lsag.sign(
-        stranger.rings[0],
+    foreign = stranger.rings[0].sign(
         next(p.secret for p in stranger.devices if p.public in stranger.rings[0].keys),
         round_context(closed.opened),
         digest_of(one),
@@ -505,3 +504,67 @@ def test_the_traffic_that_is_told_is_an_upper_bound_and_a_close_one(closed):
     assert (more.up, more.down) == (traffic.up, traffic.down)
     with pytest.raises(ConfigError, match="no joint key"):
         round_traffic(small_federation().study, DEVICES)
+
+
+# One ring of the whole cohort, whose signatures are verified together.
+
+
+@pytest.fixture(scope="module")
+def one_ring(tmp_path_factory):
+    federation = small_federation(
+        secure_sum="threshold-he",
+        hospitals=3,
+        threshold=2,
+        min_cohort=2,
+        ring_suite=2,
+        ring_size=6,
+    )
+    parties = Parties(federation, tmp_path_factory.mktemp("one-ring"))
+    parties.begin(parties.propose())
+    parties.submit(range(DEVICES))
+    parties.now_ms += 20_000
+    parties.close()
+    yield Round(parties)
+    parties.close_databases()
+
+
+def test_updates_in_one_ring_add_up(one_ring, spool):
+    made = result(one_ring, spool)
+    context = round_context(one_ring.opened)
+    (ring,) = one_ring.federation.study.rings
+    assert len(ring.keys) == 6
+    signed = [
+        ring.verify(context, digest_of(update), update.signature) for update in one_ring.updates
+    ]
+    assert list(made.tags) == signed
+
+
+@pytest.mark.parametrize("bad", [{2}, {1, 3}, {0, 1, 2, 3, 4}])
+def test_the_first_of_several_forged_ones_is_named(one_ring, spool, bad):
+    contents = list(one_ring.contents)
+    for place in bad:
+        signature = bytearray(one_ring.updates[place].signature)
+        signature[-64] ^= 1
+        contents[place] = encode(replace(one_ring.updates[place], signature=bytes(signature)))
+    reason = refused(one_ring, spool, contents=contents)
+    first = digest_of(one_ring.updates[min(bad)])
+    assert (reason.reason, reason.subject) == ("bad_update", first)
+
+
+def test_a_forged_one_is_named_before_what_is_cheaper_to_see_further_on(one_ring, spool):
+    contents = list(one_ring.contents)
+    other = one_ring.updates[3].signature
+    contents[1] = encode(replace(one_ring.updates[1], signature=other))
+    contents[2] = b"no update"
+    reason = refused(one_ring, spool, contents=contents)
+    assert (reason.reason, reason.subject) == ("bad_update", digest_of(one_ring.updates[1]))
+
+
+def test_one_signer_twice_in_one_ring(one_ring, spool):
+    fields = one_ring.federation.fields(one_ring.name, rng_seed=77)
+    again = one_ring.federation.update(
+        one_ring.plan, 0, ciphertexts=one_ring.federation.encrypt(fields)
+    )
+    updates = sorted([*one_ring.updates, again], key=digest_of)
+    reason = refused(one_ring, spool, *one_ring.lie(updates))
+    assert reason.reason == "double_update"

@@ -19,6 +19,7 @@ from vitalring.tools.settings import (
     SimulationSettings,
     StudySettings,
     numbers_of,
+    rings_of,
 )
 from vitalring.tools.simulate.api import apply_changes
 
@@ -117,3 +118,39 @@ def test_a_person_sees_the_numbers_under_the_names_they_are_set_by():
     )
     plan = plan_of(replace(NONE, server=SERVERS["fedavg"]), load_artefact("ecg_cnn"), 3, 170)
     assert training_line(plan).endswith("server fedavg with learning_rate 1")
+
+
+@pytest.mark.parametrize(
+    ("settings", "devices", "suite", "size"),
+    [
+        (StudySettings(), 16, 1, 16),
+        (StudySettings(), 17, 2, 17),
+        (StudySettings(), 10_000, 2, 10_000),
+        (StudySettings(ring_suite=1), 100, 1, 100),
+        (StudySettings(ring_suite=2), 5, 2, 5),
+        (StudySettings(ring_size=16), 1000, 1, 16),
+        (StudySettings(ring_size=32), 100, 2, 32),
+        # 33 keys cut at 32 make rings of 17 and 16.
+        (StudySettings(ring_size=32), 33, 2, 32),
+        (StudySettings(ring_size=32), 12, 1, 32),
+    ],
+)
+def test_a_cohort_is_one_ring_unless_a_study_says_otherwise(settings, devices, suite, size):
+    assert rings_of(settings, devices) == (suite, size)
+    if devices >= 10:
+        plan = plan_of(settings, load_artefact("ecg_cnn"), devices, 170)
+        assert plan.ring_suite == suite
+        assert plan.min_ring == devices // -(-devices // size)
+
+
+@pytest.mark.parametrize(
+    ("settings", "devices", "why"),
+    [
+        (StudySettings(ring_size=1), 5, "hides nobody"),
+        (StudySettings(ring_suite=1), 1_025, "1024 at most"),
+        (StudySettings(ring_suite=1, ring_size=2_000), 5_000, "use a smaller ring_size"),
+    ],
+)
+def test_rings_that_no_suite_has_are_refused(settings, devices, why):
+    with pytest.raises(ConfigError, match=why):
+        rings_of(settings, devices)

@@ -8,7 +8,16 @@ import pytest
 
 from vitalring.aggregator import key_backup
 from vitalring.errors import Reason
-from vitalring.protocol import agreement, blobs, key_records, limits, records, release, signing
+from vitalring.protocol import (
+    agreement,
+    blobs,
+    claim_records,
+    key_records,
+    limits,
+    records,
+    release,
+    signing,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 SPEC = (ROOT / "protocol" / "SPEC.md").read_text(encoding="utf-8")
@@ -18,7 +27,16 @@ CITATION = re.compile(rf"SPEC ({NUMBER}(?:(?:, | to | and |,\s+#?\s*){NUMBER})*)
 CLAUSE = re.compile(r"^\*\*(\d+\.\d+) ", re.MULTILINE)
 RECORDS = [
     value
-    for module in (records, signing, blobs, agreement, release, key_records, key_backup)
+    for module in (
+        records,
+        signing,
+        blobs,
+        agreement,
+        release,
+        key_records,
+        claim_records,
+        key_backup,
+    )
     for value in vars(module).values()
     if isinstance(value, type) and value.__module__ == module.__name__ and hasattr(value, "TYPE")
 ]

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vitalring.errors import ConfigError, RecordError, SignatureError, VitalRingError
-from vitalring.protocol import trust
+from vitalring.protocol import limits, trust
 from vitalring.protocol.cbor import digest
 from vitalring.protocol.records import (
     GlobalModel,
@@ -200,6 +200,26 @@ def test_no_ring_of_a_roster_is_smaller_than_its_study_allows(federation, record
     )
     larger = everyone(changed(roster, ring_size=6))
     assert trust.open_study(federation, large, larger, everyone(key)).plan.min_ring == 4
+
+
+def test_the_suite_bounds_the_rings(federation, records, monkeypatch):
+    plan, roster, key = records
+    monkeypatch.setattr(limits, "MAX_RING", 5)
+    large = everyone(changed(roster, ring_size=6))
+    refuses(
+        "have 5 at most",
+        trust.open_study,
+        federation,
+        sign(plan, [AUTHORITY]),
+        large,
+        everyone(key),
+    )
+    asked = sign(changed(plan, min_ring=6), [AUTHORITY])
+    refuses("asks for rings of 6 keys", trust.open_study_plan, asked, federation)
+    two = sign(changed(plan, min_ring=6, ring_suite=2), [AUTHORITY])
+    opened = trust.open_study(federation, two, large, everyone(key))
+    assert [len(ring.keys) for ring in opened.rings] == [6]
+    assert opened.rings is opened.rings  # made once
 
 
 # 9.5

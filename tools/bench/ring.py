@@ -19,6 +19,7 @@ from vitalring.protocol.rings import signing, statement, verifying
 from vitalring.tools.bench import ring_msm
 from vitalring.tools.bench.child import require_modules, run_script
 from vitalring.tools.bench.machine import machine
+from vitalring.tools.bench.ring_admission import measure_admission
 from vitalring.tools.bench.ring_text import ring_facts, ring_tables
 from vitalring.tools.bench.spread import spread
 from vitalring.tools.bench.table import markdown, print_tables
@@ -30,11 +31,16 @@ _CALLS = 200
 
 @dataclass(frozen=True)
 class RingSizes:
-    """Keys in a ring, signatures in a batch, and how often each is measured."""
+    """Keys in a ring, signatures in a batch, and how often each is measured.
+
+    Admission is measured in a ring of `admission` keys with so many honest `updates`.
+    """
 
     rings: tuple[int, ...] = (16, 64, 256, 1_024, 4_096)
     batch: int = 100
     repeats: int = 3
+    admission: int = 1_024
+    updates: int = 128
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,18 +50,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rings", type=_integers, default=sizes.rings, help=f"keys, as {text}")
     parser.add_argument("--batch", type=int, default=sizes.batch, help="signatures in a batch")
     parser.add_argument("--repeats", type=int, default=sizes.repeats, help="how often to measure")
+    parser.add_argument(
+        "--admission", type=int, default=sizes.admission, help="keys in the ring of admission"
+    )
+    parser.add_argument("--updates", type=int, default=sizes.updates, help="updates to admit")
     parser.add_argument("--ristretto", metavar="PYTHON", help="interpreter with rbcl, to compare")
     parser.add_argument("--out", type=Path, help="folder for JSON and Markdown")
 
 
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
-    sizes = RingSizes(options.rings, options.batch, options.repeats)
+    sizes = RingSizes(
+        options.rings, options.batch, options.repeats, options.admission, options.updates
+    )
     result = measure_rings(sizes, options.ristretto, Console(stderr=True).print)
     command = "vitalring bench ring"
     if sizes.rings != RingSizes.rings:
         command += f" --rings {','.join(map(str, sizes.rings))}"
     command += f" --batch {sizes.batch} --repeats {sizes.repeats}"
+    if (sizes.admission, sizes.updates) != (RingSizes.admission, RingSizes.updates):
+        command += f" --admission {sizes.admission} --updates {sizes.updates}"
     # The interpreter's place is one machine's business.
     command += " --ristretto PYTHON" if options.ristretto else ""
     facts, tables = ring_facts(result), ring_tables(result)
@@ -75,7 +89,7 @@ def measure_rings(
 
     `ristretto` is an interpreter with rbcl, None leaves that group out. Raises ConfigError.
     """
-    if sizes.batch < 1 or sizes.repeats < 1 or not sizes.rings:
+    if min(sizes.batch, sizes.repeats, sizes.updates) < 1 or not sizes.rings:
         raise ConfigError(f"{sizes} measures nothing: use 1 or more of each")
     wrong = [size for size in sizes.rings if not 2 <= size <= limits.MAX_DEVICES]
     if wrong:
@@ -95,6 +109,7 @@ def measure_rings(
         "machine": machine(),
         "sizes": asdict(sizes),
         "rings": rings,
+        "admission": measure_admission(sizes.admission, sizes.updates, sizes.repeats, say),
         "operations": {"edwards25519": _operations(sizes), "ristretto255": None}
         | ({} if ristretto is None else {"ristretto255": _foreign(ristretto, sizes)}),
     }

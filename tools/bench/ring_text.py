@@ -3,7 +3,9 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from vitalring.gateway.waiting import MOST, PASSES
 from vitalring.tools.bench.machine import in_words
+from vitalring.tools.bench.ring_admission import FORGED_SHARE
 from vitalring.tools.bench.spread import Spread, milliseconds, shown
 from vitalring.tools.bench.table import Table
 
@@ -33,6 +35,7 @@ def ring_tables(result: Mapping[str, Any]) -> list[Table]:
     return [
         _suites(result),
         _batches(result),
+        _admission(result),
         _operations(result),
         _multiplications(result),
     ]
@@ -120,6 +123,40 @@ def _batches(result: Mapping[str, Any]) -> Table:
         (
             "The bad one proves its tag, as whoever has a key can, in the ring or not, so that "
             "only passes over the ring find it. What proves no tag is refused before any pass.",
+        ),
+    )
+
+
+def _admission(result: Mapping[str, Any]) -> Table:
+    found = result["admission"]
+    rows = []
+    for name, stages in found["seconds"].items():
+        rows.append(
+            (
+                name if name == "honest" else f"{FORGED_SHARE:.0%} {name}",
+                *(_time(stages[stage]) for stage in ("screen", "verify", "count", "all")),
+                f"{1 / stages['all']['median']:,.0f}",
+            )
+        )
+    return Table(
+        f"Admission in one ring of {found['ring']:,}",
+        (
+            "traffic",
+            "open, decode, check",
+            "verify signatures",
+            "add, commit",
+            "all, an honest update",
+            "honest updates a second and core",
+        ),
+        tuple(rows),
+        (
+            f"{found['updates']} honest updates of {found['parameters']:,} parameters, "
+            f"{found['update_bytes']:,} bytes each, encrypted to a joint key and kept for the "
+            f"hospitals; {found['forged']} more are forged. Batches of up to {MOST}, {PASSES} "
+            "passes over the ring in a step, all time divided by the honest ones. Forged without "
+            "a key: a signature of somebody else on other ciphertexts. Forged with a key: its tag "
+            "is proven, so that only passes over the ring find it. Load average at its end "
+            f"{found['load']}.",
         ),
     )
 

@@ -25,26 +25,33 @@ from vitalring.protocol.signing import Signed
 from vitalring.tools.bench.machine import in_words, machine
 from vitalring.tools.bench.spread import Spread, milliseconds, shown, spread
 from vitalring.tools.bench.table import Table
-from vitalring.tools.settings import StudySettings, hospitals_of
+from vitalring.tools.settings import StudySettings, hospitals_of, rings_of
 from vitalring.tools.simulate.api import simulate
 from vitalring.tools.simulate.layout import SHIPPED_DATA
 
 _RECORDS = 4
-_RING = 16
 _STAGES = ("train", "encode", "encrypt", "sign", "admit")
 
 
 def measure_rounds(
-    devices: int, rounds: int, secure_sum: str, hospitals: int = 0, threshold: int = 0
+    devices: int,
+    rounds: int,
+    secure_sum: str,
+    hospitals: int = 0,
+    threshold: int = 0,
+    ring_size: int = 0,
 ) -> dict[str, Any]:
     """Run a simulation and return the time from each round's opening to the next one's.
 
-    `hospitals` and `threshold` are those of a joint key, as in `StudySettings`: 0 is its
-    default. The first round is left out: its parties are still starting. Raises
-    VitalRingError.
+    `hospitals` and `threshold` are those of a joint key and `ring_size` is the most keys in a
+    ring, as in `StudySettings`: 0 is its default. The first round is left out: its parties are
+    still starting. Raises VitalRingError.
     """
-    study = StudySettings(secure_sum=secure_sum, hospitals=hospitals, threshold=threshold)
+    study = StudySettings(
+        secure_sum=secure_sum, hospitals=hospitals, threshold=threshold, ring_size=ring_size
+    )
     hospitals, threshold = hospitals_of(study)
+    suite, ring_size = rings_of(study, devices)
     if rounds < 3:
         raise ConfigError(f"--rounds {rounds} leaves nothing to measure: use 3 or more")
     with tempfile.TemporaryDirectory(prefix="vitalring-bench-") as folder:
@@ -60,7 +67,7 @@ def measure_rounds(
             noise="none",
             local_epochs=0.001,
             batch=_RECORDS,
-            ring_size=_RING,
+            ring_size=ring_size,
             secure_sum=secure_sum,
             hospitals=hospitals,
             threshold=threshold,
@@ -84,7 +91,8 @@ def measure_rounds(
         "secure_sum": secure_sum,
         "hospitals": hospitals,
         "threshold": threshold,
-        "ring": _RING,
+        "ring": ring_size,
+        "ring_suite": suite,
         "parameters": run.report["parameters"],
         "seconds": asdict(spread(seconds)),
         "collecting": asdict(spread(collecting)),
@@ -113,8 +121,9 @@ def rounds_facts(result: dict[str, Any]) -> list[str]:
     return [
         in_words(result["machine"]),
         f"{result['rounds']} rounds, {result['parameters']:,} parameters, rings of "
-        f"{result['ring']}, embedded broker, log. A device trains one step on {_RECORDS} records "
-        "without privacy: not nothing, and its time is in the figure.",
+        f"{result['ring']} in suite {result['ring_suite']}, embedded broker, log. A device trains "
+        f"one step on {_RECORDS} records without privacy: not nothing, and its time is in the "
+        "figure.",
         "A round lasts from its opening to the next one's; the first is left out. "
         "The median, with the least and the greatest in brackets; rounds a second over all.",
         f"Of a round, {milliseconds(result['collecting']['median'])} ms until its close, while "

@@ -18,7 +18,7 @@ from vitalring.errors import ConfigError
 from vitalring.gateway import admission, rounds, store
 from vitalring.gateway.config import GatewayConfig, load_keys, load_study
 from vitalring.models.artefact import initial_weights, load_artefact
-from vitalring.protocol import lsag, trust
+from vitalring.protocol import trust
 from vitalring.protocol.cbor import decode
 from vitalring.protocol.chunks import Reassembler
 from vitalring.protocol.quantise import decode_sum
@@ -62,8 +62,7 @@ def _open_round(db: Any, study: trust.Study) -> RoundChecks:  # noqa: ANN401
     if latest is None:
         raise ConfigError("the measured study has no open round")
     plan = trust.open_round_plan(latest.signed_plan, study)
-    rings = lsag.cut(study.roster.keys, study.roster.ring_size)
-    return round_checks(plan, latest.plan, study.scheme(), rings)
+    return round_checks(plan, latest.plan, study.scheme(), study.rings)
 
 
 def _admit(
@@ -86,7 +85,7 @@ def _admit(
     watch.done("check ciphertexts")
     digest = update_digest(update.plan, update.ring, update.ciphertexts)
     ring = current.rings[update.ring]
-    lsag.verify(ring, current.context, digest, update.signature, tag_base=current.tag_base)
+    ring.verify(current.context, digest, update.signature, tag_base=current.tag_base)
     watch.done("verify ring signature")
     admitted = admission.check(db, current, boxes[0], keys.sealing, _now_ms())
     watch.done("all checks")

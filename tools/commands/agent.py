@@ -6,8 +6,10 @@ from pathlib import Path
 
 from vitalring.config import load_config
 from vitalring.edge_agent.config import AgentConfig
+from vitalring.edge_agent.erasure import erase_ring_key
 from vitalring.edge_agent.main import run_agents
 from vitalring.edge_agent.status import status
+from vitalring.errors import ConfigError
 from vitalring.tools import mark, predict
 from vitalring.tools.commands.services import add_parent_option, stop_on_signals
 
@@ -35,6 +37,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     status_parser = actions.add_parser("status", help="say what a device did and spent")
     status_parser.add_argument("--config", type=Path, required=True, help="agent.toml")
 
+    erase_parser = actions.add_parser(
+        "erase-key", help="erase the ring key of an epoch that is over, for good"
+    )
+    erase_parser.add_argument("--config", type=Path, required=True, help="agent.toml")
+    erase_parser.add_argument("--yes", action="store_true", help="yes, the key is to be erased")
+
 
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
@@ -45,6 +53,20 @@ def run(options: argparse.Namespace) -> int:
         return predict.run(options)
     if options.action == "mark":
         return mark.run(options)
+    if options.action == "erase-key":
+        return _erase_key(load_config(AgentConfig, options.config), meant=options.yes)
     configs = [load_config(AgentConfig, path) for path in options.config]
     run_agents(configs, stop_on_signals(options))
+    return 0
+
+
+def _erase_key(config: AgentConfig, *, meant: bool) -> int:
+    if not meant:
+        raise ConfigError(
+            f"{config.ring_key} cannot be restored: the device takes no further part under it, "
+            "and its updates can no longer be claimed; stop the agent first, then give --yes"
+        )
+    erase_ring_key(config.ring_key)
+    print(f"{config.ring_key}: erased, as far as this disk forgets; nobody can tell any more which")
+    print("  updates were made with it. Erase copies and backups of it too.")
     return 0

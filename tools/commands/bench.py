@@ -44,6 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     rounds.add_argument(
         "--threshold", type=int, default=0, help="how many decrypt together; 0 is a majority"
     )
+    rounds.add_argument(
+        "--ring-size", type=int, default=0, help="most keys in a ring; 0: the whole cohort"
+    )
     rounds.add_argument("--out", type=Path, help="folder for the results as JSON and Markdown")
     skew = actions.add_parser(
         "skew", help="unlike devices: FedAvg, FedProx, Adam, Yogi and personal heads"
@@ -128,7 +131,12 @@ def _log(options: argparse.Namespace) -> None:
 
 def _rounds(options: argparse.Namespace) -> None:
     result = measure_rounds(
-        options.devices, options.rounds, options.secure_sum, options.hospitals, options.threshold
+        options.devices,
+        options.rounds,
+        options.secure_sum,
+        options.hospitals,
+        options.threshold,
+        options.ring_size,
     )
     command = (
         f"vitalring bench rounds --devices {options.devices} --rounds {options.rounds} "
@@ -136,6 +144,8 @@ def _rounds(options: argparse.Namespace) -> None:
     )
     if result["threshold"]:
         command += f" --hospitals {result['hospitals']} --threshold {result['threshold']}"
+    if options.ring_size:
+        command += f" --ring-size {options.ring_size}"
     _show(options, "Rounds", command, result, rounds_facts(result), rounds_tables(result))
 
 

@@ -1,0 +1,195 @@
+"""The two suites of ring signatures behind one interface (SPEC 6.13, 6.21).
+
+A study plan names its suite; whoever signs or checks holds a `Ring` and need not know which.
+Keys, contexts, tag bases and tags are the same in both (`protocol.lsag`).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from vitalring.errors import ConfigError, SignatureError
+from vitalring.protocol import limits, lsag
+from vitalring.protocol.rings import signing, statement, verifying
+from vitalring.protocol.rings.verifying import Verdict
+
+__all__ = [
+    "LSAG",
+    "LSAG_UP_TO",
+    "ONE_OF_MANY",
+    "Ring",
+    "Verdict",
+    "cut",
+    "for_size",
+    "most_keys",
+    "prepare",
+]
+
+LSAG: Final = 1
+ONE_OF_MANY: Final = 2
+LSAG_UP_TO: Final = 16
+"""Keys of the largest ring whose devices sign faster with LSAG: docs/results/ring.md."""
+
+
+class Ring(Protocol):
+    """Keys among which a signer hides, with all that an epoch computes once."""
+
+    @property
+    def keys(self) -> tuple[bytes, ...]:
+        """Return the public keys, sorted."""
+
+    @property
+    def digest(self) -> bytes:
+        """Return what names the ring in its suite: 32 bytes."""
+
+    @property
+    def signature_bytes(self) -> int:
+        """Return the length of every signature for this ring."""
+
+    def sign(
+        self, secret: bytes, context: bytes, digest: bytes, *, tag_base: bytes | None = None
+    ) -> bytes:
+        """Sign a digest of 32 bytes, once in a context, ever. Raises SignatureError."""
+
+    def verify_batch(
+        self,
+        context: bytes,
+        items: Sequence[tuple[bytes, bytes]],
+        *,
+        max_passes: int,
+        tag_base: bytes | None = None,
+    ) -> list[Verdict]:
+        """Return a verdict on each (digest, signature), in their order.
+
+        A pass walks the ring once. Where `max_passes` are used up, verdicts may be missing:
+        they have neither tag nor error. As many passes as items leave none open. Equal tags
+        are not looked for. Raises ConfigError where no pass is allowed.
+        """
+
+    def verify(
+        self, context: bytes, digest: bytes, signature: bytes, *, tag_base: bytes | None = None
+    ) -> bytes:
+        """Return the tag of a valid signature. Raises SignatureError."""
+
+
+@dataclass(frozen=True)
+class _Lsag:
+    ring: lsag.Ring
+
+    @property
+    def keys(self) -> tuple[bytes, ...]:
+        return self.ring.keys
+
+    @property
+    def digest(self) -> bytes:
+        return self.ring.digest
+
+    @property
+    def signature_bytes(self) -> int:
+        return lsag.signature_bytes(len(self.keys))
+
+    def sign(
+        self, secret: bytes, context: bytes, digest: bytes, *, tag_base: bytes | None = None
+    ) -> bytes:
+        return lsag.sign(self.ring, secret, context, digest, tag_base=tag_base)
+
+    def verify_batch(
+        self,
+        context: bytes,
+        items: Sequence[tuple[bytes, bytes]],
+        *,
+        max_passes: int,
+        tag_base: bytes | None = None,
+    ) -> list[Verdict]:
+        if max_passes < 1:
+            raise ConfigError(f"{max_passes} passes over the ring check nothing; allow 1 or more")
+        base = lsag.tag_base(context) if tag_base is None else tag_base
+        checked = [self._verdict(context, *item, base) for item in items[:max_passes]]
+        return checked + [Verdict()] * (len(items) - len(checked))
+
+    def verify(
+        self, context: bytes, digest: bytes, signature: bytes, *, tag_base: bytes | None = None
+    ) -> bytes:
+        return lsag.verify(self.ring, context, digest, signature, tag_base=tag_base)
+
+    def _verdict(self, context: bytes, digest: bytes, signature: bytes, base: bytes) -> Verdict:
+        try:
+            return Verdict(tag=self.verify(context, digest, signature, tag_base=base))
+        except SignatureError as error:
+            return Verdict(error=error)
+
+
+@dataclass(frozen=True)
+class _OneOfMany:
+    ring: statement.Ring
+
+    @property
+    def keys(self) -> tuple[bytes, ...]:
+        return self.ring.keys
+
+    @property
+    def digest(self) -> bytes:
+        return self.ring.digest
+
+    @property
+    def signature_bytes(self) -> int:
+        return statement.signature_bytes(len(self.keys))
+
+    def sign(
+        self, secret: bytes, context: bytes, digest: bytes, *, tag_base: bytes | None = None
+    ) -> bytes:
+        return signing.sign(self.ring, secret, context, digest, tag_base=tag_base)
+
+    def verify_batch(
+        self,
+        context: bytes,
+        items: Sequence[tuple[bytes, bytes]],
+        *,
+        max_passes: int,
+        tag_base: bytes | None = None,
+    ) -> list[Verdict]:
+        return verifying.verify_batch(
+            self.ring, context, items, max_passes=max_passes, tag_base=tag_base
+        )
+
+    def verify(
+        self, context: bytes, digest: bytes, signature: bytes, *, tag_base: bytes | None = None
+    ) -> bytes:
+        return verifying.verify(self.ring, context, digest, signature, tag_base=tag_base)
+
+
+def for_size(keys: int) -> int:
+    """Return the suite for rings of up to so many keys (SPEC 6.21)."""
+    return LSAG if keys <= LSAG_UP_TO else ONE_OF_MANY
+
+
+def most_keys(suite: int) -> int:
+    """Return how many keys a ring of this suite may have."""
+    return limits.MAX_RING if suite == LSAG else limits.MAX_DEVICES
+
+
+def prepare(suite: int, keys: Sequence[bytes]) -> Ring:
+    """Return a ring over sorted keys, each decoded. Raises SignatureError for anything else."""
+    if suite == LSAG:
+        return _Lsag(lsag.Ring.of(keys))
+    if suite == ONE_OF_MANY:
+        return _OneOfMany(statement.Ring.of(keys))
+    raise SignatureError(f"ring signatures of suite {suite} are not known here")
+
+
+def cut(suite: int, keys: Sequence[bytes], ring_size: int) -> tuple[Ring, ...]:
+    """Cut a roster's sorted keys into as few rings of neighbours as hold them (SPEC 6.7).
+
+    No ring has more than `ring_size` keys, and sizes differ by one at most, larger ones
+    first, so that nobody is left in a small crowd. Raises SignatureError.
+    """
+    if ring_size < 2:
+        raise SignatureError(f"a ring of {ring_size} hides nobody; at least 2 are needed")
+    count = max(1, -(-len(keys) // ring_size))
+    small, larger = divmod(len(keys), count)
+    rings, begin = [], 0
+    for position in range(count):
+        end = begin + small + (position < larger)
+        rings.append(prepare(suite, keys[begin:end]))
+        begin = end
+    return tuple(rings)
