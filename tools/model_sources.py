@@ -76,7 +76,7 @@ def _of_log(folder: Path, authority_key: bytes | None) -> TrainedModel:
     files = LogFolder(folder / "log" if (folder / "log").is_dir() else folder)
     federation = files.federation(verdict.authority_key)
     entries, _ = history(files.entries(files.checkpoint(federation)))
-    study, _, _ = open_logged_study(files, entries, federation)
+    study, _ = open_logged_study(files, entries, federation)
     plan = study.plan
 
     def read(name: bytes) -> bytes:
