@@ -11,6 +11,7 @@ and a share has one encoding. It costs less than a bit a field against the least
 
 import hashlib
 import secrets
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
@@ -132,7 +133,7 @@ def check_link(link: bytes, share: bytes, role: int) -> None:
         raise CiphertextError("the share is not the one that the update's link names")
 
 
-class ShareSum:
+class ShareSum(ABC):
     """What both gateways do alike: sums of residues, in the encoding of a vector.
 
     `update_bytes` are those that `decode` takes: the signed link, then this gateway's share.
@@ -152,9 +153,9 @@ class ShareSum:
         check_link(link, share, self.role)
         return self.residues(share)
 
+    @abstractmethod
     def residues(self, share: bytes) -> Array:
         """Return what a share adds to the sum. Raises CiphertextError."""
-        raise NotImplementedError
 
     def add(self, total: Array, update: Array) -> Array:
         """Add modulo 2^width."""

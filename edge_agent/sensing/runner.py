@@ -279,6 +279,7 @@ class _Keeper:
         return holds, changes
 
     def _hand_on(self, windows: list[Window] | tuple[Window, ...]) -> None:
+        failed = 0
         for window in windows:
             if self._on_window is not None:
                 try:
@@ -286,7 +287,10 @@ class _Keeper:
                 except Exception:
                     # Whatever is wrong there, the next window is another matter.
                     _log.exception("window %d was handed on in vain", window.number)
+                    failed += 1
             self._handed = window.number
+        if failed:
+            self.count({"unpredicted": failed})
 
     def poll(self) -> None:
         """Take new labels, drop what is too old, and note what was handed on last."""

@@ -24,6 +24,7 @@ COUNTERS = (
     "bad_annotation_files",
     "source_faults",
     "source_restarts",
+    "unpredicted",
     "dropped_unlabelled",
     "dropped_labelled",
     "expired",

@@ -136,7 +136,7 @@ def test_a_group_is_made_only_where_memory_is_handed_down(tmp_path):
 def test_a_real_group_counts_a_child():
     with groups.control_group() as group:
         if group is None:
-            pytest.skip("this system lets us make no control group that counts memory")
+            pytest.skip("LEFT OUT: this system lets us make no control group that counts memory")
         request = {"spends": [], "delta": 1e-5}
         peak = run_child("accounting_process", request, group=group)["peak_bytes"]
         # A group is charged for what its processes touch first; a process shares pages too.

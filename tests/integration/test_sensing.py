@@ -583,6 +583,7 @@ def test_who_takes_windows_may_fail_and_gets_the_next(tmp_path):
     with Sensing(sensing, tmp_path / "state", choosy) as running:
         assert running.wait_ended(GENEROUS_S)
     assert_windows(seen.found, expected(100))
+    assert counts(tmp_path / "state", sensing)["unpredicted"] == 1
 
 
 def test_a_button_that_is_a_file_is_refused(tmp_path):

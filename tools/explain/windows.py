@@ -155,7 +155,10 @@ def explain_windows(
         patch,
         len(rows.y),
         int((counts > 0).sum()),
-        tuple((by_row.get(right), by_row.get(wrong)) for right, wrong in pairs),  # type: ignore[arg-type]
+        tuple(
+            (by_row[right] if right else None, by_row[wrong] if wrong else None)
+            for right, wrong in pairs
+        ),
         tuple(averages),
         likeness(*maps),
         len(donors),
