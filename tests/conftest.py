@@ -64,3 +64,14 @@ def pytest_terminal_summary(terminalreporter, config):
         terminalreporter.line(f"{len(tests)} tests did not run: {NEEDS[name][1]}")
         for nodeid in tests:
             terminalreporter.line(f"  {nodeid}")
+
+
+@pytest.fixture
+def report(capsys):
+    """Print past pytest's capture, so that the seed is there when a run hangs."""
+
+    def say(text):
+        with capsys.disabled():
+            print(f"\n  {text}")  # noqa: T201
+
+    return say

@@ -1,18 +1,15 @@
 """Kill anything at any moment, restart it, and the round goes on (DESIGN, "Faults and limits").
 
-Asserted against the exported log, not against what processes say of themselves. Randomness is
-seeded and printed: VITALRING_SEED=N repeats a run's choices, though not its timing.
+Asserted against the exported log, not against what processes say of themselves.
 """
 
 import contextlib
-import os
-import random
-import secrets
 import subprocess
 import time
 from collections import Counter
 
 import pytest
+from reaper_fixture import Reaper, run_to_its_end
 from services_fixture import FAULTS, FEDERATION, GENEROUS_S, Hospital, wait_for
 
 from vitalring.protocol import topics
@@ -22,59 +19,7 @@ pytestmark = pytest.mark.mosquitto
 MIN_COHORT = 3
 
 
-def run_to_its_end(hospital, timeout_s, restart=lambda: None):
-    """Wait for the final model and for every device to know what became of its updates."""
-    try:
-
-        def over():
-            restart()
-            return hospital.aggregator.code == 0
-
-        wait_for("the final model is logged", over, timeout_s)
-        wait_for("no update waits for a receipt", lambda: restart() or not hospital.unsettled())
-    except AssertionError as error:
-        error.add_note(hospital.tail())
-        raise
-
-
-class Reaper:
-    """Kills a random process every now and then, and starts it again after a random pause."""
-
-    def __init__(self, hospital, rng, between_s, pause_s):
-        self.kills = Counter()
-        self._hospital = hospital
-        self._rng = rng
-        self._between_s = between_s
-        self._pause_s = pause_s
-        self._down = []
-        self._next = time.monotonic() + rng.uniform(*between_s)
-
-    def step(self):
-        now = time.monotonic()
-        for process, when in list(self._down):
-            if now >= when:
-                self._down.remove((process, when))
-                process.start()
-        if now < self._next:
-            return
-        self._next = now + self._rng.uniform(*self._between_s)
-        down = [process for process, _ in self._down]
-        for process in self._hospital.processes:
-            expected = (None, 0) if process is self._hospital.aggregator else (None,)
-            assert process in down or process.code in expected, f"{process.name} ended by itself"
-        # Kinds alike, however many agents there are.
-        kind = self._rng.choice(["broker", "gateway", "aggregator", "agent"])
-        choice = self._rng.choice([p for p in self._hospital.processes if p.name.startswith(kind)])
-        if choice in down or choice.code is not None:
-            return
-        choice.kill()
-        self.kills[kind] += 1
-        self._down.append((choice, now + self._rng.uniform(*self._pause_s)))
-
-
 def killed_at_random(folder, rounds, timeout_s, report, *, between_s, pause_s):
-    seed = int(os.environ.get("VITALRING_SEED") or secrets.randbelow(1 << 32))
-    report(f"VITALRING_SEED={seed}")
     hospital = Hospital(
         folder,
         rounds=rounds,
@@ -85,30 +30,19 @@ def killed_at_random(folder, rounds, timeout_s, report, *, between_s, pause_s):
         timeout_s=20,
         retry_s=2,
     )
-    began = time.monotonic()
     with hospital:
-        reaper = Reaper(hospital, random.Random(seed), between_s, pause_s)
+        # Kinds alike, however many agents there are.
+        kinds = ([hospital.broker], [hospital.gateway], hospital.aggregators, hospital.agents)
+        reaper = Reaper(hospital, kinds, report, between_s=between_s, pause_s=pause_s)
         run_to_its_end(hospital, timeout_s, reaper.step)
         outcome = hospital.export()
     outcome.check(rounds, MIN_COHORT)
     report(
-        f"{sum(reaper.kills.values())} kills {dict(reaper.kills)} in {rounds} rounds, "
-        f"{time.monotonic() - began:.0f} s; {outcome.updates} of {6 * rounds} updates counted; "
+        f"{reaper.said(rounds)}; {outcome.updates} of {6 * rounds} updates counted; "
         f"{Counter(logged.report.status for logged in outcome.rounds)}; "
         f"refused {outcome.refused}"
     )
-    return reaper.kills
-
-
-@pytest.fixture
-def report(capsys):
-    """Print past pytest's capture, so that the seed is there when a run hangs."""
-
-    def say(text):
-        with capsys.disabled():
-            print(f"\n  {text}")  # noqa: T201
-
-    return say
+    return [sum(reaper.kills[process.name] for process in kind) for kind in kinds]
 
 
 def test_a_few_rounds_survive_random_kills(tmp_path, report):
@@ -120,7 +54,7 @@ def test_twenty_rounds_survive_random_kills_of_every_kind(tmp_path, report):
     kills = killed_at_random(
         tmp_path / "study", 20, 1800, report, between_s=(0.2, 2.5), pause_s=(0.1, 4.0)
     )
-    assert min(kills[kind] for kind in ("broker", "gateway", "aggregator", "agent")) >= 5
+    assert min(kills) >= 5
 
 
 def test_death_at_every_delicate_point_changes_nothing(tmp_path):

@@ -1,69 +1,20 @@
 """Three hospitals as processes with Mosquitto: kill any of them at any moment, and nothing is lost.
 
-Asserted against the exported log and the hospitals' databases. Randomness is seeded and
-printed: VITALRING_SEED=N repeats a run's choices, though not its timing.
+Asserted against the exported log and the hospitals' databases.
 """
 
 import contextlib
-import os
-import random
-import secrets
 import sqlite3
-import time
 from collections import Counter
 
 import pytest
-from services_fixture import Hospital, wait_for
+from reaper_fixture import Reaper, run_to_its_end
+from services_fixture import Hospital
 
 pytestmark = pytest.mark.mosquitto
 
 MIN_COHORT = 3
 HOSPITALS = 3
-
-
-@pytest.fixture
-def report(capsys):
-    """Print past pytest's capture, so that the seed is there when a run hangs."""
-
-    def say(text):
-        with capsys.disabled():
-            print(f"\n  {text}")  # noqa: T201
-
-    return say
-
-
-class Reaper:
-    """Kills an aggregator, the gateway or the broker every now and then, and starts it again."""
-
-    def __init__(self, hospital, rng, between_s, pause_s, kills=None):
-        self.kills = Counter()
-        self._hospital, self._rng = hospital, rng
-        self._between_s, self._pause_s, self._left = between_s, pause_s, kills
-        self._down = []
-        self._next = time.monotonic() + rng.uniform(*between_s)
-
-    def step(self):
-        now = time.monotonic()
-        for process, when in list(self._down):
-            if now >= when:
-                self._down.remove((process, when))
-                process.start()
-        hospital = self._hospital
-        targets = [*hospital.aggregators, *hospital.aggregators, hospital.gateway, hospital.broker]
-        down = [process for process, _ in self._down]
-        for process in targets:
-            expected = (None, 0) if process in hospital.aggregators else (None,)
-            assert process in down or process.code in expected, f"{process.name} ended by itself"
-        if now < self._next or self._left == 0:
-            return
-        self._next = now + self._rng.uniform(*self._between_s)
-        choice = self._rng.choice(targets)
-        if choice in down or choice.code is not None:
-            return
-        choice.kill()
-        self.kills[choice.name] += 1
-        self._left = None if self._left is None else self._left - 1
-        self._down.append((choice, now + self._rng.uniform(*self._pause_s)))
 
 
 def releases(home):
@@ -75,8 +26,6 @@ def releases(home):
 
 
 def killed_at_random(folder, rounds, timeout_s, report, *, between_s, pause_s, kills=None):
-    seed = int(os.environ.get("VITALRING_SEED") or secrets.randbelow(1 << 32))
-    report(f"VITALRING_SEED={seed}")
     hospital = Hospital(
         folder,
         rounds=rounds,
@@ -88,22 +37,10 @@ def killed_at_random(folder, rounds, timeout_s, report, *, between_s, pause_s, k
         retry_s=2,
         hospitals=HOSPITALS,
     )
-    began = time.monotonic()
     with hospital:
-        reaper = Reaper(hospital, random.Random(seed), between_s, pause_s, kills)
-
-        def over():
-            reaper.step()
-            return all(process.code == 0 for process in hospital.aggregators)
-
-        try:
-            wait_for("every hospital has the final model", over, timeout_s)
-            wait_for(
-                "no update waits for a receipt", lambda: reaper.step() or not hospital.unsettled()
-            )
-        except AssertionError as error:
-            error.add_note(hospital.tail())
-            raise
+        kinds = (hospital.aggregators, hospital.aggregators, [hospital.gateway], [hospital.broker])
+        reaper = Reaper(hospital, kinds, report, between_s=between_s, pause_s=pause_s, kills=kills)
+        run_to_its_end(hospital, timeout_s, reaper.step)
         outcome = hospital.export()
     outcome.check(rounds, MIN_COHORT)
     found = [releases(home) for home in hospital.homes]
@@ -114,8 +51,7 @@ def killed_at_random(folder, rounds, timeout_s, report, *, between_s, pause_s, k
         assert len({bound[number] for bound, _ in found if number in bound}) <= 1
     applied = [logged.model.applied for logged in outcome.rounds]
     report(
-        f"{sum(reaper.kills.values())} kills {dict(reaper.kills)} in {rounds} rounds, "
-        f"{time.monotonic() - began:.0f} s; {sum(applied)} sums applied, refusals "
+        f"{reaper.said(rounds)}; {sum(applied)} sums applied, refusals "
         f"{Counter(reason for logged in outcome.rounds for reason in logged.refusals)}"
     )
     return reaper.kills, applied
