@@ -120,11 +120,6 @@ def provision(
     return {name: _files(folder, name) for name in (AUTHORITY, SERVER, *clients)}
 
 
-def expiry(certificate_pem: bytes) -> datetime.datetime:
-    """Return the moment (UTC) after which a certificate is refused."""
-    return x509.load_pem_x509_certificate(certificate_pem).not_valid_after_utc
-
-
 def _sign(
     authority: Credential,
     common_name: str,

@@ -73,7 +73,7 @@ def test_a_client_can_be_no_server_and_no_authority(authority):
 
 def test_no_certificate_outlives_its_authority(authority):
     client = make_client(authority, "gateway", NOW + 300 * DAY, 825)
-    assert certificates.expiry(client.certificate_pem) == NOW + 365 * DAY
+    assert load(client).not_valid_after_utc == NOW + 365 * DAY
     with pytest.raises(ConfigError, match="expired"):
         make_client(authority, "gateway", NOW + 366 * DAY, 10)
 
