@@ -9,7 +9,6 @@ from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from vitalring.errors import ConfigError
-from vitalring.gateway import certificates
 from vitalring.gateway.certificates import make_authority, make_client, make_server, provision
 
 NOW = datetime.datetime(2026, 3, 1, tzinfo=datetime.UTC)
