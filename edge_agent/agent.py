@@ -19,6 +19,7 @@ from vitalring.edge_agent.accountant import Accountant, check_claim
 from vitalring.edge_agent.budget import Budget
 from vitalring.edge_agent.config import Floors
 from vitalring.edge_agent.dpsgd import train
+from vitalring.edge_agent.keyring import Keyring
 from vitalring.edge_agent.randomness import fresh_generator
 from vitalring.edge_agent.renewal import Renewal
 from vitalring.edge_agent.workshop import Workshop
@@ -28,6 +29,7 @@ from vitalring.protocol import limits, trust
 from vitalring.protocol.agreement import both_halves
 from vitalring.protocol.cbor import encode
 from vitalring.protocol.limbs import answer_fields
+from vitalring.protocol.lsag import KeyPair
 from vitalring.protocol.privacy import fits_a_step, round_spend
 from vitalring.protocol.quantise import encode_update
 from vitalring.protocol.records import RoundPlan, SealedUpdate
@@ -66,7 +68,10 @@ class RecordSource(Protocol):
 
 @dataclass(frozen=True)
 class _Round:
-    """A round that this device may take part in; `ring` is the index of its own, `members`."""
+    """A round that this device may take part in; `ring` is the index of its own, `members`.
+
+    `keys` is the device's ring key of the plan's epoch.
+    """
 
     study: trust.Study
     plan: RoundPlan
@@ -74,17 +79,18 @@ class _Round:
     context: bytes
     ring: int
     members: Ring
-    opened_ms: int
+    keys: KeyPair
+    now_ms: int
 
 
 class Agent:
-    """A device with its state folder, key and records."""
+    """A device with its state folder, keys and records."""
 
     def __init__(
         self,
         db: sqlite3.Connection,
         budget: Budget,
-        identity: Identity,
+        keys: Keyring,
         source: RecordSource,
         floors: Floors,
         participation: float,
@@ -95,7 +101,7 @@ class Agent:
         """Put a device together; with `renewal` it keeps a model to predict with."""
         self.db = db
         self._budget = budget
-        self._identity = identity
+        self._keys = keys
         self._source = source
         self._floors = floors
         self._participation = participation
@@ -112,9 +118,7 @@ class Agent:
 
     def catch_up(self, note: bytes, read_bundle: catch_up.ReadBundle) -> None:
         """Search the log for own updates that this state has lost (SPEC 7.8)."""
-        catch_up.catch_up(
-            self.db, self._budget, self._workshop, self._identity.secret, note, read_bundle
-        )
+        catch_up.catch_up(self.db, self._budget, self._workshop, self._keys, note, read_bundle)
         self._caught_up = True
 
     def consider(self, data: bytes, now_ms: int) -> str:
@@ -155,7 +159,10 @@ class Agent:
         if status not in (None, "charged"):
             return f"already {status}"
         # 5. The device's own floors.
-        ring, members = self._own_ring(study)
+        keys = self._keys.pair(study.roster.epoch)
+        if keys is None:
+            return self._without_key(study.roster.epoch)
+        ring, members = _own_ring(study, keys.public)
         records = self._records(study) if study.plan.task == "train" else None
         if reason := self._below_floors(study, plan, members, records):
             return reason
@@ -169,7 +176,7 @@ class Agent:
         self._pay(study, plan, context, name)
         # A clock that lags behind the aggregator's must not eat up the time there is.
         opened_ms = min(plan.opens_ms, now_ms)
-        to = _Round(study, plan, name, context, ring, members, opened_ms)
+        to = _Round(study, plan, name, context, ring, members, keys, now_ms)
         clock = Stages()
         if records is None:
             fields = answer_fields(self._source.answer(study))
@@ -243,11 +250,10 @@ class Agent:
             return "the plan has no privacy and this device insists on it"
         return None
 
-    def _own_ring(self, study: trust.Study) -> tuple[int, Ring]:
-        for index, ring in enumerate(study.rings):
-            if self._identity.public in ring.keys:
-                return index, ring
-        raise RecordError(f"this device's key is not in the roster of {study.roster.cohort}")
+    def _without_key(self, epoch: int) -> str:
+        if self._keys.is_erased(epoch):
+            return f"the ring key of epoch {epoch} is erased"
+        return f"this device is not enrolled in epoch {epoch}"
 
     def _pay(self, study: trust.Study, plan: RoundPlan, context: bytes, plan_digest: bytes) -> None:
         """Charge the round before anything is made of the records. Raises PrivacyError."""
@@ -307,7 +313,7 @@ class Agent:
         clock.done("encrypt")
         # ring-sign
         digest = update_digest(to.digest, to.ring, ciphertexts)
-        signature = to.members.sign(self._identity.secret, to.context, digest)
+        signature = to.members.sign(to.keys.secret, to.context, digest)
         clock.done("sign")
         # keep
         sealed = SealedUpdate(to.digest, to.ring, ciphertexts, signature)

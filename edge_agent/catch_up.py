@@ -3,7 +3,9 @@
 A state folder may be older than what the device has sent: restored from a
 backup, or copied. The log cannot be: it holds a tag for every counted update,
 and only this device can recognise its own. Rounds it finds there and not in
-its state are charged to its budget as if they had just been spent.
+its state are charged to its budget as if they had just been spent. Whose key is erased cannot
+recognise its own any more: then every round of that epoch in which updates were counted, and
+that the state does not know, counts as spent.
 """
 
 import sqlite3
@@ -12,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Set
 from vitalring.database import transaction
 from vitalring.edge_agent import announcement, state
 from vitalring.edge_agent.budget import Budget
+from vitalring.edge_agent.keyring import Keyring
 from vitalring.edge_agent.workshop import Workshop
 from vitalring.errors import LogError
 from vitalring.protocol import lsag, trust
@@ -34,7 +37,7 @@ def catch_up(
     db: sqlite3.Connection,
     budget: Budget,
     workshop: Workshop,
-    secret: bytes,
+    keys: Keyring,
     note: bytes,
     read_bundle: ReadBundle,
 ) -> None:
@@ -59,7 +62,7 @@ def catch_up(
     if grown.root() != checkpoint.root:
         raise LogError(f"the log's entries do not give the root of its {checkpoint.size} entries")
     # 3. Own updates among them.
-    found = _own_updates(tags, workshop, secret)
+    found = _own_updates(tags, workshop, keys)
     with transaction(db):
         for plan, plan_digest in found:
             context = round_context(plan)
@@ -108,12 +111,17 @@ def _note_tags(entry: bytes, tags: dict[bytes, set[bytes]]) -> None:
 
 
 def _own_updates(
-    tags: Mapping[bytes, Set[bytes]], workshop: Workshop, secret: bytes
+    tags: Mapping[bytes, Set[bytes]], workshop: Workshop, keys: Keyring
 ) -> list[tuple[RoundPlan, bytes]]:
-    """Return the round plans under which this device's tag stands in the log."""
+    """Return the round plans under which this device's tag stands in the log, or may stand."""
     found = []
     for name, seen in tags.items():
         plan = trust.peek_round_plan(workshop.record(name), workshop.federation)
-        if lsag.tag_of(secret, round_context(plan)) in seen:
+        pair = keys.pair(plan.epoch)
+        if pair is None:
+            own = bool(seen) and keys.is_erased(plan.epoch)
+        else:
+            own = lsag.tag_of(pair.secret, round_context(plan)) in seen
+        if own:
             found.append((plan, name))
     return found

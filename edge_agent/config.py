@@ -43,7 +43,8 @@ class AgentConfig:
     federation: Path
     authority_key: Annotated[str, Pattern("[0-9a-f]{64}")]
     cohort: Annotated[str, Pattern("[a-z0-9-]{1,32}")]
-    ring_key: Path
+    ring_keys: Path
+    """Folder of the device's ring keys, one for each epoch (SPEC 6.4)."""
     state_dir: Path
     broker: BrokerConfig
     data: Path | None = None

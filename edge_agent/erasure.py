@@ -26,12 +26,12 @@ def erase_ring_key(path: Path) -> None:
             file.flush()
             os.fsync(file.fileno())
         path.unlink()
-        _sync(path.absolute().parent)
+        sync_folder(path.absolute().parent)
     except OSError as error:
         raise StorageError(f"{path} cannot be erased: {error.strerror}") from error
 
 
-def _sync(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Wait for the disk: until then a power cut may bring the name back."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:

@@ -7,10 +7,11 @@ import time
 from collections.abc import Iterator, Sequence
 
 from vitalring.edge_agent import accountant, state
-from vitalring.edge_agent.agent import Agent, Identity, RecordSource
+from vitalring.edge_agent.agent import Agent, RecordSource
 from vitalring.edge_agent.budget import Budget
 from vitalring.edge_agent.config import AgentConfig
 from vitalring.edge_agent.daemon import Daemon, Downlink, Submission, subscriptions
+from vitalring.edge_agent.keyring import Keyring
 from vitalring.edge_agent.personal import PersonalSettings
 from vitalring.edge_agent.predictor import Predictor
 from vitalring.edge_agent.records import DataSetRecords
@@ -20,9 +21,9 @@ from vitalring.edge_agent.sensing.records import SensorRecords
 from vitalring.edge_agent.sensing.runner import Sensing
 from vitalring.edge_agent.workshop import Workshop
 from vitalring.errors import ConfigError
-from vitalring.files import read_file, read_secret
+from vitalring.files import read_file
 from vitalring.mqtt import Dialects, Link
-from vitalring.protocol import lsag, trust
+from vitalring.protocol import trust
 from vitalring.protocol.privacy import Spend
 
 
@@ -86,7 +87,7 @@ def _agent(config: AgentConfig, workshop: Workshop) -> Agent:
     return Agent(
         db,
         Budget(db),
-        _identity(config),
+        Keyring(config.ring_keys),
         _records(config, workshop),
         config.floors,
         config.participation,
@@ -101,11 +102,6 @@ def _renewal(config: AgentConfig, workshop: Workshop) -> Renewal | None:
     if not config.keep_model and personal is None:
         return None
     return Renewal(config.state_dir, workshop, personal)
-
-
-def _identity(config: AgentConfig) -> Identity:
-    keys = lsag.KeyPair.of(read_secret(config.ring_key, 32))
-    return Identity(keys.public, keys.secret)
 
 
 @functools.lru_cache(maxsize=256)

@@ -5,6 +5,7 @@ answer goes; a verifier believes no request but one whose secret lies before it.
 """
 
 import secrets
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 from vitalring.database import open_read_only
 from vitalring.edge_agent import state
 from vitalring.edge_agent.config import AgentConfig
+from vitalring.edge_agent.keyring import Keyring
 from vitalring.errors import ConfigError, LogError
 from vitalring.files import read_secret, write_atomic, write_secret
 from vitalring.protocol import claim_records, group, lsag, merkle, trust
@@ -63,18 +65,17 @@ def prove(config: AgentConfig, number: int, request: Path, log: Path) -> Made:
     Raises ConfigError where the device has no key of that epoch, LogError where the log does
     not hold the update or is not sound, RecordError or SignatureError.
     """
-    # 1. The key is still there.
-    keys = _ring_key(config.ring_key)
-    # 2. Somebody can make what we are asked for, so that it will convince nobody else.
+    # 1. Somebody can make what we are asked for, so that it will convince nobody else.
     question = _read(request, claim_records.ClaimRequest.MAX_BYTES)
     asked = claim_records.open_request(question)
-    # 3. The update is in a log of our authority's federation, and it is ours.
+    # 2. The update is in a log of our authority's federation, its epoch's key is still here,
+    #    and it is ours.
     authority = bytes.fromhex(config.authority_key)
-    evidence = find_update(log_of(log), authority, keys, number)
-    # 4. That log goes on from the one that this device knows.
+    evidence, own = find_update(log_of(log), authority, Keyring(config.ring_keys).require, number)
+    # 3. That log goes on from the one that this device knows.
     _require_known(log_of(log), authority, config.state_dir)
-    data = claim_records.claim(asked, keys, evidence, authority)
-    # 5. It is what its verifier will take.
+    data = claim_records.claim(asked, own, evidence, authority)
+    # 4. It is what its verifier will take.
     _, counted = claim_records.open_claim(data, asked, authority)
     return Made(data, question, counted.plan.round, len(counted.ring))
 
@@ -110,11 +111,14 @@ def verify(
     return Shown(opened, counted, verdict)
 
 
-def find_update(folder: Path, authority: bytes, keys: lsag.KeyPair, number: int) -> Evidence:
-    """Return what shows the update of a ring key in a round of the log in `folder`.
+def find_update(
+    folder: Path, authority: bytes, key_of: Callable[[int], lsag.KeyPair], number: int
+) -> tuple[Evidence, lsag.KeyPair]:
+    """Return what shows the update of a device in a round of the log in `folder`, and its key.
 
-    Raises ConfigError where the key is not in the roster, LogError where the log does not hold
-    such an update, or is at fault.
+    `key_of` returns the device's ring key of an epoch, or raises ConfigError. Raises
+    ConfigError where that is not in the roster, LogError where the log does not hold such an
+    update, or is at fault.
     """
     # 1. A log of the authority's federation, with its tiles.
     files = LogFolder(folder)
@@ -125,11 +129,12 @@ def find_update(folder: Path, authority: bytes, keys: lsag.KeyPair, number: int)
     # 2. The key is one of this study's epoch.
     named, study_plan, roster, sum_key = (files.record(entry) for entry in study_entries)
     study = trust.open_study(federation, study_plan, roster, sum_key)
+    keys = key_of(study.roster.epoch)
     if keys.public not in study.roster.keys:
         raise ConfigError(
             f"this device's ring key {keys.public.hex()} is not in the log's roster, of cohort "
-            f"{study.roster.cohort} and epoch {study.roster.epoch}: the key of that epoch is "
-            "erased, or the device was not enrolled; nothing can be claimed"
+            f"{study.roster.cohort} and epoch {study.roster.epoch}: the device was not enrolled; "
+            "nothing can be claimed"
         )
     # 3. The round has an update with the key's tag.
     if not 1 <= number <= len(rounds):
@@ -148,7 +153,7 @@ def find_update(folder: Path, authority: bytes, keys: lsag.KeyPair, number: int)
         )
     # 4. The log holds it at its place.
     leaves = [merkle.leaf_hash(encode(entry.value)) for entry in entries]
-    return Evidence(
+    evidence = Evidence(
         federation=named,
         study_plan=study_plan,
         roster=roster,
@@ -159,6 +164,7 @@ def find_update(folder: Path, authority: bytes, keys: lsag.KeyPair, number: int)
         index=found[0].position,
         inclusion=tuple(merkle.inclusion_proof(leaves, found[0].position)),
     )
+    return evidence, keys
 
 
 def log_of(folder: Path) -> Path:
@@ -183,15 +189,6 @@ def _require_known(folder: Path, authority: bytes, state_dir: Path) -> None:
     # A second gateway's log has another name, and an older export is no less true.
     if known and known.origin == checkpoint.origin and known.size <= checkpoint.size:
         claim_records.require_prefix(known, leaves, checkpoint)
-
-
-def _ring_key(path: Path) -> lsag.KeyPair:
-    if not path.exists():
-        raise ConfigError(
-            f"{path} is not there: the epoch's ring key is erased, and what it signed can no "
-            "longer be claimed"
-        )
-    return lsag.KeyPair.of(read_secret(path, group.SCALAR_BYTES))
 
 
 def _read(path: Path, most: int) -> bytes:

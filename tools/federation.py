@@ -14,6 +14,7 @@ from vitalring.aggregator import key as sum_key_file
 from vitalring.aggregator import key_share
 from vitalring.aggregator.ceremony import joint_key_here
 from vitalring.aggregator.traffic import round_traffic
+from vitalring.edge_agent.keyring import Keyring
 from vitalring.files import write_atomic, write_secret
 from vitalring.models.artefact import Artefact
 from vitalring.models.dataset.statistics import Question
@@ -33,6 +34,9 @@ from vitalring.tools.settings import StudySettings, hospitals_of, rings_of
 
 SUM_KEY_FILE = "sum.secret"
 """File of a hospital's key, or of its share of a joint key."""
+KEYS_FOLDER = "keys"
+"""Folder of a device's ring keys, in the device's own folder."""
+FIRST_EPOCH = 1
 
 
 @dataclass(frozen=True)
@@ -64,8 +68,12 @@ class Layout:
         return self.folder / "hospitals" / hospital
 
     def device_folder(self, name: str) -> Path:
-        """Folder of what one device needs, its secret included."""
+        """Folder of what one device needs, its secrets included."""
         return self.folder / "devices" / name
+
+    def keyring(self, device: str) -> Keyring:
+        """Ring keys of one device, as long as they are here."""
+        return Keyring(self.device_folder(device) / KEYS_FOLDER)
 
 
 @dataclass(frozen=True)
@@ -147,7 +155,7 @@ def init(
     roster = Roster(
         federation=settings.federation,
         cohort=settings.cohort,
-        epoch=1,
+        epoch=FIRST_EPOCH,
         ring_size=rings_of(settings, len(devices))[1],
         keys=tuple(sorted(device.public for device in devices)),
     )
@@ -200,8 +208,7 @@ def enrol(folder: Path, settings: StudySettings, names: Sequence[str]) -> list[D
     context = possession_context(settings)
     keys = []
     for name in names:
-        pair = lsag.keygen()
-        write_secret(Layout(folder).device_folder(name) / "ring.key", pair.secret)
+        pair = Layout(folder).keyring(name).draw(FIRST_EPOCH)
         keys.append(DeviceKey(pair.public, lsag.prove_possession(pair.secret, context)))
     return keys
 

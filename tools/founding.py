@@ -21,7 +21,7 @@ from vitalring.protocol.key_records import HospitalCard
 from vitalring.protocol.records import Federation, Hospital, Roster, StudyPlan, SumKey
 from vitalring.protocol.secure_sum import KEYLESS
 from vitalring.schema import from_plain, to_plain
-from vitalring.tools.federation import SUM_KEY_FILE, Layout
+from vitalring.tools.federation import FIRST_EPOCH, SUM_KEY_FILE, Layout
 from vitalring.tools.federation import enrol as draw_devices
 from vitalring.tools.hospital_keys import new_hospital
 from vitalring.tools.key_ceremony import open_folder
@@ -119,7 +119,7 @@ def enrol(
     roster = Roster(
         federation=settings.federation,
         cohort=settings.cohort,
-        epoch=1,
+        epoch=FIRST_EPOCH,
         ring_size=rings_of(settings, len(names))[1],
         keys=tuple(sorted(device.public for device in devices)),
     )

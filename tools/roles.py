@@ -19,7 +19,7 @@ from vitalring.gateway.mosquitto import (
     second_gateway_user,
 )
 from vitalring.protocol.secure_sum import KEYLESS
-from vitalring.tools.federation import SUM_KEY_FILE, Made
+from vitalring.tools.federation import KEYS_FOLDER, SUM_KEY_FILE, Made
 
 Table = Mapping[str, object]
 
@@ -144,7 +144,7 @@ def write_agent(made: Made, broker: Broker, device: str, data: str, more: Table)
             "federation": "federation.cbor",
             "authority_key": made.authority_key.hex(),
             "cohort": study.roster.cohort,
-            "ring_key": "ring.key",
+            "ring_keys": KEYS_FOLDER,
             "data": data,
             "device": device,
             "state_dir": "state",

@@ -52,6 +52,16 @@ def workshop_of(parties, folder):
     return LineWorkshop(parties.federation.study.federation, folder / "cache", fetch)
 
 
+def keyring(folder, pair, epoch=1):
+    """A folder with this one key, as a device has it on its disk."""
+    keys = Keyring(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    if not keys.is_erased(epoch):
+        keys.path(epoch).write_bytes(pair.secret)
+        keys.path(epoch).chmod(0o600)
+    return keys
+
+
 class FixedRecords:
     """A source of rows that a test made."""
 
@@ -87,7 +97,7 @@ def device(
     agent = Agent(
         db,
         Budget(db),
-        Identity(pair.public, pair.secret),
+        keyring(folder / "keys", pair),
         FixedRecords(rows),
         floors,
         participation,
@@ -120,6 +130,8 @@ def announce(parties, signed_plan):
             signed_plan,
             position,
             log.inclusion(db, position, size),
+            roster,
+            log.inclusion(db, roster, size),
             note,
             log.recent_consistency(db, size),
         )

@@ -25,6 +25,7 @@ from pathlib import Path
 from mosquitto_fixture import mosquitto_program
 
 from vitalring.edge_agent import budget
+from vitalring.edge_agent.keyring import Keyring
 from vitalring.gateway.mosquitto import GATEWAY
 from vitalring.mqtt import BrokerConfig, Link, Message
 from vitalring.protocol import lsag, tiles, topics, trust
@@ -436,7 +437,7 @@ class Outcome:
     def _owners(self):
         """{plan: {tag: device}} of every device's key, which only the test has all of."""
         keys = {
-            name: lsag.KeyPair.of((self.hospital.device(name) / "ring.key").read_bytes()).secret
+            name: Keyring(self.hospital.device(name) / "keys").require(1).secret
             for name in self.hospital.devices
         }
         return {

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from device_fixture import keyring
 from federation_fixture import ORIGIN, Parties, small_federation
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,6 +16,7 @@ from two_gateways_fixture import ShareGateway, agree, split_update
 
 from vitalring.edge_agent import state
 from vitalring.edge_agent.config import AgentConfig
+from vitalring.edge_agent.keyring import Keyring
 from vitalring.errors import ConfigError, LogError, RecordError, SignatureError, VitalRingError
 from vitalring.gateway.export import export_log
 from vitalring.mqtt import BrokerConfig
@@ -57,7 +59,8 @@ class Study:
         return self.federation.devices[device]
 
     def evidence(self, device=CLAIMANT, number=1, log=None):
-        return tool.find_update(log or self.log, self.authority, self.keys(device), number)
+        keys = self.keys(device)
+        return tool.find_update(log or self.log, self.authority, lambda _epoch: keys, number)[0]
 
     def claim(self, device=CLAIMANT, number=1, asked=ASKED, log=None):
         evidence = self.evidence(device, number, log)
@@ -66,13 +69,12 @@ class Study:
     def config(self, folder, device=CLAIMANT):
         """What `agent.toml` of a device says, in a folder with its key."""
         folder.mkdir()
-        (folder / "ring.key").write_bytes(self.keys(device).secret)
-        (folder / "ring.key").chmod(0o600)
+        keyring(folder / "keys", self.keys(device))
         return AgentConfig(
             federation=folder / "federation.cbor",
             authority_key=self.authority.hex(),
             cohort="ward",
-            ring_key=folder / "ring.key",
+            ring_keys=folder / "keys",
             state_dir=folder / "state",
             broker=BrokerConfig(url="mqtt://localhost:1883"),
             data=folder,
@@ -176,7 +178,7 @@ def test_a_claim_holds_by_the_log_of_either_of_two_gateways(tmp_path):
         log = tmp_path / f"log-{gateway.role}"
         export_log(gateway.db, federation.files, log)
         gateway.db.close()
-        shown = tool.find_update(log, authority, keys, 1)
+        shown, _ = tool.find_update(log, authority, lambda _epoch, own=keys: own, 1)
         data = claim_records.claim(ASKED, keys, shown, authority)
         _, counted = claim_records.open_claim(data, ASKED, authority)
         origins.add(counted.checkpoint.origin)
@@ -338,7 +340,7 @@ def test_ask_prove_verify(study, tmp_path, capsys):
     toml = tmp_path / "device" / "agent.toml"
     toml.write_text(
         f'federation = "federation.cbor"\nauthority_key = "{config.authority_key}"\n'
-        'cohort = "ward"\nring_key = "ring.key"\nstate_dir = "state"\ndata = "."\n'
+        'cohort = "ward"\nring_keys = "keys"\nstate_dir = "state"\ndata = "."\n'
         'device = "d0"\n[broker]\nurl = "mqtt://localhost:1883"\n'
     )
     request, claim = tmp_path / "request", tmp_path / "claim"
@@ -397,14 +399,21 @@ def test_a_log_folder_that_is_not_sound_shows_nothing(study, agent, asked, tmp_p
 
 
 def test_a_device_whose_key_is_erased_can_claim_nothing(study, agent, asked):
-    agent.ring_key.unlink()
-    with pytest.raises(ConfigError, match="ring key is erased"):
-        tool.prove(agent, 1, asked, study.log)
+    keys = Keyring(agent.ring_keys)
+    keys.draw(2)
+    keys.erase(1)
     # Nor with the key of its next epoch.
-    agent.ring_key.write_bytes(lsag.keygen().secret)
-    agent.ring_key.chmod(0o600)
+    with pytest.raises(ConfigError, match="ring key of epoch 1 is erased"):
+        tool.prove(agent, 1, asked, study.log)
+
+
+def test_a_device_that_was_not_enrolled_can_claim_nothing(study, agent, asked, tmp_path):
+    keyring(agent.ring_keys, lsag.keygen())
     with pytest.raises(ConfigError, match="not in the log's roster, of cohort ward and epoch 1"):
         tool.prove(agent, 1, asked, study.log)
+    never = replace(agent, ring_keys=tmp_path / "none")
+    with pytest.raises(ConfigError, match="was not enrolled in epoch 1"):
+        tool.prove(never, 1, asked, study.log)
 
 
 def test_a_device_that_took_no_part_can_claim_nothing(study, asked, tmp_path):

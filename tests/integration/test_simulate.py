@@ -84,7 +84,7 @@ def test_model_file_predicts_as_the_report_says(private_run):
 def test_no_secret_outlives_a_run(private_run):
     assert not (private_run.folder / "state").exists()
     names = {path.name for path in private_run.folder.rglob("*") if path.is_file()}
-    assert not names & {"ring.key", "sum.secret", "authority.seed", "aggregator.seed"}
+    assert not names & {"ring-1.key", "sum.secret", "authority.seed", "aggregator.seed"}
 
 
 def test_finished_folder_is_not_overwritten(private_run):

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+from device_fixture import keyring
 
 from vitalring.edge_agent.erasure import erase_ring_key
 from vitalring.errors import ConfigError, SignatureError, StorageError
@@ -61,18 +62,21 @@ def test_after_a_crash_half_way_it_ends_what_it_began(path, monkeypatch):
     assert not path.exists()
 
 
-def test_the_command_asks_to_be_meant(path, keys, tmp_path, capsys):
+def test_the_command_asks_to_be_meant(keys, tmp_path, capsys):
+    folder = keyring(tmp_path / "keys", keys)
+    path = folder.path(1)
     toml = tmp_path / "agent.toml"
     toml.write_text(
         f'federation = "federation.cbor"\nauthority_key = "{"00" * 32}"\ncohort = "ward"\n'
-        'ring_key = "ring.key"\nstate_dir = "state"\ndata = "."\ndevice = "d0"\n'
+        'ring_keys = "keys"\nstate_dir = "state"\ndata = "."\ndevice = "d0"\n'
         '[broker]\nurl = "mqtt://localhost:1883"\n'
     )
-    command = ["agent", "erase-key", "--config", str(toml)]
+    command = ["agent", "erase-key", "--config", str(toml), "--epoch", "1"]
     assert cli.main(command) == 2
     assert "give --yes" in capsys.readouterr().err
     assert path.read_bytes() == keys.secret
     assert cli.main([*command, "--yes"]) == 0
-    assert "ring.key: erased" in capsys.readouterr().out
+    assert "ring-1.key: erased" in capsys.readouterr().out
     assert not path.exists()
+    assert folder.is_erased(1)
     assert cli.main([*command, "--yes"]) == 2

@@ -14,7 +14,7 @@ COMMON = f"""
 federation = "f"
 authority_key = "{"0" * 64}"
 cohort = "c"
-ring_key = "k"
+ring_keys = "k"
 state_dir = "state"
 """
 LIVE = f"""{COMMON}

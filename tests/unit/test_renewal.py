@@ -5,12 +5,12 @@ import logging
 
 import numpy as np
 import pytest
-from device_fixture import FLOORS, FixedRecords, announce, announced, catch_up, linear
+from device_fixture import FLOORS, FixedRecords, announce, announced, catch_up, keyring, linear
 from federation_fixture import Parties
 from wearer_fixture import NETWORK, beats, int8_of, real_federation
 
 from vitalring.edge_agent import model_in_use, personal_files, state
-from vitalring.edge_agent.agent import Agent, Identity
+from vitalring.edge_agent.agent import Agent
 from vitalring.edge_agent.budget import Budget
 from vitalring.edge_agent.personal import PersonalSettings, keep_back, keep_rule, with_head
 from vitalring.edge_agent.renewal import Renewal
@@ -68,7 +68,7 @@ def make(parties, tmp_path):
         agent = Agent(
             db,
             Budget(db),
-            Identity(pair.public, pair.secret),
+            keyring(folder / "keys", pair),
             FixedRecords(beats() if records is None else records),
             FLOORS_OPEN,
             participation,

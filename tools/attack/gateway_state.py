@@ -167,8 +167,8 @@ class _Watcher:
             if (self._folder / file).exists()
         }
         seen.raw[status] = [*seen.raw.get(status, [])[-1:], files]
-        for path in self._state.glob("federation/devices/*/ring.key"):
-            self.keys.setdefault(path.parent.name, path.read_bytes())
+        for path in self._state.glob("federation/devices/*/keys/ring-1.key"):
+            self.keys.setdefault(path.parents[1].name, path.read_bytes())
 
 
 def _held(seen: _Seen, keys: Mapping[str, bytes]) -> Held | None:

@@ -22,14 +22,15 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
     import vitalring.edge_agent.main  # noqa: PLC0415, F401
     from vitalring.config import load_config  # noqa: PLC0415
     from vitalring.edge_agent import state  # noqa: PLC0415
-    from vitalring.edge_agent.agent import Agent, Identity  # noqa: PLC0415
+    from vitalring.edge_agent.agent import Agent  # noqa: PLC0415
     from vitalring.edge_agent.budget import Budget  # noqa: PLC0415
     from vitalring.edge_agent.config import AgentConfig  # noqa: PLC0415
+    from vitalring.edge_agent.keyring import Keyring  # noqa: PLC0415
     from vitalring.edge_agent.records import DataSetRecords  # noqa: PLC0415
     from vitalring.edge_agent.workshop import Workshop  # noqa: PLC0415
     from vitalring.errors import ConfigError  # noqa: PLC0415
-    from vitalring.files import read_file, read_secret  # noqa: PLC0415
-    from vitalring.protocol import chunks, lsag, sealing, trust  # noqa: PLC0415
+    from vitalring.files import read_file  # noqa: PLC0415
+    from vitalring.protocol import chunks, sealing, trust  # noqa: PLC0415
 
     imported = time.perf_counter() - _BEGAN
     folder = Path(request["state"])
@@ -44,12 +45,11 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
     workshop = Workshop(federation, folder / "cache", _nothing_to_fetch)
     updates = []
     for name in request["keys"]:
-        pair = lsag.KeyPair.of(read_secret(homes / name / "ring.key", 32))
         db = state.open_state(Path(request["out"]) / f"{name}-state")
         agent = Agent(
             db,
             Budget(db),
-            Identity(pair.public, pair.secret),
+            Keyring(homes / name / "keys"),
             DataSetRecords(*config.data_set, workshop.object),
             config.floors,
             config.participation,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from vitalring.config import load_config
 from vitalring.edge_agent.config import AgentConfig
-from vitalring.edge_agent.erasure import erase_ring_key
+from vitalring.edge_agent.keyring import Keyring
 from vitalring.edge_agent.main import run_agents
 from vitalring.edge_agent.status import status
 from vitalring.errors import ConfigError
@@ -41,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "erase-key", help="erase the ring key of an epoch that is over, for good"
     )
     erase_parser.add_argument("--config", type=Path, required=True, help="agent.toml")
+    erase_parser.add_argument("--epoch", type=int, required=True, help="number of the epoch")
     erase_parser.add_argument("--yes", action="store_true", help="yes, the key is to be erased")
 
 
@@ -54,19 +55,21 @@ def run(options: argparse.Namespace) -> int:
     if options.action == "mark":
         return mark.run(options)
     if options.action == "erase-key":
-        return _erase_key(load_config(AgentConfig, options.config), meant=options.yes)
+        config = load_config(AgentConfig, options.config)
+        return _erase_key(Keyring(config.ring_keys), options.epoch, meant=options.yes)
     configs = [load_config(AgentConfig, path) for path in options.config]
     run_agents(configs, stop_on_signals(options))
     return 0
 
 
-def _erase_key(config: AgentConfig, *, meant: bool) -> int:
+def _erase_key(keys: Keyring, epoch: int, *, meant: bool) -> int:
+    path = keys.path(epoch)
     if not meant:
         raise ConfigError(
-            f"{config.ring_key} cannot be restored: the device takes no further part under it, "
-            "and its updates can no longer be claimed; stop the agent first, then give --yes"
+            f"{path} cannot be restored: the device takes no further part under it, and its "
+            "updates can no longer be claimed; if that is meant, give --yes"
         )
-    erase_ring_key(config.ring_key)
-    print(f"{config.ring_key}: erased, as far as this disk forgets; nobody can tell any more which")
+    keys.erase(epoch)
+    print(f"{path}: erased, as far as this disk forgets; nobody can tell any more which")
     print("  updates were made with it. Erase copies and backups of it too.")
     return 0
