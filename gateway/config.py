@@ -42,11 +42,18 @@ class GatewayKeys:
         return "GatewayKeys(...)"
 
 
-def load_study(config: GatewayConfig) -> trust.StudyFiles:
-    """Read and verify the study's public files. Raises ConfigError or RecordError."""
-    return trust.open_study_files(
-        lambda name: read_file(config.study / name), bytes.fromhex(config.authority_key)
-    )
+def load_study(config: GatewayConfig, roster: bytes | None = None) -> trust.StudyFiles:
+    """Read and verify the study's public files. Raises ConfigError or RecordError.
+
+    `roster` is the newest roster of the log, where there is one: it counts, not the file.
+    """
+
+    def read(name: str) -> bytes:
+        if name == trust.ROSTER_FILE and roster is not None:
+            return roster
+        return read_file(config.study / name)
+
+    return trust.open_study_files(read, bytes.fromhex(config.authority_key))
 
 
 def load_keys(config: GatewayConfig, study: trust.Study) -> GatewayKeys:

@@ -86,7 +86,7 @@ def _object_names(db: sqlite3.Connection, files: trust.StudyFiles, size: int) ->
             if record is None:
                 continue  # named by `_contents`
             if logged.kind == "round-plan":
-                names.add(trust.open_round_plan(record, study).weights)
+                names.add(trust.peek_round_plan(record, study.federation).weights)
             elif logged.kind == "global-model":
                 names.add(trust.open_model(record, study.federation, study.plan).weights)
     return names

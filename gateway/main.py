@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vitalring.files import read_secret, write_secret
-from vitalring.gateway import log, rounds, share_service, store
+from vitalring.gateway import log, rosters, rounds, share_service, store
 from vitalring.gateway.config import GatewayConfig, load_keys, load_study
 from vitalring.gateway.export import export_log
 from vitalring.gateway.service import Gateway, subscriptions
@@ -18,10 +18,10 @@ from vitalring.protocol import trust
 
 def run_gateway(config: GatewayConfig, stop: threading.Event) -> None:
     """Run the gateway until `stop` is set. Raises ConfigError or StorageError at the start."""
-    files = load_study(config)
-    keys = load_keys(config, files.study)
     db = store.open_store(config.state_dir)
     try:
+        files = load_study(config, rosters.newest(db))
+        keys = load_keys(config, files.study)
         session = PersistentSession(_session_id(config.state_dir / "session"))
         shared = files.study.shared
         listens = subscriptions(files.study)
@@ -60,9 +60,10 @@ def status(config: GatewayConfig) -> dict[str, Any]:
 
     Raises ConfigError where it has not run yet.
     """
-    files = load_study(config)
     db = store.read_store(config.state_dir)
     try:
+        files = load_study(config, rosters.newest(db))
+        roster = files.study.roster
         current = rounds.latest(db)
         note = log.latest_checkpoint(db)
         signed = rounds.last_report(db)
@@ -70,7 +71,12 @@ def status(config: GatewayConfig) -> dict[str, Any]:
         return {
             "federation": files.study.federation.name,
             "study": files.study.plan.study,
-            "devices": len(files.study.roster.keys),
+            "devices": len(roster.keys),
+            "roster": {
+                "epoch": roster.epoch,
+                "serial": roster.serial,
+                "digest": files.study.roster_digest.hex(),
+            },
             "log_entries": log.size(db),
             "checkpoint": note.decode() if note else None,
             "round": None
@@ -79,7 +85,7 @@ def status(config: GatewayConfig) -> dict[str, Any]:
                 "number": current.number,
                 "status": current.status,
                 "admitted": current.admitted,
-                "expected": len(files.study.roster.keys),
+                "expected": len(roster.keys),
             },
             "refused_in_last_report": None if report is None else report.refused,
         }
@@ -94,9 +100,9 @@ def status_text(config: GatewayConfig) -> str:
 
 def export(config: GatewayConfig, folder: Path) -> None:
     """Write the log into `folder`, for anybody to verify."""
-    files = load_study(config)
     db = store.read_store(config.state_dir)
     try:
+        files = load_study(config, rosters.newest(db))
         export_log(db, files, folder)
     finally:
         db.close()

@@ -8,11 +8,10 @@ holds no more for a long study than for a short one, but for the log itself and 
 import sqlite3
 
 from vitalring.errors import TransportError
-from vitalring.gateway import log, rounds, store
+from vitalring.gateway import log, rosters, rounds, store
 from vitalring.mqtt import Link
 from vitalring.protocol import blobs, topics, trust
 from vitalring.protocol.cbor import digest
-from vitalring.protocol.release import REFUSALS
 from vitalring.protocol.tiles import TILE_WIDTH, Tile
 
 _RECENT_RECEIPTS = 16
@@ -30,17 +29,20 @@ class Publisher:
         self._name = files.study.federation.name
         self._link = link
         self._max_payload_bytes = max_payload_bytes
+        # Entries of the log that the broker has.
+        self._published = 0
         # Pieces of what stands on a topic whose content changes.
         self._pieces: dict[str, set[bytes]] = {}
 
     def all(self) -> None:
         """Publish everything anew: the broker may have forgotten it."""
-        for content in (*self._files.records.values(), *self._files.objects.values()):
+        # A roster of the study's folder may be none of the log's.
+        records = [each for kind, each in self._files.records.items() if kind != rosters.KIND]
+        for content in (*records, *self._files.objects.values(), *rosters.all_logged(self._db)):
             self._object(content)
         for (plan,) in self._db.execute("SELECT signed_plan FROM rounds").fetchall():
             self._object(plan)
-        for bundle in range(-(-log.size(self._db) // TILE_WIDTH)):
-            self._entries(bundle)
+        self._published = 0
         for number, receipts in rounds.recent_receipts(self._db, _RECENT_RECEIPTS):
             self._receipts(number, receipts)
         self.round()
@@ -54,6 +56,8 @@ class Publisher:
             # The aggregator proposed it and looks for it here to know that it is in the log.
             self._object(current.signed_plan)
             if current.status == "open":
+                # Devices fetch it, and hospitals that were away; it may have come with this round.
+                self._object(rosters.newest(self._db) or b"")
                 self._weights(current)
                 announced = rounds.announcement(self._db, current)
             elif current.status == "closed":
@@ -75,14 +79,11 @@ class Publisher:
         self._replace(topics.sum_topic(self._name), total)
 
     def log_tail(self) -> None:
-        """Publish what a step of the newest round may have changed of the log."""
+        """Publish what the broker lacks of the log."""
         size, note = log.size(self._db), log.latest_checkpoint(self._db)
-        # A round appends at most one entry a device, a hospital's words, and a few more.
-        words = len(self._study.federation.hospitals) * (1 + len(REFUSALS))
-        most = len(self._study.roster.keys) + words + 8
-        first = max(0, size - most) // TILE_WIDTH
-        for bundle in range(first, -(-size // TILE_WIDTH)):
+        for bundle in range(self._published // TILE_WIDTH, -(-size // TILE_WIDTH)):
             self._entries(bundle)
+        self._published = size
         if note is not None:
             self._publish(topics.checkpoint_topic(self._name), note)
 
@@ -99,7 +100,8 @@ class Publisher:
             self._clear(topics.object_topic(self._name, name))
 
     def _weights_of(self, signed_plan: bytes) -> bytes:
-        plan = trust.open_round_plan(signed_plan, self._study)
+        # It is in the log; the one of the round before may name an earlier roster.
+        plan = trust.peek_round_plan(signed_plan, self._study.federation)
         return store.get_object(self._db, plan.weights) or b""
 
     def _names(self, content: bytes) -> set[bytes]:

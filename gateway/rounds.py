@@ -7,12 +7,12 @@ and changes nothing.
 
 import logging
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from vitalring.database import transaction
 from vitalring.errors import ConfigError, Reason, RecordError
-from vitalring.gateway import agreement, contributions, log, store, words
+from vitalring.gateway import agreement, contributions, log, rosters, store, words
 from vitalring.protocol import agreement as shares
 from vitalring.protocol import commitments, trust, two_server
 from vitalring.protocol.cbor import decode, digest, encode
@@ -83,14 +83,25 @@ def open_study_log(
         for content in objects:
             store.put_object(db, digest(content), content)
         for kind in foreign:
-            log.append_object(db, kind, records[kind])
+            if kind == rosters.KIND:
+                rosters.append(db, (records[kind],))
+            else:
+                log.append_object(db, kind, records[kind])
         log.sign_checkpoint(db, key)
 
 
 def begin(
-    db: sqlite3.Connection, key: log.LogKey, study: trust.Study, proposal: Bundle, now_ms: int
+    db: sqlite3.Connection,
+    key: log.LogKey,
+    study: trust.Study,
+    proposal: Bundle,
+    now_ms: int,
+    new_rosters: Sequence[bytes] = (),
 ) -> RoundPlan | None:
     """Open the round that aggregators propose; None where it is known already.
+
+    `study` is the study under the roster that the plan names, and `new_rosters` are those that
+    lead there from the newest of the log (`protocol.rosters.follow`): they are logged before it.
 
     One that comes after its deadline is opened too, and ends without updates: aggregators
     sign one plan a round, so refusing it would end the study. Raises RecordError for a
@@ -114,6 +125,7 @@ def begin(
             raise RecordError(f"round {plan.round} starts from other weights than its last model's")
     with transaction(db):
         _keep_weights(db, proposal, plan.weights, study)
+        rosters.append(db, new_rosters)
         position = log.append_object(db, "round-plan", proposal.record)
         db.execute(
             "INSERT INTO rounds (round, plan, signed_plan, position, status, opened_ms) "
@@ -129,12 +141,14 @@ def announcement(db: sqlite3.Connection, current: Round) -> bytes:
     note = log.latest_checkpoint(db)
     if note is None:
         raise RecordError("a round cannot be announced before the log has a checkpoint")
-    size = log.size(db)
+    size, roster = log.size(db), rosters.position(db)
     return encode(
         PlanAnnouncement(
             current.signed_plan,
             current.position,
             log.inclusion(db, current.position, size),
+            roster,
+            log.inclusion(db, roster, size),
             note,
             log.recent_consistency(db, size),
         )

@@ -17,13 +17,14 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from vitalring.errors import Reason, RefusedError, StorageError, TransportError, VitalRingError
-from vitalring.gateway import admission, rounds, words
+from vitalring.gateway import admission, rosters, rounds, words
 from vitalring.gateway.config import GatewayKeys
 from vitalring.gateway.contributions import KeptUpdates, SetServer
 from vitalring.gateway.publisher import Publisher
 from vitalring.gateway.waiting import WaitingUpdates
 from vitalring.mqtt import Connected, Link, Message
 from vitalring.protocol import blobs, topics, trust
+from vitalring.protocol import rosters as succession
 from vitalring.protocol.cbor import decode
 from vitalring.protocol.chunks import ChunkLimits, Reassembler
 from vitalring.protocol.records import Bundle, RoundPlan
@@ -287,8 +288,12 @@ class Gateway:
         return self._study.scheme()
 
     def _begin(self, proposal: Bundle) -> None:
-        if rounds.begin(self._db, self._keys.log, self._study, proposal, self._now_ms()) is None:
+        name = trust.peek_round_plan(proposal.record, self._study.federation).roster
+        study, new = succession.follow(self._study, name, proposal.objects)
+        now_ms = self._now_ms()
+        if rounds.begin(self._db, self._keys.log, study, proposal, now_ms, new) is None:
             return
+        self._study = study
         self._open = self._prepare()
         self._refusals.clear()
         # One that comes after its deadline is not announced: devices would train for nothing.
@@ -344,6 +349,7 @@ class Gateway:
             _log.warning("updates of a round without a model were deleted: its time was over")
 
     def _prepare(self) -> RoundChecks | None:
+        self._study = rosters.current(self._db, self._study)
         current = rounds.latest(self._db)
         if current is None or current.status != "open":
             return None

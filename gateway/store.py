@@ -4,7 +4,7 @@ Arrival order is kept nowhere: admitted updates are keyed by digest, and no
 table carries a time or a running number of an update (SPEC 10.4). `contributions` are
 the counted updates themselves, where hospitals recompute the sum; `words` names the
 signed records in which hospitals commit to a set of updates or refuse it; `agreements` is what
-two gateways told each other of a round whose shares they hold.
+two gateways told each other of a round whose shares they hold; `rosters` are those of the log.
 """
 
 import sqlite3
@@ -14,7 +14,7 @@ from vitalring.database import open_database, open_read_only
 from vitalring.errors import ConfigError
 
 FILE = "gateway.sqlite"
-LAYOUT = 4
+LAYOUT = 5
 SCHEMA = """
 CREATE TABLE entries (position INTEGER PRIMARY KEY, entry BLOB NOT NULL);
 CREATE TABLE nodes (
@@ -37,6 +37,7 @@ CREATE TABLE rounds (
     receipts BLOB,
     model BLOB
 );
+CREATE TABLE rosters (position INTEGER PRIMARY KEY, record BLOB NOT NULL UNIQUE);
 CREATE TABLE admitted (
     plan BLOB NOT NULL, digest BLOB NOT NULL, tag BLOB NOT NULL, entry BLOB NOT NULL,
     PRIMARY KEY (plan, digest), UNIQUE (plan, tag)

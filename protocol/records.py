@@ -117,7 +117,8 @@ class StudyPlan:
 class Roster:
     """Ring keys of one cohort and epoch, sorted. Signed by every hospital.
 
-    Keys are cut into rings of at most `ring_size` neighbours (SPEC 6.7).
+    Keys are cut into rings of at most `ring_size` neighbours (SPEC 6.7). `serial` counts the
+    rosters of a cohort, over all its epochs (SPEC 9.14).
     """
 
     TYPE: ClassVar[str] = "vitalring/roster/1"
@@ -128,6 +129,7 @@ class Roster:
     epoch: Index
     ring_size: Annotated[int, Range(2, limits.MAX_DEVICES)]
     keys: Annotated[tuple[Key, ...], Size(2, limits.MAX_DEVICES)]
+    serial: Index = 0
 
 
 @dataclass(frozen=True)
@@ -226,7 +228,10 @@ class LoggedObject:
 
 @dataclass(frozen=True)
 class PlanAnnouncement:
-    """What a gateway tells devices of a round. Each part is verified on its own."""
+    """What a gateway tells devices of a round. Each part is verified on its own.
+
+    `roster_index` and `roster_inclusion` are those of the entry of the roster that the plan names.
+    """
 
     TYPE: ClassVar[str] = "vitalring/plan-announcement/1"
     MAX_BYTES: ClassVar[int] = limits.MAX_RECORD_BYTES
@@ -234,6 +239,8 @@ class PlanAnnouncement:
     plan: bytes
     index: Index
     inclusion: Annotated[tuple[Digest, ...], Size(0, 64)]
+    roster_index: Index
+    roster_inclusion: Annotated[tuple[Digest, ...], Size(0, 64)]
     checkpoint: bytes
     consistency: Annotated[tuple["ConsistencyProof", ...], Size(0, limits.RECENT_CHECKPOINTS)]
 

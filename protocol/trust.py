@@ -185,7 +185,8 @@ def check_rings(study: Study) -> None:
         )
 
 
-STUDY_FILES = ("federation.cbor", "study.cbor", "roster.cbor", "sum-key.cbor")
+ROSTER_FILE = "roster.cbor"
+STUDY_FILES = ("federation.cbor", "study.cbor", ROSTER_FILE, "sum-key.cbor")
 KEY_FILE = "sum-key.bin"
 ARTEFACT_FILE = "artefact.tflite"
 INFO_FILE = "artefact.json"

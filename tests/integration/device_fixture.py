@@ -3,12 +3,13 @@
 import numpy as np
 
 from vitalring.edge_agent import state
-from vitalring.edge_agent.agent import Agent, Identity
+from vitalring.edge_agent.agent import Agent
 from vitalring.edge_agent.budget import CHARGED, UNACCOUNTED, Budget
 from vitalring.edge_agent.config import Floors
+from vitalring.edge_agent.keyring import Keyring
 from vitalring.edge_agent.workshop import Workshop
 from vitalring.errors import TransportError
-from vitalring.gateway import log, rounds, store
+from vitalring.gateway import log, rosters, rounds, store
 from vitalring.models.dataset import Records
 from vitalring.protocol.cbor import digest, encode
 from vitalring.protocol.records import PlanAnnouncement
@@ -124,7 +125,7 @@ def announce(parties, signed_plan):
     with db:
         position = log.append_object(db, "round-plan", signed_plan)
         note = log.sign_checkpoint(db, parties.federation.log_key)
-    size = log.size(db)
+    size, roster = log.size(db), rosters.position(db)
     return encode(
         PlanAnnouncement(
             signed_plan,
