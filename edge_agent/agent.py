@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vitalring.database import transaction
-from vitalring.edge_agent import announcement, catch_up, model_in_use, state
+from vitalring.edge_agent import announcement, catch_up, model_in_use, rosters, state
 from vitalring.edge_agent.accountant import Accountant, check_claim
 from vitalring.edge_agent.budget import Budget
 from vitalring.edge_agent.config import Floors
@@ -35,20 +35,8 @@ from vitalring.protocol.quantise import encode_update
 from vitalring.protocol.records import RoundPlan, SealedUpdate
 from vitalring.protocol.ring_suite import Ring
 from vitalring.protocol.two_server import ShareParams, share_params, split
-from vitalring.protocol.update import rotation_seed, round_context, update_digest
+from vitalring.protocol.update import rotation_seed, round_context, spare_bytes, update_digest
 from vitalring.stopwatch import Stages
-
-
-@dataclass(frozen=True)
-class Identity:
-    """A device's ring key. It never appears in a log, a report or a message."""
-
-    public: bytes
-    secret: bytes
-
-    def __repr__(self) -> str:
-        return "Identity(...)"
-
 
 Fields = npt.NDArray[np.uint64]
 
@@ -136,7 +124,9 @@ class Agent:
         state.remember_checkpoint(self.db, announced.checkpoint)
         # 2. Its study is signed as it must be, and the round keeps to the study.
         study, plan = self._workshop.round(announced.signed_plan)
-        # 3. This key signs one update in a round, ever.
+        # 3. Its roster is the newest that this device knows of.
+        rosters.accept(self.db, study)
+        # 4. This key signs one update in a round, ever.
         earlier = state.status_of(self.db, round_context(plan))
         if earlier and earlier[1] != announced.plan_digest:
             raise RecordError(f"round {plan.round} was announced before with another plan")
@@ -153,29 +143,31 @@ class Agent:
         self, study: trust.Study, plan: RoundPlan, name: bytes, status: str | None, now_ms: int
     ) -> str:
         """Make an update of a verified round, or say why not; `status` is how far it came."""
-        # 4. There is time, and the update is not there yet.
+        # 5. There is time, and the update is not there yet.
         if now_ms > plan.deadline_ms + limits.MAX_CLOCK_SKEW_MS:
             return "the round is over"
         if status not in (None, "charged"):
             return f"already {status}"
-        # 5. The device's own floors.
+        # 6. It is in the roster.
         keys = self._keys.pair(study.roster.epoch)
         if keys is None:
             return self._without_key(study.roster.epoch)
-        ring, members = _own_ring(study, keys.public)
+        place = rosters.own_ring(self.db, study, keys.public)
+        if place is None:
+            return rosters.absence(self.db, study)
+        ring, members = place
+        # 7. The device's own floors.
         records = self._records(study) if study.plan.task == "train" else None
         if reason := self._below_floors(study, plan, members, records):
             return reason
-        # 6. A device may sit rounds out, by its own coin, which it tosses once.
+        # 8. A device may sit rounds out, by its own coin, which it tosses once.
         context = round_context(plan)
         if status is None and secrets.randbelow(1 << 53) >= self._participation * (1 << 53):
             with transaction(self.db):
                 state.mark(self.db, "sat_out", context, name, plan.round)
             return "sits this round out"
-        # 7. The guarantee is what the plan claims, and the budget bears it.
+        # 9. The guarantee is what the plan claims, and the budget bears it.
         self._pay(study, plan, context, name)
-        # A clock that lags behind the aggregator's must not eat up the time there is.
-        opened_ms = min(plan.opens_ms, now_ms)
         to = _Round(study, plan, name, context, ring, members, keys, now_ms)
         clock = Stages()
         if records is None:
@@ -323,13 +315,35 @@ class Agent:
             round=to.plan.round,
             digest=digest,
             update=update,
-            submit_at_ms=to.opened_ms + secrets.randbelow(to.plan.window_ms + 1),
+            submit_at_ms=_submit_at_ms(to, sum(clock.seconds.values())),
             deadline_ms=to.plan.deadline_ms,
+            spare_bytes=spare_bytes(to.study.rings, to.ring),
+            expiry_s=_expiry_s(to.plan),
             attempts=0,
         )
         state.put_outbox(
             self.db, to.context, pending, {**clock.seconds, "update_bytes": len(update)}
         )
+
+
+def _submit_at_ms(to: _Round, took_s: float) -> int:
+    """Draw when to submit: from the moment that an update is ready to the end of the window.
+
+    Sent as soon as it is ready, where that is later than a time drawn beforehand, it would show
+    how long this device trains, the same in every round.
+    """
+    # A clock that lags behind the aggregator's must not eat up the time there is.
+    ends_ms = min(to.plan.opens_ms, to.now_ms) + to.plan.window_ms
+    ready_ms = to.now_ms + int(took_s * 1000)
+    return ready_ms + secrets.randbelow(max(0, ends_ms - ready_ms) + 1)
+
+
+def _expiry_s(plan: RoundPlan) -> int:
+    """Return for how many seconds a broker may keep an update (SPEC 3.12).
+
+    From the plan alone: what is left by the device's clock would show how far that is off.
+    """
+    return min(2**31, 1 + (plan.deadline_ms - plan.opens_ms) // 1000)
 
 
 def _share_params(study: trust.Study) -> ShareParams:

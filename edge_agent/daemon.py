@@ -275,7 +275,8 @@ class Daemon:
 
     def _submit(self, pending: state.Pending, gateway: int, message: bytes) -> None:
         to = self._submission
-        box = sealing.seal(message, to.federation.hospitals[gateway].sealing_key)
+        key = to.federation.hospitals[gateway].sealing_key
+        box = sealing.seal(message, key, pending.spare_bytes)
         limit = to.broker.max_payload_bytes
         frames = chunks.split(box, limit, secrets.token_bytes(chunks.TRANSFER_ID_BYTES))
         uplink = topics.share_topic if gateway else topics.uplink_topic
@@ -284,7 +285,7 @@ class Daemon:
             uplink(to.federation.name, to.cohort, pending.round),
             frames,
             _FETCH_TIMEOUT_S,
-            expiry_s=coarse_expiry_s(pending.deadline_ms - self._now_ms()),
+            expiry_s=pending.expiry_s,
             dialects=to.dialects,
         )
 
@@ -308,12 +309,3 @@ def subscriptions(federation: Federation, cohort: str) -> list[str]:
         topics.plan_topic(federation.name, cohort),
         topics.receipts_filter(federation.name, cohort),
     ]
-
-
-def coarse_expiry_s(left_ms: int) -> int:
-    """Return a message expiry in seconds that covers `left_ms`: a power of two (SPEC 3.12).
-
-    To the second it would carry how far the device's clock is off, the same in
-    every round, and link them.
-    """
-    return 1 << min(31, max(0, left_ms // 1000).bit_length())

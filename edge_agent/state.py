@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vitalring.database import open_database, transaction
-from vitalring.edge_agent import budget
+from vitalring.edge_agent import budget, rosters
 from vitalring.protocol.checkpoint import Checkpoint
 from vitalring.protocol.merkle import CompactRange
 
-LAYOUT = 1
+LAYOUT = 2
 SCHEMA = """
 CREATE TABLE known_log (
     id INTEGER PRIMARY KEY CHECK (id = 1), origin TEXT NOT NULL, size INTEGER NOT NULL,
@@ -35,14 +35,18 @@ CREATE TABLE rounds (
 CREATE TABLE outbox (
     plan BLOB PRIMARY KEY, round INTEGER NOT NULL, digest BLOB NOT NULL,
     sealed_update BLOB NOT NULL,
-    submit_at_ms INTEGER NOT NULL, deadline_ms INTEGER NOT NULL, attempts INTEGER NOT NULL DEFAULT 0
+    submit_at_ms INTEGER NOT NULL, deadline_ms INTEGER NOT NULL,
+    spare_bytes INTEGER NOT NULL, expiry_s INTEGER NOT NULL, attempts INTEGER NOT NULL DEFAULT 0
 );
 """
 
 
 @dataclass(frozen=True)
 class Pending:
-    """A finished update that waits for its receipt."""
+    """A finished update that waits for its receipt.
+
+    `spare_bytes` and `expiry_s` make what is sent of it look like any other device's.
+    """
 
     plan: bytes
     round: int
@@ -50,12 +54,14 @@ class Pending:
     update: bytes
     submit_at_ms: int
     deadline_ms: int
+    spare_bytes: int
+    expiry_s: int
     attempts: int
 
 
 def open_state(state_dir: Path) -> sqlite3.Connection:
     """Open the device's database in `state_dir`. Raises StorageError."""
-    return open_database(state_dir / "agent.sqlite", f"{SCHEMA}{budget.SCHEMA}", LAYOUT)
+    return open_database(state_dir / "agent.sqlite", f"{SCHEMA}{budget.SCHEMA}{rosters.SCHEMA}", LAYOUT)
 
 
 def known_checkpoint(db: sqlite3.Connection) -> Checkpoint | None:
@@ -129,7 +135,7 @@ def put_outbox(
     """Keep a finished update until its receipt; from now on it is never made again."""
     with transaction(db):
         db.execute(
-            "INSERT INTO outbox VALUES (?, ?, ?, ?, ?, ?, 0)",
+            "INSERT INTO outbox VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0)",
             (
                 pending.plan,
                 pending.round,
@@ -137,6 +143,8 @@ def put_outbox(
                 pending.update,
                 pending.submit_at_ms,
                 pending.deadline_ms,
+                pending.spare_bytes,
+                pending.expiry_s,
             ),
         )
         db.execute(
@@ -148,8 +156,8 @@ def put_outbox(
 def outbox(db: sqlite3.Connection) -> list[Pending]:
     """Return the updates that wait for a receipt, the next to be sent first."""
     rows = db.execute(
-        "SELECT plan, round, digest, sealed_update, submit_at_ms, deadline_ms, attempts "
-        "FROM outbox ORDER BY submit_at_ms"
+        "SELECT plan, round, digest, sealed_update, submit_at_ms, deadline_ms, "
+        "spare_bytes, expiry_s, attempts FROM outbox ORDER BY submit_at_ms"
     )
     return [Pending(*row) for row in rows]
 

@@ -2,7 +2,7 @@
 
 A sealed box has a fresh key pair of its own, so the same update sealed twice
 shares no byte with its first copy, and nobody but the gateway can compare
-them. Padding makes all boxes of a round equal in length.
+them. Padding makes all boxes of a round equal in length, whichever ring they are from.
 """
 
 import nacl.exceptions
@@ -20,9 +20,13 @@ def sealed_bytes(plain_bytes: int) -> int:
     return _padded(plain_bytes) + OVERHEAD
 
 
-def seal(message: bytes, gateway_key: bytes) -> bytes:
-    """Pad `message` to a multiple of 1,024 bytes (ISO/IEC 7816-4) and seal it."""
-    padded = message + b"\x80" + bytes(_padded(len(message)) - len(message) - 1)
+def seal(message: bytes, gateway_key: bytes, spare_bytes: int = 0) -> bytes:
+    """Pad `message` to a multiple of 1,024 bytes (ISO/IEC 7816-4) and seal it.
+
+    `spare_bytes` is by how much another device's message may be longer, below 1,024: the box is
+    as long as that message's.
+    """
+    padded = message + b"\x80" + bytes(_padded(len(message) + spare_bytes) - len(message) - 1)
     return nacl.public.SealedBox(nacl.public.PublicKey(gateway_key)).encrypt(padded)
 
 
@@ -33,7 +37,9 @@ def unseal(box: bytes, secret: PrivateKey) -> bytes:
     except (nacl.exceptions.CryptoError, ValueError, TypeError) as error:
         raise RefusedError(Reason.BAD_SEAL, "the sealed box does not open with our key") from error
     message, mark, rest = padded.rpartition(b"\x80")
-    if not mark or rest.strip(b"\x00") or len(padded) != _padded(len(message)):
+    # One step more than the message needs, because another ring's may need it.
+    longest = _padded(len(message) + PAD_STEP - 1)
+    if not mark or rest.strip(b"\x00") or len(padded) not in (_padded(len(message)), longest):
         raise RefusedError(Reason.BAD_SEAL, "the padding inside the sealed box is not ours")
     return message
 

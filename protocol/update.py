@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from vitalring.errors import CiphertextError, Reason, RefusedError
 from vitalring.protocol import group, lsag
+from vitalring.protocol.cbor import encode
 from vitalring.protocol.records import RoundPlan, SealedUpdate
 from vitalring.protocol.ring_suite import Ring, Verdict
 from vitalring.protocol.secure_sum import SumScheme
@@ -33,6 +34,18 @@ def digest_of(update: SealedUpdate) -> bytes:
 def tag_of(update: SealedUpdate) -> bytes:
     """Return the tag by which an update's signer is counted (SPEC 6.8); not yet verified."""
     return update.signature[: group.POINT_BYTES]
+
+
+def spare_bytes(rings: Sequence[Ring], own: int) -> int:
+    """Return by how much an update of another ring can be longer than of ring `own` (SPEC 3.14).
+
+    Signatures differ where rings do, and so do the rings' numbers in CBOR.
+    """
+    sizes = [
+        len(encode(SealedUpdate(bytes(32), number, b"", bytes(ring.signature_bytes))))
+        for number, ring in enumerate(rings)
+    ]
+    return max(sizes) - sizes[own]
 
 
 def round_context(plan: RoundPlan) -> bytes:

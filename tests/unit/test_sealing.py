@@ -38,6 +38,13 @@ def test_lengths_tell_no_more_than_a_multiple_of_the_step(size):
     assert size < padded <= size + PAD_STEP
 
 
+@given(st.integers(0, 3000), st.integers(0, PAD_STEP - 1))
+def test_a_shorter_message_takes_the_box_of_a_longer_one(size, spare):
+    box = seal(bytes(size), PUBLIC, spare)
+    assert len(box) == len(seal(bytes(size + spare), PUBLIC))
+    assert unseal(box, SECRET) == bytes(size)
+
+
 def test_a_retry_shares_nothing_with_the_first_box():
     again = seal(b"an update", PUBLIC)
     blocks = {BOX[i : i + 8] for i in range(len(BOX) - 8)}
@@ -78,7 +85,8 @@ def test_random_bytes_are_refused(box):
         ("padding of another value", b"message\x80" + b"\x01" * (PAD_STEP - 8)),
         ("one byte of padding too few", b"message\x80" + bytes(PAD_STEP - 9)),
         ("one byte of padding too many", b"message\x80" + bytes(PAD_STEP - 7)),
-        ("a whole step too many", b"message\x80" + bytes(2 * PAD_STEP - 8)),
+        ("two steps too many", b"message\x80" + bytes(3 * PAD_STEP - 8)),
+        ("a step and a byte too many", b"message\x80" + bytes(2 * PAD_STEP - 7)),
         ("a mark at the end of a full step and no step of its own", bytes(PAD_STEP) + b"\x80"),
         ("bytes behind the zeros", b"message\x80" + bytes(PAD_STEP - 9) + b"\x01"),
     ],
