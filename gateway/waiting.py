@@ -24,7 +24,7 @@ MOST: Final = 64
 """Updates in a batch."""
 MOST_BYTES: Final = 64 * limits.MIB
 """Memory that waiting updates take before they are checked at once."""
-PASSES: Final = 8
+PASSES: Final = 16
 """Passes over each ring in a step: batches of so many updates are always decided."""
 
 Judge = Callable[[Sequence[Admission], int], Judged]

@@ -3,21 +3,22 @@
 A batch has one ring and one context. What concerns a signature alone, its encoding and its
 tag, is checked first and costs the same few multiplications alone or in a batch. The rest
 of every signature is one equation between points; a random combination of them all is
-checked by one pass over the ring. A batch that fails is halved until the bad signatures
-are found or the passes allowed are used up.
+checked by one pass over the ring. In a batch that fails, `sifting` looks for the bad
+signatures in a bounded number of passes.
 """
 
 import secrets
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from itertools import chain
+from operator import mul
 from typing import Final
 
 from vitalring.errors import ConfigError, SignatureError
 from vitalring.protocol import group, lsag
 from vitalring.protocol.rings import statement
+from vitalring.protocol.rings.sifting import sift
 from vitalring.protocol.rings.statement import Ring, Signature
 
 WEIGHT_BITS: Final = 128
@@ -81,10 +82,10 @@ def verify_batch(
 ) -> list[Verdict]:
     """Verdict on each (message digest, signature), in their order (clause 6.19).
 
-    At most `max_passes` passes over the ring are made: one when all signatures that prove
-    their tags are valid, and up to about log2(len(items)) more for each that is not. Those
-    still among bad ones when the passes are used up have neither tag nor error. Equal tags
-    are not looked for. Raises ConfigError when no pass is allowed.
+    At most `max_passes` passes over the ring are made, and never more than signatures prove
+    their tags: one when all of these are valid, two when one is not. Those still among bad
+    ones when the passes are used up have neither tag nor error. Equal tags are not looked for.
+    Raises ConfigError when no pass is allowed.
     """
     if max_passes < 1:
         raise ConfigError(f"{max_passes} passes over the ring check nothing; allow 1 or more")
@@ -96,45 +97,20 @@ def verify_batch(
             claims[position] = _claim(ring, context, message_digest, signature, base)
         except SignatureError as error:
             verdicts[position] = Verdict(error=error)
-    valid, bad = _sift(ring, claims, max_passes)
-    for position in valid:
-        verdicts[position] = Verdict(tag=claims[position].tag)
-    for position in bad:
-        verdicts[position] = Verdict(error=SignatureError(_UNPROVEN))
+    positions = list(claims)
+
+    def total(places: Sequence[int], power: int) -> bytes:
+        # Weights are drawn once. Parts and places are fixed before, so that the chances of
+        # each sum to vanish add up.
+        taken = ((place, claims[positions[place - 1]]) for place in places)
+        return _residue(ring, [_times(claim, place**power) for place, claim in taken])
+
+    sifted = sift(len(positions), total, max_passes)
+    for place in sifted.valid:
+        verdicts[positions[place - 1]] = Verdict(tag=claims[positions[place - 1]].tag)
+    for place in sifted.bad:
+        verdicts[positions[place - 1]] = Verdict(error=SignatureError(_UNPROVEN))
     return verdicts
-
-
-def _sift(ring: Ring, claims: dict[int, _Claim], passes: int) -> tuple[list[int], list[int]]:
-    """Positions of valid and of bad claims; the others were not told apart.
-
-    Weights are not drawn anew for every part. The parts are those of one tree, fixed
-    before the weights are drawn, so that the chances of each part to pass add up.
-    """
-    valid: list[int] = []
-    bad: list[int] = []
-    failing: deque[tuple[list[int], bytes]] = deque()
-
-    def sort(part: list[int], residue: bytes) -> None:
-        if residue == group.IDENTITY:
-            valid.extend(part)
-        elif len(part) == 1:
-            bad.extend(part)
-        else:
-            failing.append((part, residue))
-
-    if claims:
-        everything = list(claims)
-        sort(everything, _residue(ring, claims.values()))
-        passes -= 1
-    while failing and passes:
-        part, residue = failing.popleft()
-        left, right = part[: len(part) // 2], part[len(part) // 2 :]
-        of_left = _residue(ring, [claims[position] for position in left])
-        passes -= 1
-        sort(left, of_left)
-        # Residues add up: what the left half does not explain is the right half's.
-        sort(right, group.sub(residue, of_left))
-    return valid, bad
 
 
 def _claim(ring: Ring, context: bytes, digest: bytes, data: bytes, base: bytes) -> _Claim:
@@ -174,19 +150,31 @@ def _check_tag(signature: Signature, base: bytes, powers: Sequence[int]) -> None
         raise SignatureError(_UNPROVEN)
 
 
-def _residue(ring: Ring, claims: Iterable[_Claim]) -> bytes:
+def _times(claim: _Claim, factor: int) -> _Claim:
+    """Return a claim whose residue is `factor` times this one's."""
+    if factor == 1:
+        return claim
+    return replace(
+        claim,
+        points=_mul(factor, claim.points),
+        base=factor * claim.base,
+        bit_weight=factor * claim.bit_weight,
+        key_weight=factor * claim.key_weight,
+    )
+
+
+def _residue(ring: Ring, claims: Sequence[_Claim]) -> bytes:
     """Add up the claims' equations: the identity when all of them hold.
 
     For each claim, with its two weights v and w,
     v * (A + c*B - sum f * bit base - sum f * (c - f) * square base - opening * G)
     + w * (sum_i M_i * prod_j f_(j,i_j) - sum_j c^j * X_j - response * G).
     """
-    taken = list(claims)
-    base = sum(claim.base for claim in taken) % group.ORDER
-    scalars = chain(_bit_scalars(taken), _square_scalars(taken), _member_scalars(taken))
+    base = sum(claim.base for claim in claims) % group.ORDER
+    scalars = chain(_bit_scalars(claims), _square_scalars(claims), _member_scalars(claims))
     points = chain(chain(*ring.bit_bases), chain(*ring.square_bases), ring.members)
     terms = chain(
-        (claim.points for claim in taken),
+        (claim.points for claim in claims),
         [group.base_mul(_encoded(base))] if base else [],
         # A scalar of zero, which a signer can bring about, adds nothing.
         (_mul(k, point) for k, point in zip(scalars, points, strict=True) if k % group.ORDER),
@@ -206,17 +194,23 @@ def _square_scalars(claims: Sequence[_Claim]) -> Iterator[int]:
         yield -sum(weight * f * (c - f) for (weight, c), f in zip(weights, column, strict=True))
 
 
-def _member_scalars(claims: Sequence[_Claim]) -> list[int]:
+def _member_scalars(claims: Sequence[_Claim]) -> Iterator[int]:
     """For each member, the sum of key_weight * prod_j f_(j,i_j) over all claims."""
-    totals: list[int] = []
-    for claim in claims:
-        products = [claim.key_weight]
-        *lower, highest = claim.digits
-        for digit in lower:
-            products = [product * f % group.ORDER for f in digit for product in products]
-        own = [product * f for f in highest for product in products]
-        totals = [total + k for total, k in zip(totals, own, strict=True)] if totals else own
-    return totals
+    half = len(claims[0].digits) // 2
+    low = zip(*(_products(1, claim.digits[:half]) for claim in claims), strict=True)
+    high = zip(*(_products(claim.key_weight, claim.digits[half:]) for claim in claims), strict=True)
+    lower = list(low)
+    for upper in high:
+        for column in lower:
+            yield sum(map(mul, upper, column))
+
+
+def _products(weight: int, digits: Iterable[Sequence[int]]) -> list[int]:
+    """Return weight * prod_j f_(j,i_j) for all places of these digits, the first fastest."""
+    products = [weight % group.ORDER]
+    for digit in digits:
+        products = [product * f % group.ORDER for f in digit for product in products]
+    return products
 
 
 def _sum(points: Iterable[bytes]) -> bytes:
