@@ -26,6 +26,8 @@ class GatewayConfig:
     sealing_key: Path
     state_dir: Path
     broker: BrokerConfig
+    enrolled: Path | None = None
+    """Names of devices with their keys, of those that were not enrolled by their own answer."""
     chunks: ChunkLimits = field(default_factory=ChunkLimits)
     kept_updates: KeptUpdates = field(default_factory=KeptUpdates)
     """Of rounds whose sum several hospitals recompute."""

@@ -117,6 +117,8 @@ def access_list(
         f"user {GATEWAY}",
         # To write there is only for clearing what somebody left retained.
         f"topic readwrite {root}/up/#",
+        f"topic readwrite {root}/enrol/#",
+        f"topic readwrite {root}/call/+",
         f"topic readwrite {root}/plan/+",
         f"topic readwrite {root}/receipts/#",
         f"topic readwrite {root}/object/+",
@@ -159,6 +161,8 @@ def access_list(
             f"user {cohort_user(cohort)}",
             f"topic write {root}/up/{cohort}/+",
             *([f"topic write {root}/share/{cohort}/+"] if second_gateway else []),
+            f"topic write {root}/enrol/{cohort}",
+            f"topic read {root}/call/{cohort}",
             f"topic read {root}/plan/{cohort}",
             f"topic read {root}/receipts/{cohort}/+",
             f"topic read {root}/object/+",

@@ -78,6 +78,11 @@ class Publisher:
         self._replace(topics.plan_topic(self._name, self._study.roster.cohort), announced)
         self._replace(topics.sum_topic(self._name), total)
 
+    def call(self, record: bytes | None) -> None:
+        """Publish the call for keys that is open, or that none is."""
+        topic = topics.call_topic(self._name, self._study.roster.cohort)
+        self._publish(topic, record or b"")
+
     def log_tail(self) -> None:
         """Publish what the broker lacks of the log."""
         size, note = log.size(self._db), log.latest_checkpoint(self._db)

@@ -20,6 +20,7 @@ from vitalring.errors import Reason, RefusedError, StorageError, TransportError,
 from vitalring.gateway import admission, rosters, rounds, words
 from vitalring.gateway.config import GatewayKeys
 from vitalring.gateway.contributions import KeptUpdates, SetServer
+from vitalring.gateway.office import Office
 from vitalring.gateway.publisher import Publisher
 from vitalring.gateway.waiting import WaitingUpdates
 from vitalring.mqtt import Connected, Link, Message
@@ -38,6 +39,7 @@ _PAUSE_S = 5.0
 _PIECE_TIMEOUT_S = 10.0
 _SET_TIMEOUT_S = 10.0
 _LOOK_MS = 3_600_000
+_FROM_DEVICES = (topics.Kind.UPLINK, topics.Kind.SHARE, topics.Kind.ENROL)
 
 
 class _PieceMissingError(TransportError):
@@ -65,6 +67,11 @@ class Gateway:
         self._publisher = self._new_publisher(files, max_payload_bytes)
         self._now_ms = now_ms
         self._kept = kept or KeptUpdates()
+        # The host alone enrols devices.
+        hosting = keys.log.public == files.study.federation.hospitals[0].log_key
+        self._office = Office(db, files.study, keys.sealing) if hosting else None
+        # The call that the broker holds retained.
+        self._called: bytes | None = None
         self._sets = SetServer(db, files.study.federation, max_payload_bytes, self._kept)
         self._stop = threading.Event()
         self._reassembler = Reassembler(chunk_limits)
@@ -131,7 +138,18 @@ class Gateway:
         self._send_set()
         if self._stale and self._link.connected and time.monotonic() >= self._publish_at:
             self._publisher.all()
+            self._say_call(anew=True)
             self._stale = False
+        self._say_call()
+
+    def _say_call(self, *, anew: bool = False) -> None:
+        """Publish the enrolment office's call when a command changed it, or all is published."""
+        if self._office is None or not self._link.connected:
+            return
+        call = self._office.look(self._now_ms())
+        if anew or call != self._called:
+            self._publisher.call(call)
+            self._called = call
 
     def _guarded(self, work: Callable[[], None]) -> None:
         """Do something that broker and disk may refuse; then it is tried again later."""
@@ -201,12 +219,14 @@ class Gateway:
         if not message.payload:
             return  # a retained message that its owner cleared
         topic = topics.parse(message.topic)
+        if message.retained and topic.kind in _FROM_DEVICES:
+            # No device asks for that; it would stay in the broker's memory for ever.
+            self._link.publish(message.topic, b"", retain=True)
         match topic.kind:
             case topics.Kind.UPLINK | topics.Kind.SHARE:
-                if message.retained:
-                    # No device asks for that; it would stay in the broker's memory for ever.
-                    self._link.publish(message.topic, b"", retain=True)
                 self._admit(message)
+            case topics.Kind.ENROL if self._office is not None:
+                self._office.take(message.payload, self._study.roster_digest, self._now_ms())
             case topics.Kind.PROPOSE | topics.Kind.MODEL if self._awaited is not None:
                 # They are retained: should we end before their turn, the broker has them still.
                 # Acknowledged now, and not again then: its number may be another message's by then.
@@ -362,6 +382,7 @@ def subscriptions(study: trust.Study) -> list[str]:
     name = study.federation.name
     heard = [
         topics.uplink_filter(name, study.roster.cohort),
+        topics.enrol_topic(name, study.roster.cohort),
         topics.propose_topic(name),
         topics.model_topic(name),
     ]

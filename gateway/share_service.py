@@ -233,4 +233,6 @@ def subscriptions(study: trust.Study, role: int) -> list[str]:
         topics.model_topic(name),
         topics.gateway_topic(name, other, "held"),
         topics.gateway_topic(name, other, "half"),
+        # The host enrols devices.
+        *([topics.enrol_topic(name, cohort)] if first else []),
     ]

@@ -4,7 +4,8 @@ Arrival order is kept nowhere: admitted updates are keyed by digest, and no
 table carries a time or a running number of an update (SPEC 10.4). `contributions` are
 the counted updates themselves, where hospitals recompute the sum; `words` names the
 signed records in which hospitals commit to a set of updates or refuse it; `agreements` is what
-two gateways told each other of a round whose shares they hold; `rosters` are those of the log.
+two gateways told each other of a round whose shares they hold; `rosters` are those of the log;
+the last five tables are the enrolment office's (`gateway.enrolment`).
 """
 
 import sqlite3
@@ -54,6 +55,14 @@ CREATE TABLE agreements (
     round INTEGER PRIMARY KEY, plan BLOB NOT NULL UNIQUE, own BLOB NOT NULL,
     theirs BLOB, half BLOB, agreed BLOB, given_up INTEGER NOT NULL DEFAULT 0
 );
+CREATE TABLE calls (id INTEGER PRIMARY KEY CHECK (id = 1), record BLOB NOT NULL);
+CREATE TABLE tickets (hash BLOB PRIMARY KEY, device TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE enrolled (
+    epoch INTEGER NOT NULL, device TEXT NOT NULL, key BLOB NOT NULL UNIQUE,
+    PRIMARY KEY (epoch, device)
+) WITHOUT ROWID;
+CREATE TABLE barred (device TEXT PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE refused_enrolments (reason TEXT PRIMARY KEY, count INTEGER NOT NULL) WITHOUT ROWID;
 """
 
 
@@ -72,6 +81,15 @@ def read_store(state_dir: Path) -> sqlite3.Connection:
     if not path.exists():
         raise ConfigError(f"{path} does not exist: the gateway has not run yet")
     return open_read_only(path)
+
+
+def write_store(state_dir: Path) -> sqlite3.Connection:
+    """Open the database to write beside a running gateway, as `read_store` does otherwise.
+
+    Raises ConfigError where there is none, StorageError.
+    """
+    read_store(state_dir).close()
+    return open_store(state_dir)
 
 
 def put_object(store: sqlite3.Connection, digest: bytes, content: bytes) -> None:

@@ -37,6 +37,8 @@ class Kind(StrEnum):
     WANT = "inner/want"
     SET = "inner/set"
     SHARE = "share"
+    CALL = "call"
+    ENROL = "enrol"
     GATEWAY = "inner/gateway"
 
 
@@ -92,6 +94,16 @@ def share_topic(federation: str, cohort: str, round_number: int) -> str:
 def receipts_topic(federation: str, cohort: str, round_number: int) -> str:
     """Return the retained topic of the round's receipts."""
     return _of_round(Kind.RECEIPTS, federation, cohort, round_number)
+
+
+def call_topic(federation: str, cohort: str) -> str:
+    """Return the retained topic of the call for ring keys that is open."""
+    return f"{_root(federation)}/call/{check_name(cohort, 'cohort')}"
+
+
+def enrol_topic(federation: str, cohort: str) -> str:
+    """Return the topic that devices write enrolments to and cannot read."""
+    return f"{_root(federation)}/enrol/{check_name(cohort, 'cohort')}"
 
 
 def object_topic(federation: str, digest: bytes) -> str:
@@ -193,8 +205,8 @@ def parse(topic: str) -> Topic:
         RecordError: when no builder makes exactly this name.
     """
     match topic.split("/"):
-        case [root, federation, "plan", cohort] if root == ROOT:
-            parsed = Topic(Kind.PLAN, federation, cohort=cohort)
+        case [root, federation, ("plan" | "call" | "enrol") as kind, cohort] if root == ROOT:
+            parsed = Topic(Kind(kind), federation, cohort=cohort)
         case [root, federation, ("up" | "share" | "receipts") as kind, cohort, number] if (
             root == ROOT
         ):

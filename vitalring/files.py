@@ -8,7 +8,7 @@ from pathlib import Path
 from vitalring.errors import ConfigError, StorageError
 
 
-def write_atomic(path: Path, data: bytes) -> None:
+def write_atomic(path: Path, data: bytes, mode: int = 0o644) -> None:
     """Replace `path` by `data` so that a reader or a power cut sees the old or the new file."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -19,7 +19,7 @@ def write_atomic(path: Path, data: bytes) -> None:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-                partial.chmod(0o644)
+                partial.chmod(mode)
                 partial.replace(path)
             except BaseException:
                 partial.unlink(missing_ok=True)

@@ -24,6 +24,8 @@ def test_a_file_is_replaced_whole(tmp_path):
     assert path.read_bytes() == b"new"
     assert [p.name for p in path.parent.iterdir()] == ["file"]
     assert stat.S_IMODE(path.stat().st_mode) == 0o644
+    write_atomic(path, b"for few", 0o600)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
 def test_a_full_disk_leaves_the_old_file_and_no_litter(tmp_path, broken_fsync):

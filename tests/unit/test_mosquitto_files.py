@@ -37,10 +37,13 @@ def test_only_the_gateway_reads_uplinks_and_a_cohort_writes_its_own_alone():
     for user, granted in users.items():
         readable = {name for right, name in granted if right != "write"}
         writable = {name for right, name in granted if right != "read"}
-        assert any("/up/" in name for name in readable) is (user == "gateway")
+        for kind in ("/up/", "/enrol/"):
+            assert any(kind in name for name in readable) is (user == "gateway")
         assert not any(name.startswith(("#", "+", "$")) for name in readable | writable)
         if user.startswith("cohort-"):
-            assert writable == {f"vr1/fed/up/{user.removeprefix('cohort-')}/+"}
+            cohort = user.removeprefix("cohort-")
+            assert writable == {f"vr1/fed/up/{cohort}/+", f"vr1/fed/enrol/{cohort}"}
+            assert f"vr1/fed/call/{cohort}" in readable
             assert not any("inner" in name for name in readable)
 
 
@@ -73,7 +76,7 @@ def test_each_of_two_gateways_reads_its_own_halves_alone():
     assert {u for u, names in reads.items() if any("/share/" in n for n in names)} == {
         "gateway-south"
     }
-    assert writes["cohort-a"] == {"vr1/fed/up/a/+", "vr1/fed/share/a/+"}
+    assert writes["cohort-a"] == {"vr1/fed/up/a/+", "vr1/fed/share/a/+", "vr1/fed/enrol/a"}
     # The second gateway speaks for itself alone, and does not hear the first one's sum.
     assert {name for name in writes["gateway-south"] if "inner" in name} == {
         "vr1/fed/inner/gateway/south/+"

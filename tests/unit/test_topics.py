@@ -43,6 +43,8 @@ def test_every_builder_is_inverted_by_the_parser(federation, cohort, number, dig
         topics.share_topic(federation, cohort, number): Topic(
             Kind.SHARE, federation, cohort=cohort, round_number=number
         ),
+        topics.call_topic(federation, cohort): Topic(Kind.CALL, federation, cohort=cohort),
+        topics.enrol_topic(federation, cohort): Topic(Kind.ENROL, federation, cohort=cohort),
         topics.gateway_topic(federation, cohort, of_gateway): Topic(
             Kind.GATEWAY, federation, hospital=cohort, step=of_gateway
         ),
@@ -82,6 +84,10 @@ def rebuild(topic: Topic) -> str:
             return topics.set_topic(topic.federation, topic.hospital)
         case Kind.SHARE:
             return topics.share_topic(topic.federation, topic.cohort, topic.round_number)
+        case Kind.CALL:
+            return topics.call_topic(topic.federation, topic.cohort)
+        case Kind.ENROL:
+            return topics.enrol_topic(topic.federation, topic.cohort)
         case Kind.GATEWAY:
             return topics.gateway_topic(topic.federation, topic.hospital, topic.step)
 
