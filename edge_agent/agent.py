@@ -122,7 +122,9 @@ class Agent:
         known = state.known_checkpoint(self.db)
         announced = announcement.check(data, self._workshop.federation, known)
         state.remember_checkpoint(self.db, announced.checkpoint)
-        # 2. Its study is signed as it must be, and the round keeps to the study.
+        # 2. So is the roster that it names; its study is signed as it must be, and the round keeps
+        #    to the study.
+        announcement.check_roster(announced, self._workshop.federation)
         study, plan = self._workshop.round(announced.signed_plan)
         # 3. Its roster is the newest that this device knows of.
         rosters.accept(self.db, study)

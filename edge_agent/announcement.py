@@ -5,9 +5,10 @@ knew: a gateway that shows one device another history than the rest is caught
 by the first of them that compares.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from vitalring.errors import LogError
+from vitalring.protocol import trust
 from vitalring.protocol.cbor import decode, digest, encode
 from vitalring.protocol.checkpoint import Checkpoint, VerifierKey, parse_and_verify
 from vitalring.protocol.merkle import leaf_hash, verify_consistency, verify_inclusion
@@ -25,6 +26,7 @@ class Announced:
     signed_plan: bytes
     plan_digest: bytes
     checkpoint: Checkpoint
+    announcement: PlanAnnouncement = field(compare=False, repr=False)
 
 
 def log_keys(federation: Federation) -> tuple[VerifierKey, ...]:
@@ -53,7 +55,32 @@ def check(data: bytes, federation: Federation, known: Checkpoint | None) -> Anno
     # 3. The log we knew is a prefix of it.
     if known is not None:
         _check_growth(announcement, known, checkpoint)
-    return Announced(announcement.plan, name, checkpoint)
+    return Announced(announcement.plan, name, checkpoint, announcement)
+
+
+def check_roster(announced: Announced, federation: Federation) -> None:
+    """Check that the log held the roster, among whose keys devices are to sign, before the plan.
+
+    Raises LogError for a roster that others may not see, SignatureError or RecordError for a
+    plan that no aggregator signed.
+    """
+    roster = trust.peek_round_plan(announced.signed_plan, federation).roster
+    shown, checkpoint = announced.announcement, announced.checkpoint
+    if shown.roster_index >= shown.index:
+        raise LogError(
+            f"the roster of the plan is entry {shown.roster_index} of the log, after the plan, "
+            f"which is entry {shown.index}"
+        )
+    try:
+        verify_inclusion(
+            leaf_hash(encode(LoggedObject("roster", roster))),
+            shown.roster_index,
+            checkpoint.size,
+            shown.roster_inclusion,
+            checkpoint.root,
+        )
+    except LogError as error:
+        raise LogError(f"false ring: roster {roster.hex()} is not in the log: {error}") from error
 
 
 def _check_growth(announcement: PlanAnnouncement, known: Checkpoint, new: Checkpoint) -> None:

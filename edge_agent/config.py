@@ -23,7 +23,7 @@ DEVICE_ID = "[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}"
 class Floors:
     """What the device itself insists on; a plan below is refused (SPEC 7.9, 9.11)."""
 
-    ring: Annotated[int, Range(2, 1024)] = 16
+    ring: Annotated[int, Range(2, 10_000)] = 16
     cohort: Annotated[int, Range(2, 10_000)] = 10
     epsilon: Annotated[float, Range(0.0, 100.0)] = 8.0
     """Most that all studies together may spend of a record's privacy."""

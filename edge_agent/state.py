@@ -61,7 +61,8 @@ class Pending:
 
 def open_state(state_dir: Path) -> sqlite3.Connection:
     """Open the device's database in `state_dir`. Raises StorageError."""
-    return open_database(state_dir / "agent.sqlite", f"{SCHEMA}{budget.SCHEMA}{rosters.SCHEMA}", LAYOUT)
+    schema = f"{SCHEMA}{rosters.SCHEMA}{budget.SCHEMA}"
+    return open_database(state_dir / "agent.sqlite", schema, LAYOUT)
 
 
 def known_checkpoint(db: sqlite3.Connection) -> Checkpoint | None:

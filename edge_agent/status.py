@@ -1,10 +1,11 @@
 """What a person wants to know of a device: rounds, outbox, privacy budget, model and sensors."""
 
 from contextlib import closing
+from dataclasses import asdict
 from typing import Any
 
 from vitalring.database import open_read_only
-from vitalring.edge_agent import accountant, model_in_use, state
+from vitalring.edge_agent import accountant, model_in_use, rosters, state
 from vitalring.edge_agent.budget import Budget
 from vitalring.edge_agent.config import AgentConfig
 from vitalring.edge_agent.sensing.status import sensing_status
@@ -23,7 +24,7 @@ def status(config: AgentConfig) -> dict[str, Any]:
         raise ConfigError(f"{path} does not exist: the agent has not run yet")
     with closing(open_read_only(path)) as db:
         rounds = dict(db.execute("SELECT status, COUNT(*) FROM rounds GROUP BY status").fetchall())
-        known = state.known_checkpoint(db)
+        known, roster = state.known_checkpoint(db), rosters.known(db, config.cohort)
         budget = Budget(db)
         floors = config.floors
         sensing = config.sensing
@@ -34,6 +35,8 @@ def status(config: AgentConfig) -> dict[str, Any]:
                 for pending in state.outbox(db)
             ],
             "log": {"entries": known.size, "root": known.root.hex()} if known else None,
+            # To be compared outside the gateway, with a hospital or another device.
+            "roster": {**asdict(roster), "digest": roster.digest.hex()} if roster else None,
             "privacy": {
                 "epsilon_spent": accountant.epsilon_in_child(budget.spent(), floors.delta),
                 "epsilon_promised": accountant.epsilon_in_child(budget.committed(), floors.delta),

@@ -22,6 +22,8 @@ from vitalring.protocol.secure_sum import KEYLESS, UpdateEncryptor
 from vitalring.protocol.signing import Signed
 from vitalring.protocol.weights import unpack_weights
 
+_STUDIES_KEPT = 4
+"""Each has the rings of its roster: another roster takes the place of the one before."""
 _WEIGHTS_KEPT = 2
 """Weights serve one round; another process of a simulation may be a round behind."""
 
@@ -78,6 +80,8 @@ class Workshop:
         if names not in self._studies:
             records = [self.record(name) for name in names]
             self._studies[names] = trust.open_study(self.federation, *records)
+            for old in list(self._studies)[:-_STUDIES_KEPT]:
+                del self._studies[old]
         return self._studies[names]
 
     def round(self, signed_plan: bytes) -> tuple[trust.Study, RoundPlan]:

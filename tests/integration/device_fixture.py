@@ -119,13 +119,13 @@ def announced(parties):
     return rounds.announcement(parties.db, rounds.latest(parties.db))
 
 
-def announce(parties, signed_plan):
+def announce(parties, signed_plan, roster=None):
     """What a gateway would announce that logs whatever plan it is given."""
     db = parties.db
     with db:
         position = log.append_object(db, "round-plan", signed_plan)
         note = log.sign_checkpoint(db, parties.federation.log_key)
-    size, roster = log.size(db), rosters.position(db)
+    size, roster = log.size(db), rosters.position(db) if roster is None else roster
     return encode(
         PlanAnnouncement(
             signed_plan,

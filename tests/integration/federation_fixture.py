@@ -5,7 +5,7 @@ aggregator are the project's own, driven by function calls.
 """
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from vitalring.aggregator.key import SecretKey, generate
 from vitalring.gateway import admission, log, rounds, store
 from vitalring.models.artefact import ArtefactInfo
 from vitalring.protocol import lsag, sealing, trust
+from vitalring.protocol import rosters as succession
 from vitalring.protocol.bfv import choose_params
 from vitalring.protocol.cbor import decode, digest, encode
 from vitalring.protocol.privacy import Privacy, Training
@@ -137,6 +138,26 @@ class SmallFederation:
     @classmethod
     def aggregator_seed_of(cls, hospital):
         return cls.aggregator_seed if hospital == NAMES[0] else seed(f"aggregator of {hospital}")
+
+    @property
+    def identity_seeds(self):
+        """One for each hospital, in their order."""
+        names = [hospital.name for hospital in self.study.federation.hospitals]
+        return [self.identity_seed, *(seed(f"hospital {name}") for name in names[1:])]
+
+    def next_roster(self, devices=None, epoch=None, **changes):
+        """A roster signed by all that follows on this one, with the keys of some devices."""
+        roster = self.study.roster
+        if devices is not None:
+            changes["keys"] = tuple(sorted(self.devices[device].public for device in devices))
+        wanted = {"serial": roster.serial + 1, "epoch": epoch or roster.epoch, **changes}
+        return sign(replace(roster, **wanted), self.identity_seeds)
+
+    def under(self, record, *more):
+        """The same federation once a roster was taken up, with keys of `more` devices."""
+        study = succession.later_study(self.study, record)
+        files = replace(self.files, study=study, records={**self.files.records, "roster": record})
+        return replace(self, files=files, devices=(*self.devices, *more))
 
     @property
     def authority_key(self):
@@ -285,6 +306,7 @@ class Parties:
             schedule=aggregator_rounds.Schedule(window_ms=1_000, timeout_ms=10_000),
         )
         aggregator_rounds.start(self.aggregator_db, self.aggregator)
+        self._new_rosters = ()
         self.log_study()
 
     def close_databases(self):
@@ -305,10 +327,16 @@ class Parties:
         made = aggregator_rounds.keep_plan(self.aggregator_db, plan.round, signed, weights)
         return decode(Bundle, made.proposal)
 
+    def take_up(self, record, *more):
+        """Go by another roster from the next round on, with keys of `more` devices."""
+        self.federation = self.federation.under(record, *more)
+        self.aggregator = replace(self.aggregator, study=self.federation.study)
+        self._new_rosters += (record,)
+
     def begin(self, proposal: Bundle) -> RoundPlan | None:
-        return rounds.begin(
-            self.db, self.federation.log_key, self.federation.study, proposal, self.now_ms
-        )
+        new, self._new_rosters = self._new_rosters, ()
+        study, key = self.federation.study, self.federation.log_key
+        return rounds.begin(self.db, key, study, proposal, self.now_ms, new)
 
     def open_round(self) -> RoundChecks:
         current = rounds.latest(self.db)
