@@ -5,6 +5,7 @@ plan is verified, within the device's own floors and paid for; nothing is made
 twice; what is made stays in the outbox until its receipt is here.
 """
 
+import logging
 import secrets
 import sqlite3
 from dataclasses import dataclass
@@ -37,6 +38,8 @@ from vitalring.protocol.ring_suite import Ring
 from vitalring.protocol.two_server import ShareParams, share_params, split
 from vitalring.protocol.update import rotation_seed, round_context, spare_bytes, update_digest
 from vitalring.stopwatch import Stages
+
+_log = logging.getLogger(__name__)
 
 Fields = npt.NDArray[np.uint64]
 
@@ -98,6 +101,8 @@ class Agent:
         self._renewal = renewal
         self._caught_up = False
         self._authorised: set[bytes] = set()
+        # The plan that was considered last, and its cohort.
+        self._plan, self._cohort = b"", ""
 
     @property
     def caught_up(self) -> bool:
@@ -108,6 +113,40 @@ class Agent:
         """Search the log for own updates that this state has lost (SPEC 7.8)."""
         catch_up.catch_up(self.db, self._budget, self._workshop, self._keys, note, read_bundle)
         self._caught_up = True
+        self.erase_old_keys()
+
+    @property
+    def owes_erasure(self) -> bool:
+        """Tell whether keys of earlier epochs are still here though a roster has a newer one."""
+        return bool(self._keys_before(self._enrolled_in()))
+
+    def erase_old_keys(self) -> tuple[int, ...]:
+        """Erase the keys of earlier epochs once nothing needs them; return these epochs (SPEC 6.4).
+
+        1. A roster that the log holds before a verified plan has the device's newer key.
+        2. The log is searched up to where the device knows it, so what the old keys signed is
+           accounted for.
+        3. Nothing that they signed waits for a receipt.
+        """
+        epoch, known = self._enrolled_in(), state.known_checkpoint(self.db)
+        if not self._keys_before(epoch) or known is None:
+            return ()
+        if state.read_range(self.db).size < known.size:
+            return ()
+        if any(pending.plan != self._plan for pending in state.outbox(self.db)):
+            return ()
+        erased = self._keys.erase_before(epoch)
+        for each in erased:
+            _log.info("erased the ring key of epoch %d: epoch %d goes on with another", each, epoch)
+        return erased
+
+    def _enrolled_in(self) -> int:
+        """Return the newest epoch in whose roster this device found its key; 0 where in none."""
+        known = rosters.known(self.db, self._cohort)
+        return 0 if known is None or known.enrolled_in is None else known.enrolled_in
+
+    def _keys_before(self, epoch: int) -> list[int]:
+        return [each for each in self._keys.epochs() if each < epoch]
 
     def consider(self, data: bytes, now_ms: int) -> str:
         """Take part in an announced round, or say why not.
@@ -128,6 +167,7 @@ class Agent:
         study, plan = self._workshop.round(announced.signed_plan)
         # 3. Its roster is the newest that this device knows of.
         rosters.accept(self.db, study)
+        self._plan, self._cohort = announced.plan_digest, study.roster.cohort
         # 4. This key signs one update in a round, ever.
         earlier = state.status_of(self.db, round_context(plan))
         if earlier and earlier[1] != announced.plan_digest:
@@ -185,6 +225,7 @@ class Agent:
         for pending in state.outbox(self.db):
             if pending.plan == receipts.plan:
                 state.settle(self.db, pending.plan, pending.digest in receipts.digests)
+                self.erase_old_keys()
                 return True
         return False
 
@@ -214,6 +255,8 @@ class Agent:
         ]
         for pending in late:
             state.settle(self.db, pending.plan, counted=False)
+        if late:
+            self.erase_old_keys()
         return late
 
     def _records(self, study: trust.Study) -> Records:

@@ -50,6 +50,8 @@ class AgentConfig:
     data: Path | None = None
     device: Annotated[str, Pattern(DEVICE_ID)] | None = None
     cache_dir: Path | None = None
+    ticket: Path | None = None
+    """Secret of 32 bytes that vouches for the device where it has no key yet (SPEC 13.1)."""
     floors: Floors = field(default_factory=Floors)
     accountant: Annotated[str, OneOf(("child", "in-process"))] = "child"
     participation: Annotated[float, Range(0.0, 1.0)] = 1.0

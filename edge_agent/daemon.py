@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from vitalring.edge_agent import state
 from vitalring.edge_agent.agent import Agent
 from vitalring.edge_agent.announcement import UnknownHistoryError
+from vitalring.edge_agent.enrolling import Enroller
 from vitalring.errors import RecordError, StorageError, TransportError, VitalRingError
 from vitalring.mqtt import BrokerConfig, Connected, Dialects, Link, Message, submit
 from vitalring.protocol import blobs, chunks, sealing, topics
@@ -131,11 +132,13 @@ class Daemon:
         downlink: Downlink,
         submission: Submission,
         now_ms: Callable[[], int],
+        enroller: Enroller | None = None,
     ) -> None:
         self._agents = agents
         self._downlink = downlink
         self._submission = submission
         self._now_ms = now_ms
+        self._enroller = enroller
         # (when, tie-breaker, agent, plan): what is to be sent next.
         self._due: list[tuple[int, int, Agent, bytes]] = []
         self._order = itertools.count()
@@ -157,15 +160,22 @@ class Daemon:
             event = self._downlink.next(wait_s)
             if isinstance(event, Connected):
                 self._expire_at = self._now_ms() + _RECEIPTS_ARRIVE_MS
-            elif event is not None and event.payload:
+            elif event is not None:
                 self._take(event, stop)
             self._retry(stop)
             self._send_due(stop)
             self._expire()
+            if self._enroller is not None:
+                self._enroller.work(self._now_ms(), stop)
 
     def _take(self, message: Message, stop: threading.Event) -> None:
         try:
             topic = topics.parse(message.topic)
+            if topic.kind is topics.Kind.CALL and self._enroller is not None:
+                self._enroller.hear(message.payload, self._now_ms())
+                return
+            if not message.payload:
+                return  # a retained message that its owner cleared
             act = self._action(topic, self._downlink.whole(message))
         except VitalRingError as error:
             _log.warning("message on %s dropped: %s", message.topic[:120], error)
@@ -213,6 +223,8 @@ class Daemon:
         self._schedule(agent)
         if outcome != "ready":
             _log.info("stays out of a round: %s", outcome)
+        if agent.owes_erasure and not agent.erase_old_keys():
+            self._catch_up(agent)
 
     def _retry(self, stop: threading.Event) -> None:
         due = [agent for agent, when in self._retries.items() if when <= self._now_ms()]
@@ -308,4 +320,5 @@ def subscriptions(federation: Federation, cohort: str) -> list[str]:
     return [
         topics.plan_topic(federation.name, cohort),
         topics.receipts_filter(federation.name, cohort),
+        topics.call_topic(federation.name, cohort),
     ]

@@ -11,6 +11,7 @@ from vitalring.edge_agent.agent import Agent, RecordSource
 from vitalring.edge_agent.budget import Budget
 from vitalring.edge_agent.config import AgentConfig
 from vitalring.edge_agent.daemon import Daemon, Downlink, Submission, subscriptions
+from vitalring.edge_agent.enrolling import Applicant, Enroller
 from vitalring.edge_agent.keyring import Keyring
 from vitalring.edge_agent.personal import PersonalSettings
 from vitalring.edge_agent.predictor import Predictor
@@ -21,10 +22,13 @@ from vitalring.edge_agent.sensing.records import SensorRecords
 from vitalring.edge_agent.sensing.runner import Sensing
 from vitalring.edge_agent.workshop import Workshop
 from vitalring.errors import ConfigError
-from vitalring.files import read_file
-from vitalring.mqtt import Dialects, Link
-from vitalring.protocol import trust
+from vitalring.files import read_file, read_secret
+from vitalring.mqtt import Dialects, Link, submit
+from vitalring.protocol import topics, trust
+from vitalring.protocol.enrolment import TICKET_BYTES
 from vitalring.protocol.privacy import Spend
+
+_SUBMIT_TIMEOUT_S = 30.0
 
 
 def run_agents(configs: Sequence[AgentConfig], stop: threading.Event) -> None:
@@ -52,13 +56,18 @@ def run_agents(configs: Sequence[AgentConfig], stop: threading.Event) -> None:
         workshop = Workshop(federation, cache, downlink.object)
         agents = [_agent(config, workshop) for config in configs]
         submission = Submission(first.broker, federation, first.cohort, dialects, first.retry_s)
+        enroller = _enroller(configs, agents, submission)
         try:
-            Daemon(agents, downlink, submission, lambda: time.time_ns() // 1_000_000).run(stop)
+            Daemon(agents, downlink, submission, _now_ms, enroller).run(stop)
         finally:
             for agent in agents:
                 agent.db.close()
     for sensing in sensors:
         sensing.check()
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
 
 
 def _sensors(
@@ -95,6 +104,23 @@ def _agent(config: AgentConfig, workshop: Workshop) -> Agent:
         accountant.epsilon_in_child if config.accountant == "child" else _shared_epsilon,
         _renewal(config, workshop),
     )
+
+
+def _enroller(configs: Sequence[AgentConfig], agents: Sequence[Agent], to: Submission) -> Enroller:
+    applicants = [
+        Applicant(
+            agent.db,
+            Keyring(config.ring_keys),
+            read_secret(config.ticket, TICKET_BYTES) if config.ticket else None,
+        )
+        for config, agent in zip(configs, agents, strict=True)
+    ]
+
+    def send(box: bytes) -> None:
+        topic = topics.enrol_topic(to.federation.name, to.cohort)
+        submit(to.broker, topic, [box], _SUBMIT_TIMEOUT_S, dialects=to.dialects)
+
+    return Enroller(applicants, to.federation, to.cohort, send, to.retry_s)
 
 
 def _renewal(config: AgentConfig, workshop: Workshop) -> Renewal | None:
