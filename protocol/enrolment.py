@@ -83,7 +83,7 @@ def with_previous(
     call: EnrolmentCall, new: lsag.KeyPair, epoch: int, previous: lsag.KeyPair
 ) -> Enrolment:
     """Return the answer of a device with a key of an earlier epoch (SPEC 13.3)."""
-    proof = lsag.prove_possession(previous.secret, _succession(call, epoch, new.public))
+    proof = lsag.prove_possession(previous.secret, voucher_context(call, epoch, new.public))
     return _answer(call, new, b"", PreviousKey(epoch, previous.public, proof))
 
 
@@ -110,12 +110,12 @@ def check_proofs(enrolment: Enrolment, call: EnrolmentCall) -> None:
 
     Raises SignatureError (SPEC 13.3).
     """
-    context = _possession(call, enrolment.ticket, enrolment.previous)
+    context = key_context(call, enrolment.ticket, enrolment.previous)
     lsag.verify_possession(enrolment.key, context, enrolment.possession)
     if (old := enrolment.previous) is not None:
         if old.key == enrolment.key:
             raise SignatureError("an epoch's key is a fresh one, not the voucher")
-        lsag.verify_possession(old.key, _succession(call, old.epoch, enrolment.key), old.proof)
+        lsag.verify_possession(old.key, voucher_context(call, old.epoch, enrolment.key), old.proof)
 
 
 def ticket_hash(ticket: bytes) -> bytes:
@@ -126,12 +126,12 @@ def ticket_hash(ticket: bytes) -> bytes:
 def _answer(
     call: EnrolmentCall, new: lsag.KeyPair, ticket: bytes, previous: PreviousKey | None
 ) -> Enrolment:
-    possession = lsag.prove_possession(new.secret, _possession(call, ticket, previous))
+    possession = lsag.prove_possession(new.secret, key_context(call, ticket, previous))
     names = (call.federation, call.cohort, call.epoch, call.challenge)
     return Enrolment(*names, new.public, possession, ticket, previous)
 
 
-def _possession(call: EnrolmentCall, ticket: bytes, previous: PreviousKey | None) -> bytes:
+def key_context(call: EnrolmentCall, ticket: bytes, previous: PreviousKey | None) -> bytes:
     """Context of the new key's proof: the call, and the voucher that comes with the key."""
     if previous is None:
         voucher = group.frame(b"ticket", ticket)
@@ -140,7 +140,7 @@ def _possession(call: EnrolmentCall, ticket: bytes, previous: PreviousKey | None
     return group.frame(SUITE + b"/new", _call(call), voucher)
 
 
-def _succession(call: EnrolmentCall, epoch: int, new: bytes) -> bytes:
+def voucher_context(call: EnrolmentCall, epoch: int, new: bytes) -> bytes:
     """Context of the previous key's proof: the call, its own epoch, and the key that follows."""
     return group.frame(SUITE + b"/previous", _call(call), _number(epoch), new)
 
