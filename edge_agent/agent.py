@@ -159,11 +159,12 @@ class Agent:
             return "not caught up with the log"
         # 1. The plan is in the log, and the log has only grown.
         known = state.known_checkpoint(self.db)
-        announced = announcement.check(data, self._workshop.federation, known)
+        announced = self._workshop.announced(data)
+        announcement.check_growth(announced, known)
         state.remember_checkpoint(self.db, announced.checkpoint)
         # 2. So is the roster that it names; its study is signed as it must be, and the round keeps
         #    to the study.
-        announcement.check_roster(announced, self._workshop.federation)
+        self._workshop.check_roster(announced)
         study, plan = self._workshop.round(announced.signed_plan)
         # 3. Its roster is the newest that this device knows of.
         rosters.accept(self.db, study)
@@ -221,7 +222,7 @@ class Agent:
 
     def receipts(self, data: bytes) -> bool:
         """Take a round's receipts; True where they settle an update of this device."""
-        receipts = trust.open_receipts(data, self._workshop.federation)
+        receipts = self._workshop.receipts(data)
         for pending in state.outbox(self.db):
             if pending.plan == receipts.plan:
                 state.settle(self.db, pending.plan, pending.digest in receipts.digests)

@@ -39,6 +39,13 @@ def log_keys(federation: Federation) -> tuple[VerifierKey, ...]:
 
 def check(data: bytes, federation: Federation, known: Checkpoint | None) -> Announced:
     """Open an announcement. Raises LogError or RecordError, UnknownHistoryError among them."""
+    announced = read(data, federation)
+    check_growth(announced, known)
+    return announced
+
+
+def read(data: bytes, federation: Federation) -> Announced:
+    """Open an announcement without regard to what a device knows. Raises LogError, RecordError."""
     announcement = decode(PlanAnnouncement, data)
     # 1. A log of this federation signed the checkpoint, under its own name.
     checkpoint = parse_and_verify(announcement.checkpoint, log_keys(federation))
@@ -52,10 +59,14 @@ def check(data: bytes, federation: Federation, known: Checkpoint | None) -> Anno
         announcement.inclusion,
         checkpoint.root,
     )
+    return Announced(announcement.plan, name, checkpoint, announcement)
+
+
+def check_growth(announced: Announced, known: Checkpoint | None) -> None:
+    """Check that the log a device knew is a prefix. Raises LogError, UnknownHistoryError."""
     # 3. The log we knew is a prefix of it.
     if known is not None:
-        _check_growth(announcement, known, checkpoint)
-    return Announced(announcement.plan, name, checkpoint, announcement)
+        _check_growth(announced.announcement, known, announced.checkpoint)
 
 
 def check_roster(announced: Announced, federation: Federation) -> None:

@@ -165,7 +165,8 @@ def outbox(db: sqlite3.Connection) -> list[Pending]:
 
 def note_attempt(db: sqlite3.Connection, plan: bytes, next_at_ms: int) -> None:
     """Count a submission and set when the next one is due if no receipt comes."""
-    with transaction(db):
+    # Forgotten, it is submitted again, which the gateway takes for the retry that it is.
+    with transaction(db, flushed=False):
         db.execute(
             "UPDATE outbox SET attempts = attempts + 1, submit_at_ms = ? WHERE plan = ?",
             (next_at_ms, plan),
@@ -174,7 +175,9 @@ def note_attempt(db: sqlite3.Connection, plan: bytes, next_at_ms: int) -> None:
 
 def settle(db: sqlite3.Connection, plan: bytes, counted: bool) -> None:
     """Drop an update from the outbox: counted by a receipt, or missed."""
-    with transaction(db):
+    # Forgotten, the receipts settle it again: the broker holds them retained. Budget and log are
+    # not touched here.
+    with transaction(db, flushed=False):
         db.execute("DELETE FROM outbox WHERE plan = ?", (plan,))
         db.execute(
             "UPDATE rounds SET status = ? WHERE plan = ? AND status = 'ready'",

@@ -11,13 +11,15 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from vitalring.edge_agent import announcement
+from vitalring.edge_agent.announcement import Announced
 from vitalring.errors import ModelError, RecordError, TransportError
 from vitalring.files import write_atomic
 from vitalring.models.artefact import Artefact, artefact_from_bytes
 from vitalring.models.runtime import TrainableModel
 from vitalring.protocol import limits, trust
 from vitalring.protocol.cbor import digest
-from vitalring.protocol.records import Federation, RoundPlan
+from vitalring.protocol.records import Federation, Receipts, RoundPlan
 from vitalring.protocol.secure_sum import KEYLESS, UpdateEncryptor
 from vitalring.protocol.signing import Signed
 from vitalring.protocol.weights import unpack_weights
@@ -44,7 +46,10 @@ class Workshop:
         self._studies: dict[tuple[bytes, bytes, bytes], trust.Study] = {}
         self._models: dict[bytes, TrainableModel] = {}
         self._encryptors: dict[bytes, UpdateEncryptor] = {}
+        self._announced: tuple[bytes, Announced] | None = None
+        self._with_roster: Announced | None = None
         self._round: tuple[bytes, trust.Study, RoundPlan] | None = None
+        self._receipts: tuple[bytes, Receipts] | None = None
         self._weights: tuple[bytes, npt.NDArray[np.float32]] | None = None
 
     def object(self, name: bytes) -> bytes:
@@ -83,6 +88,24 @@ class Workshop:
             for old in list(self._studies)[:-_STUDIES_KEPT]:
                 del self._studies[old]
         return self._studies[names]
+
+    def announced(self, data: bytes) -> Announced:
+        """Return an announcement, verified as far as that is the same for all devices."""
+        if self._announced is None or self._announced[0] != data:
+            self._announced = (data, announcement.read(data, self.federation))
+        return self._announced[1]
+
+    def check_roster(self, announced: Announced) -> None:
+        """Check the roster of an announcement, once for all devices (`announcement`)."""
+        if self._with_roster is not announced:
+            announcement.check_roster(announced, self.federation)
+            self._with_roster = announced
+
+    def receipts(self, data: bytes) -> Receipts:
+        """Return a round's receipts, opened; verified once for all devices."""
+        if self._receipts is None or self._receipts[0] != data:
+            self._receipts = (data, trust.open_receipts(data, self.federation))
+        return self._receipts[1]
 
     def round(self, signed_plan: bytes) -> tuple[trust.Study, RoundPlan]:
         """Return a signed round plan, opened, with its study; verified once for all devices."""

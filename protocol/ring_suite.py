@@ -27,8 +27,8 @@ __all__ = [
 
 LSAG: Final = 1
 ONE_OF_MANY: Final = 2
-LSAG_UP_TO: Final = 16
-"""Keys of the largest ring whose devices sign faster with LSAG: docs/results/ring.md."""
+LSAG_UP_TO: Final = 11
+"""Keys of the largest ring whose signatures are smaller with LSAG (SPEC 6.21)."""
 
 
 class Ring(Protocol):

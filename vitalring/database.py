@@ -59,9 +59,18 @@ def open_read_only(path: Path) -> sqlite3.Connection:
 
 
 @contextmanager
-def transaction(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
-    """Commit everything inside, or nothing. Raises StorageError when the disk fails."""
+def transaction(
+    connection: sqlite3.Connection, *, flushed: bool = True
+) -> Iterator[sqlite3.Connection]:
+    """Commit everything inside, or nothing. Raises StorageError when the disk fails.
+
+    What is not `flushed` a power cut may undo, whole, as long as nothing later was flushed: for
+    what is then merely done again.
+    """
     try:
+        if not flushed:
+            # It is not to be set within a transaction; see `open_database` for what stands else.
+            connection.execute("PRAGMA synchronous=NORMAL")
         connection.execute("BEGIN IMMEDIATE")
         try:
             yield connection
@@ -76,6 +85,9 @@ def transaction(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
             connection.execute("ROLLBACK")
         name = connection.execute("PRAGMA database_list").fetchone()[2]
         raise _cannot(name, "written", error) from error
+    finally:
+        if not flushed:
+            connection.execute("PRAGMA synchronous=FULL")
 
 
 def _cannot(what: object, do: str, error: Exception) -> StorageError:

@@ -7,6 +7,7 @@ the annotation: `Annotated[int, Range(0, 10)]`.
 """
 
 import dataclasses
+import functools
 import math
 import re
 import types
@@ -84,8 +85,7 @@ def from_plain(cls: type[T], plain: object, error: type[VitalRingError], where: 
     """
     if not isinstance(plain, Mapping):
         raise error(f"{where or cls.__name__} is {_kind(plain)}, must be a table")
-    hints = typing.get_type_hints(cls, include_extras=True)
-    fields = {f.name: f for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]
+    hints, fields = _shape(cls)  # type: ignore[arg-type]
     unknown = sorted(_key(key) for key in plain if key not in fields)
     if unknown:
         raise error(
@@ -98,6 +98,13 @@ def from_plain(cls: type[T], plain: object, error: type[VitalRingError], where: 
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             raise error(f"{_path(where, name)} is missing")
     return cls(**values)
+
+
+@functools.cache
+def _shape(cls: type) -> tuple[dict[str, Any], dict[str, dataclasses.Field[Any]]]:
+    """Return the types of a dataclass's fields, and the fields that its constructor takes."""
+    hints = typing.get_type_hints(cls, include_extras=True)
+    return hints, {field.name: field for field in dataclasses.fields(cls) if field.init}
 
 
 def to_plain(value: object) -> Any:  # noqa: ANN401
@@ -117,15 +124,15 @@ def _one_zero(value: float) -> float:
 
 
 def _value(hint: Any, plain: Any, error: type[VitalRingError], where: str) -> Any:  # noqa: ANN401
-    if typing.get_origin(hint) is typing.Annotated:
-        base, *rules = typing.get_args(hint)
+    origin, args = _parts(hint)
+    if origin is typing.Annotated:
+        base, *rules = args
         value = _value(base, plain, error, where)
         for rule in rules:
             complaint = rule.complaint(value) if value is not None else None
             if complaint:
                 raise error(f"{where} {complaint}")
         return value
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):
         if plain is None:
             return None
@@ -136,9 +143,21 @@ def _value(hint: Any, plain: Any, error: type[VitalRingError], where: str) -> An
         return tuple(_value(args[0], p, error, f"{where}[{i}]") for i, p in enumerate(plain))
     if origin in (dict, Mapping):
         return _mapping(args, plain, error, where)
-    if dataclasses.is_dataclass(hint):
-        return from_plain(typing.cast("type[Any]", hint), plain, error, where)
+    if origin is _RECORD:
+        return from_plain(hint, plain, error, where)
     return _scalar(hint, plain, error, where)
+
+
+_RECORD = object()
+"""Stands for the origin of a dataclass."""
+
+
+@functools.cache
+def _parts(hint: Any) -> tuple[Any, tuple[Any, ...]]:  # noqa: ANN401
+    """Return what kind of type this is, and the types that it is made of."""
+    if dataclasses.is_dataclass(hint):
+        return _RECORD, ()
+    return typing.get_origin(hint), typing.get_args(hint)
 
 
 def _mapping(args: tuple[Any, ...], plain: Any, error: type[VitalRingError], where: str) -> Any:  # noqa: ANN401

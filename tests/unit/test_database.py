@@ -76,6 +76,21 @@ def test_a_transaction_is_kept_or_undone_as_a_whole(db):
     assert numbers(db) == [1]
 
 
+def test_only_what_is_asked_for_does_not_wait_for_the_disk(db):
+    def level():
+        return db.execute("PRAGMA synchronous").fetchone()[0]
+
+    full, normal = 2, 1
+    with transaction(db):
+        assert level() == full
+    with transaction(db, flushed=False):
+        assert level() == normal
+    assert level() == full
+    with pytest.raises(KeyError), transaction(db, flushed=False):
+        raise KeyError
+    assert level() == full
+
+
 def test_an_interrupt_undoes_a_transaction(db):
     with pytest.raises(KeyboardInterrupt), transaction(db):
         put(db, 1)

@@ -84,8 +84,15 @@ def test_what_is_signed_by_the_suites_own_modules_is_the_same():
 
 
 def test_the_suite_follows_from_the_size():
-    assert ring_suite.for_size(2) == ring_suite.for_size(16) == ring_suite.LSAG
-    assert ring_suite.for_size(17) == ring_suite.for_size(10_000) == ring_suite.ONE_OF_MANY
+    assert ring_suite.for_size(2) == ring_suite.for_size(11) == ring_suite.LSAG
+    assert ring_suite.for_size(12) == ring_suite.for_size(10_000) == ring_suite.ONE_OF_MANY
+
+
+def test_from_where_suite_2_is_chosen_its_signatures_are_no_larger():
+    def is_smaller(keys):
+        return lsag.signature_bytes(keys) < statement.signature_bytes(keys)
+
+    assert [keys for keys in range(2, 1025) if is_smaller(keys)] == list(range(2, 12))
 
 
 def test_each_suite_has_a_limit_of_its_own(monkeypatch):
