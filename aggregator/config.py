@@ -35,11 +35,18 @@ class AggregatorConfig:
     schedule: Schedule = field(default_factory=Schedule)
 
 
-def load_study(config: AggregatorConfig) -> trust.StudyFiles:
-    """Read and verify the study's public files. Raises ConfigError or RecordError."""
-    return trust.open_study_files(
-        lambda name: read_file(config.study / name), bytes.fromhex(config.authority_key)
-    )
+def load_study(config: AggregatorConfig, roster: bytes | None = None) -> trust.StudyFiles:
+    """Read and verify the study's public files. Raises ConfigError or RecordError.
+
+    `roster` is the newest one that this hospital knows: it counts at the start, not the file.
+    """
+
+    def read(name: str) -> bytes:
+        if name == trust.ROSTER_FILE and roster is not None:
+            return roster
+        return read_file(config.study / name)
+
+    return trust.open_study_files(read, bytes.fromhex(config.authority_key))
 
 
 def load_decrypt(config: AggregatorConfig, study: trust.Study) -> Decrypt:

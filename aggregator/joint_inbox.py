@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from vitalring.aggregator.parcels import Parcels
+from vitalring.aggregator.rosters import Rosters, UnknownRosterError
 from vitalring.errors import RecordError, SignatureError
 from vitalring.mqtt import Message
 from vitalring.protocol import blobs, limits, topics, trust
@@ -54,9 +55,11 @@ class Inbox:
 
     `number` is the newest round that the owner knows the gateway to have logged. `fresh` names
     messages of a release that came since, `own_said` what stands under the owner's own name.
+    What it learns of `rosters` its owner saves.
     """
 
     study: trust.Study
+    rosters: Rosters
     hospital: int
     params: ThresholdParams
     watch: Callable[[bytes], None]
@@ -81,6 +84,8 @@ class Inbox:
         self._attempts = len(member_sets(self.params.access))
         # A closed round's plan that was missed.
         self._missed = b""
+        # A logged plan whose roster is not known yet, and that roster's digest.
+        self._waiting: tuple[bytes, bytes] | None = None
 
     def take(self, message: Message) -> None:
         """Take a message. Raises VitalRingError for what cannot be; nothing of it is kept."""
@@ -88,17 +93,22 @@ class Inbox:
         if topic.kind is topics.Kind.SET:
             self.frames.append(payload)
         elif topic.kind is topics.Kind.OBJECT:
-            self._hear_object(topic.digest or b"", payload)
+            self._hear_object(topic.digest or b"", message)
         else:
             content = self._parcels.take(message.topic, payload, self._most_bytes(topic))
             if content is not None:
                 self._hear_whole(topic, content)
 
-    def _hear_object(self, name: bytes, payload: bytes) -> None:
+    def _hear_object(self, name: bytes, message: Message) -> None:
+        payload = message.payload
         if payload and name == self._missed:
             plan = blobs.whole(payload)
             if digest(plan) == name:
                 self._hear_plan(plan)
+        if payload and self._waiting is not None and name == self._waiting[1]:
+            roster = self._parcels.take(message.topic, payload, Signed.MAX_BYTES)
+            if roster is not None:
+                self._hear_roster(roster)
         for topic, content in self._parcels.piece(name, payload):
             self._hear_whole(topics.parse(topic), content)
 
@@ -116,6 +126,8 @@ class Inbox:
         match topic.kind:
             case topics.Kind.HOSPITAL:
                 self._hear_hospital(topic, content)
+            case topics.Kind.OBJECT:
+                self._hear_roster(content)
             case topics.Kind.PLAN if content:
                 self._hear_plan(_announced_plan(content))
             case topics.Kind.SUM if content:
@@ -124,8 +136,29 @@ class Inbox:
                 self.agree(decode(Bundle, content))
 
     def _hear_plan(self, signed: bytes) -> None:
-        if signed:
-            self.announced, self.news = (trust.open_round_plan(signed, self.study), signed), True
+        if not signed:
+            return
+        self._wait_for(None)
+        try:
+            plan = self.rosters.open_plan(signed)
+        except UnknownRosterError as error:
+            # This hospital was away while it was signed.
+            self._wait_for((signed, error.name))
+        else:
+            self.announced, self.news = (plan, signed), True
+
+    def _wait_for(self, waiting: tuple[bytes, bytes] | None) -> None:
+        if self._waiting is not None:
+            self.unwatch(self._waiting[1])
+        self._waiting = waiting
+        if waiting is not None:
+            self.watch(waiting[1])
+
+    def _hear_roster(self, record: bytes) -> None:
+        """Learn a roster; take the logged plan that waited for it."""
+        self.rosters.learn(record)
+        if self._waiting is not None and digest(record) == self._waiting[1]:
+            self._hear_plan(self._waiting[0])
 
     def _hear_gateway(self, bundle: Bundle) -> None:
         """Take what the gateway alone says: a closed round, or the newest model that it logged."""
@@ -162,6 +195,10 @@ class Inbox:
             )
         # What stands under our own name tells of a database that was lost, or put back.
         if own and step not in ("commitment", "promise"):
+            return
+        if step == "roster":
+            if content:
+                self._hear_roster(content)
             return
         if step in ("draft", "signature"):
             heard = self.drafts if step == "draft" else self.signatures

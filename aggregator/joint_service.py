@@ -28,6 +28,7 @@ from vitalring.aggregator.notices import Notices
 from vitalring.aggregator.optimisers import Vector
 from vitalring.aggregator.release import Party
 from vitalring.aggregator.release_store import forget_releases_before, trust_opened
+from vitalring.aggregator.rosters import Rosters
 from vitalring.aggregator.service import report
 from vitalring.errors import (
     RecordError,
@@ -62,18 +63,20 @@ class JointService:
         db: sqlite3.Connection,
         aggregator: rounds.Aggregator,
         party: Party,
+        rosters: Rosters,
         channel: Channel,
         spool: Path,
         now_ms: Callable[[], int],
     ) -> None:
         """Go on from what is on disk; `spool` is a file for one round's ciphertexts."""
         self._db, self._aggregator, self._party = db, aggregator, party
+        self._rosters = rosters
         self._study = aggregator.study
         self._name = self._study.federation.name
         self._names = [each.name for each in self._study.federation.hospitals]
         self._channel, self._notices = channel, Notices()
         self._inbox = Inbox(
-            self._study, party.hospital, party.params, channel.watch, channel.unwatch
+            self._study, rosters, party.hospital, party.params, channel.watch, channel.unwatch
         )
         self._spool, self._now_ms = spool, now_ms
         self._stop = threading.Event()
@@ -116,6 +119,10 @@ class JointService:
     def _number(self) -> int:
         return self._current.number if self._current else 0
 
+    @property
+    def _new_rosters(self) -> tuple[bytes, ...]:
+        return self._rosters.after(self._current.proposal if self._current else b"")
+
     def _stand_at(self, current: store.Round | None) -> None:
         self._current, self._model = current, None
         self._inbox.number = self._number
@@ -151,6 +158,8 @@ class JointService:
 
     def _advance(self) -> None:
         try:
+            # What the next steps build on is on disk before them.
+            self._rosters.save()
             self._deliver()
             self._follow()
             self._work()
@@ -256,8 +265,10 @@ class JointService:
 
     def _next_plan(self, now_ms: int) -> tuple[RoundPlan, bytes]:
         """Return the plan of the next round as of now, and the weights that it starts from."""
-        if self._next is None:
-            self._next = rounds.next_plan(self._db, self._aggregator, 0)
+        study = self._rosters.newest
+        if self._next is None or self._next[0].roster != study.roster_digest:
+            aggregator = replace(self._aggregator, study=study)
+            self._next = rounds.next_plan(self._db, aggregator, 0)
         plan, weights = self._next
         late = plan.deadline_ms - plan.opens_ms
         return replace(plan, opens_ms=now_ms, deadline_ms=now_ms + late), weights
@@ -275,8 +286,9 @@ class JointService:
         if self._round is None:
             self._began, self._report_record = time.monotonic(), closed.record
             plan = decode(Bundle, current.proposal).record
+            party = replace(self._party, study=self._rosters.of_plan(plan))
             self._round = JointRound(
-                self._db, self._party, plan, closed.record, closed.receipts, self._spool
+                self._db, party, plan, closed.record, closed.receipts, self._spool
             )
             for key in list(self._inbox.release):
                 self._hear_again(key)
@@ -347,6 +359,7 @@ class JointService:
                     self._inbox.agree(bundle)
                 self._notices.stand(topics.model_topic(self._name), encode(bundle))
         elif self._may_plan(now):
+            self._rosters.look()
             plans = self._drafts_of(RoundPlan, number + 1, now)
             mine, weights = self._next_plan(now)
             signed = plans.advance(
@@ -357,11 +370,14 @@ class JointService:
                 now,
             )
             if signed:
-                proposal = encode(Bundle(signed, (weights,)))
+                proposal = encode(Bundle(signed, (weights, *self._new_rosters)))
                 self._notices.stand(topics.propose_topic(self._name), proposal)
         else:
             self._matter = None
         own = self._matter
+        planning = own is not None and own.kind is RoundPlan
+        new = self._new_rosters if planning else ()
+        self._stand("roster", new[-1] if new else None)
         self._stand("draft", own.draft if own else None)
         self._stand("signature", own.signature if own else None)
 

@@ -9,6 +9,7 @@ released (SPEC 5.9, 11.1).
 import logging
 import sqlite3
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -73,10 +74,13 @@ def start(db: sqlite3.Connection, aggregator: Aggregator) -> None:
             store.save_state(db, 0, aggregator.goal.optimiser.init(aggregator.goal.start))
 
 
-def propose(db: sqlite3.Connection, aggregator: Aggregator, now_ms: int) -> store.Round:
-    """Sign and keep the plan of the next round."""
+def propose(
+    db: sqlite3.Connection, aggregator: Aggregator, now_ms: int, rosters: Sequence[bytes] = ()
+) -> store.Round:
+    """Sign and keep the plan of the next round, with rosters that the log may lack."""
     plan, weights = next_plan(db, aggregator, now_ms)
-    return keep_plan(db, plan.round, sign(plan, [aggregator.signing_seed]), weights)
+    signed = sign(plan, [aggregator.signing_seed])
+    return keep_plan(db, plan.round, signed, weights, rosters)
 
 
 def next_plan(
@@ -108,9 +112,15 @@ def next_plan(
     return plan, weights
 
 
-def keep_plan(db: sqlite3.Connection, number: int, signed: bytes, weights: bytes) -> store.Round:
+def keep_plan(
+    db: sqlite3.Connection,
+    number: int,
+    signed: bytes,
+    weights: bytes,
+    rosters: Sequence[bytes] = (),
+) -> store.Round:
     """Keep a signed plan for this round, in place of another that came to nothing."""
-    proposal = encode(Bundle(signed, (weights,)))
+    proposal = encode(Bundle(signed, (weights, *rosters)))
     with transaction(db):
         db.execute(
             "INSERT INTO rounds (round, proposal, plan) VALUES (?, ?, ?) ON CONFLICT (round) "
@@ -231,7 +241,9 @@ def deadline_of(current: store.Round, study: trust.Study) -> int:
     """Return a round's deadline; long past where this hospital missed its plan."""
     if not current.proposal:
         return 0
-    return trust.open_round_plan(decode(Bundle, current.proposal).record, study).deadline_ms
+    # It was verified when it was kept, under its own roster.
+    record = decode(Bundle, current.proposal).record
+    return trust.peek_round_plan(record, study.federation).deadline_ms
 
 
 def keep_model(

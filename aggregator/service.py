@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 
 from vitalring.aggregator import rounds, store, two_sums
 from vitalring.aggregator.channel import Channel
+from vitalring.aggregator.rosters import Rosters
 from vitalring.aggregator.two_sums import TwoSums
 from vitalring.errors import StorageError, TransportError, VitalRingError
 from vitalring.mqtt import Message
@@ -50,11 +51,14 @@ class AggregatorService:
         self,
         db: sqlite3.Connection,
         aggregator: rounds.Aggregator,
+        rosters: Rosters,
         channel: Channel,
         now_ms: Callable[[], int],
     ) -> None:
         self._db = db
+        # Its study is under the roster of the newest round.
         self._aggregator = aggregator
+        self._rosters = rosters
         self._channel = channel
         self._now_ms = now_ms
         self._name = aggregator.study.federation.name
@@ -94,7 +98,7 @@ class AggregatorService:
         """Publish what the newest round asks for; propose the next once its model is logged."""
         try:
             if self._may_propose():
-                self._stand(rounds.propose(self._db, self._aggregator, self._now_ms()))
+                self._stand(self._propose())
             due = not self._logged and time.monotonic() >= self._publish_at
             if due and self._standing and self._channel.connected:
                 self._channel.watch(self._standing.record)
@@ -106,6 +110,13 @@ class AggregatorService:
             self._publish_at = time.monotonic() + _PAUSE_S
         except (StorageError, sqlite3.Error) as error:
             self._pause(error)
+
+    def _propose(self) -> store.Round:
+        """Keep the next plan, under the newest roster; the gateway gets what its log may lack."""
+        self._rosters.look()
+        new = self._rosters.after(self._standing.proposal if self._standing else b"")
+        aggregator = replace(self._aggregator, study=self._rosters.newest)
+        return rounds.propose(self._db, aggregator, self._now_ms(), new)
 
     def _may_propose(self) -> bool:
         if self._standing is None:
@@ -121,7 +132,11 @@ class AggregatorService:
         """Take this for the newest round; its newest record is yet to be logged."""
         if self._standing is not None:
             self._channel.unwatch(self._standing.record)
-        self._standing = _standing(current, self._aggregator.study) if current else None
+        self._standing = None
+        if current is not None:
+            study = self._rosters.of_plan(decode(Bundle, current.proposal).record)
+            self._aggregator = replace(self._aggregator, study=study)
+            self._standing = _standing(current, study)
         self._logged_by, self._publish_at = frozenset(), 0.0
 
     def _take(self, message: Message) -> None:

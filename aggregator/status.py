@@ -3,7 +3,7 @@
 import sqlite3
 from typing import Any
 
-from vitalring.aggregator import store
+from vitalring.aggregator import rosters, store
 from vitalring.aggregator.config import AggregatorConfig, load_study
 from vitalring.aggregator.release_store import failed_checks
 from vitalring.database import open_read_only
@@ -24,12 +24,12 @@ def status(config: AggregatorConfig) -> dict[str, Any]:
 
     Raises ConfigError where it has not run yet.
     """
-    study = load_study(config).study
     path = config.state_dir / store.FILE
     if not path.exists():
         raise ConfigError(f"{path} does not exist: the aggregator has not run yet")
     db = open_read_only(path)
     try:
+        study = load_study(config, rosters.newest_record(db)).study
         found: dict[str, Any] = {"study": study.plan.study, **_rounds(db, study)}
         if study.joint is not None:
             found["hospital"] = _hospital(config, study)

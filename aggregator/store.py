@@ -6,13 +6,14 @@ from pathlib import Path
 
 import numpy as np
 
+from vitalring.aggregator import rosters
 from vitalring.aggregator.optimisers import ServerState
 from vitalring.aggregator.release_store import RELEASE_SCHEMA
 from vitalring.database import open_database
 from vitalring.errors import RecordError
 
 FILE = "aggregator.sqlite"
-LAYOUT = 1
+LAYOUT = 2
 SCHEMA = """
 CREATE TABLE rounds (
     round INTEGER PRIMARY KEY,
@@ -25,7 +26,7 @@ CREATE TABLE rounds (
 );
 CREATE TABLE state (round INTEGER PRIMARY KEY, weights BLOB NOT NULL, memory BLOB NOT NULL);
 """
-SCHEMA += RELEASE_SCHEMA
+SCHEMA += rosters.SCHEMA + RELEASE_SCHEMA
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,17 @@ class Kind(StrEnum):
     GATEWAY = "inner/gateway"
 
 
-STEPS = ("draft", "signature", "commitment", "nonce", "promise", "check", "part", "refusal")
+STEPS = (
+    "roster",
+    "draft",
+    "signature",
+    "commitment",
+    "nonce",
+    "promise",
+    "check",
+    "part",
+    "refusal",
+)
 """What a hospital says to the others, one topic each."""
 GATEWAY_STEPS = ("held", "half", "sum", "logged")
 """What a gateway that holds shares says to the other one and to aggregators, one topic each."""

@@ -21,6 +21,7 @@ from vitalring.protocol.cbor import digest, encode
 from vitalring.protocol.checkpoint import MAX_NOTE_BYTES, Checkpoint
 from vitalring.protocol.claim_records import Claim, Counted, Evidence
 from vitalring.protocol.update import round_context
+from vitalring.tools.log_checks import follow_rosters
 from vitalring.tools.log_folder import LogFolder, history
 from vitalring.tools.verify import Verdict, verify_log
 
@@ -126,19 +127,22 @@ def find_update(
     checkpoint = files.checkpoint(federation)
     entries = files.entries(checkpoint)
     study_entries, rounds = history(entries)
-    # 2. The key is one of this study's epoch.
+    # 2. The key is in the roster that counted in the round.
+    if not 1 <= number <= len(rounds):
+        raise LogError(f"the log has {len(rounds)} rounds; round {number} is none of them")
     named, study_plan, roster, sum_key = (files.record(entry) for entry in study_entries)
     study = trust.open_study(federation, study_plan, roster, sum_key)
+    for earlier in rounds[:number]:
+        study = follow_rosters(files, study, earlier)
+        roster = files.record(earlier.rosters[-1]) if earlier.rosters else roster
     keys = key_of(study.roster.epoch)
     if keys.public not in study.roster.keys:
         raise ConfigError(
             f"this device's ring key {keys.public.hex()} is not in the log's roster, of cohort "
-            f"{study.roster.cohort} and epoch {study.roster.epoch}: the device was not enrolled; "
-            "nothing can be claimed"
+            f"{study.roster.cohort} and epoch {study.roster.epoch}, that counted in round "
+            f"{number}: the device was not enrolled; nothing can be claimed"
         )
     # 3. The round has an update with the key's tag.
-    if not 1 <= number <= len(rounds):
-        raise LogError(f"the log has {len(rounds)} rounds; round {number} is none of them")
     logged = rounds[number - 1]
     signed_plan = files.record(logged.plan)
     plan = trust.open_round_plan(signed_plan, study)

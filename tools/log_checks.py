@@ -11,7 +11,7 @@ from vitalring.errors import LogError
 from vitalring.models.artefact import artefact_from_bytes, initial_weights
 from vitalring.models.dataset import FeatureSchema
 from vitalring.models.dataset.statistics import Question
-from vitalring.protocol import commitments, trust
+from vitalring.protocol import commitments, rosters, trust
 from vitalring.protocol.agreement import open_share_report
 from vitalring.protocol.cbor import digest
 from vitalring.protocol.records import (
@@ -109,6 +109,18 @@ def _start(files: LogFolder, plan: StudyPlan) -> bytes:
         ):
             raise LogError("it describes another network than the study plan")
     return digest(pack_weights(initial_weights(artefact, plan.model.initial_seed)))
+
+
+def follow_rosters(files: LogFolder, study: trust.Study, logged: RoundEntries) -> trust.Study:
+    """Return the study under the roster of a round; `study` is under that of the round before.
+
+    Raises LogError for a roster that does not follow on the one before it (SPEC 9.14).
+    """
+    for entry in logged.rosters:
+        data = files.record(entry)
+        with blame(entry.object_path):
+            study = rosters.next_study(study, data)
+    return study
 
 
 def check_round(

@@ -72,8 +72,12 @@ class Entry:
 
 @dataclass(frozen=True)
 class RoundEntries:
-    """A round's entries; the last round of a log may lack its report or its model."""
+    """A round's entries; the last round of a log may lack its report or its model.
 
+    `rosters` are those that came in with its plan, which names the last of them.
+    """
+
+    rosters: tuple[Entry, ...]
     plan: Entry
     updates: tuple[tuple[Entry, AcceptedUpdate], ...]
     agreed: Entry | None
@@ -226,6 +230,11 @@ def history(entries: list[Entry]) -> tuple[list[Entry], list[RoundEntries]]:
 
 def _round(queue: list[Entry]) -> RoundEntries:
     """Take one round's entries from the end of `queue`."""
+    rosters = []
+    while (roster := _next(queue, "roster")) is not None:
+        rosters.append(roster)
+    if not queue:
+        raise rosters[-1].fault("is a roster that no round-plan follows")
     plan = queue.pop()
     if plan.kind != "round-plan":
         raise plan.fault(f"is a {plan.kind}, must be a round-plan")
@@ -246,7 +255,9 @@ def _round(queue: list[Entry]) -> RoundEntries:
     model = _next(queue, "global-model") if report else None
     if peer and model is None:
         raise peer.fault("is a peer-report that no model follows")
-    return RoundEntries(plan, tuple(updates), agreed, report, tuple(words), peer, model)
+    return RoundEntries(
+        tuple(rosters), plan, tuple(updates), agreed, report, tuple(words), peer, model
+    )
 
 
 def _next(queue: list[Entry], kind: str) -> Entry | None:

@@ -15,15 +15,32 @@ from pathlib import Path
 
 from vitalring.edge_agent import accountant
 from vitalring.errors import LogError, VitalRingError
+from vitalring.protocol import trust
 from vitalring.protocol.privacy import Privacy
 from vitalring.protocol.records import StudyPlan
 from vitalring.protocol.trust import FEATURES_FILE
 from vitalring.tools import log_shares
-from vitalring.tools.log_checks import RoundVerdict, check_round, open_logged_study
+from vitalring.tools.log_checks import (
+    RoundVerdict,
+    check_round,
+    follow_rosters,
+    open_logged_study,
+)
 from vitalring.tools.log_folder import LogFolder, blame, file_digest, history
 
 SECOND_LOG = "-2"
 """What follows `log` in the name of the folder of a second gateway's log."""
+
+
+@dataclass(frozen=True)
+class RosterVerdict:
+    """A roster of the log, and the first round that it counted in."""
+
+    epoch: int
+    serial: int
+    devices: int
+    digest: bytes
+    first_round: int
 
 
 @dataclass(frozen=True)
@@ -40,6 +57,7 @@ class Verdict:
     authority_key: bytes
     size: int
     root: bytes
+    rosters: tuple[RosterVerdict, ...]
     rounds: tuple[RoundVerdict, ...]
     updates: int
     final_weights: bytes | None
@@ -72,9 +90,13 @@ def verify_log(folder: Path, authority_key: bytes | None) -> Verdict:
     hospital = log_shares.whose_log(checkpoint.origin, study)
     # 8. Each round keeps to the study and follows from the one before.
     verdicts: list[RoundVerdict] = []
+    rosters = [_roster(study, 1)]
     for number, logged in enumerate(rounds, 1):
         if verdicts and verdicts[-1].final:
             raise logged.plan.fault("follows on the model that was called final")
+        study = follow_rosters(files, study, logged)
+        if logged.rosters:
+            rosters.append(_roster(study, number))
         verdicts.append(check_round(files, study, number, logged, weights, hospital))
         weights = verdicts[-1].weights or weights
     # 9. No file is left over.
@@ -92,6 +114,7 @@ def verify_log(folder: Path, authority_key: bytes | None) -> Verdict:
         authority_key=federation.authority_key,
         size=checkpoint.size,
         root=checkpoint.root,
+        rosters=tuple(rosters),
         rounds=tuple(verdicts),
         updates=sum(verdict.admitted for verdict in verdicts),
         final_weights=next((v.weights for v in reversed(verdicts) if v.weights), None),
@@ -137,6 +160,12 @@ def _with_second_log(
         raise LogError(f"{name}/{error}") from error
     if first.hospital == second.hospital or first.authority_key != second.authority_key:
         raise LogError(f"{name}/checkpoint: not the log of this study's other gateway")
+    for ours, theirs in zip(first.rosters, second.rosters, strict=False):
+        if ours != theirs:
+            raise LogError(
+                f"{name}/checkpoint: another roster counts from round {theirs.first_round} on "
+                f"than in {beside}/"
+            )
     for one, other in zip(first.rounds, second.rounds, strict=False):
         if one.weights and other.weights and one != other:
             raise LogError(
@@ -190,6 +219,12 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _roster(study: trust.Study, first_round: int) -> RosterVerdict:
+    roster = study.roster
+    name = study.roster_digest
+    return RosterVerdict(roster.epoch, roster.serial, len(roster.keys), name, first_round)
+
+
 def fingerprint(key: bytes) -> str:
     """Return 80 bits of a key's SHA-256, in groups that can be read out over a telephone."""
     text = hashlib.sha256(key).hexdigest()[:20]
@@ -220,6 +255,11 @@ def _summary(verdict: Verdict) -> Iterator[str]:
     yield f"  authority    fingerprint {fingerprint(verdict.authority_key)}"
     yield f"  log          {verdict.size} entries, root {verdict.root.hex()}"
     yield f"  rounds       {len(verdict.rounds)} with {verdict.updates} updates, each counted once"
+    for roster in verdict.rosters:
+        yield (
+            f"  roster       {roster.serial} of epoch {roster.epoch}, {roster.devices} devices, "
+            f"from round {roster.first_round} on: {roster.digest.hex()}"
+        )
     weights = verdict.final_weights
     yield f"  final model  {f'weights {weights.hex()}' if weights else 'none yet'}"
     privacy = verdict.privacy

@@ -22,7 +22,9 @@ from vitalring.aggregator import channel as channel_module
 from vitalring.aggregator import joint_service, rounds, store
 from vitalring.aggregator.channel import Channel
 from vitalring.aggregator.release import Party
+from vitalring.aggregator.rosters import Rosters
 from vitalring.errors import RecordError, SignatureError, TransportError
+from vitalring.files import write_atomic
 from vitalring.gateway import rounds as gateway_rounds
 from vitalring.gateway import service as gateway_service
 from vitalring.gateway import store as gateway_store
@@ -281,6 +283,10 @@ class AggregatorParty(Party_):
     def folder(self):
         return self.world.folder / self.name
 
+    @property
+    def public(self):
+        return self.world.folder / "public" / self.name
+
     def _start(self):
         world, federation = self.world, self.world.federation
         study, seed = federation.study, federation.aggregator_seeds[self.index]
@@ -301,8 +307,10 @@ class AggregatorParty(Party_):
         heard = joint_service.subscriptions(study, self.index)
         self.link = HubLink(world.hub, self.name, heard, self.point)
         channel = Channel(self.link, study.federation.name, PAYLOAD_BYTES)
+        known = Rosters(self.db, study, federation.files.records["roster"], self.public)
+        known.save()
         self.service = joint_service.JointService(
-            self.db, aggregator, party, channel, self.folder / "updates", world.clock.ms
+            self.db, aggregator, party, known, channel, self.folder / "updates", world.clock.ms
         )
         self.service.until(Stop(world.clock))
         self.link.connect()
@@ -358,6 +366,8 @@ class JointWorld:
         self.hospitals = [AggregatorParty(self, h, schedule) for h in range(hospitals)]
         self.devices = range(len(federation.devices))
         self._served, self._boxes = None, (b"", [])
+        # The federation under each roster that was made, by the roster's digest.
+        self.under = {federation.study.roster_digest: federation}
         self._encryptor = federation.study.encryptor(federation.sum_key)
 
     @property
@@ -413,7 +423,10 @@ class JointWorld:
         if current is None or current.status != "open":
             return
         if self._boxes[0] != current.plan:
-            updates = [self.update(current.signed_plan, device) for device in self.devices]
+            updates = [
+                self.update(current.signed_plan, device)
+                for device in self.devices_of(current.signed_plan)
+            ]
             self._boxes = current.plan, [self.federation.box(update) for update in updates]
         elif self._served == (current.plan, link, link.connections):
             return
@@ -430,13 +443,34 @@ class JointWorld:
         rng_seed = device if rng_seed is None else rng_seed
         fields = self.federation.fields(digest(signed_plan), rng_seed=rng_seed)
         ciphertexts = self._encryptor.encrypt(fields)
-        return self.federation.update(signed_plan, device, ciphertexts)
+        return self._at(signed_plan).update(signed_plan, device, ciphertexts)
+
+    def _at(self, signed_plan):
+        """Return the federation under the roster that a plan names."""
+        federation = self.federation.study.federation
+        return self.under[trust.peek_round_plan(signed_plan, federation).roster]
+
+    def devices_of(self, signed_plan):
+        """Those of the devices at work that are in the roster of a round."""
+        at = self._at(signed_plan)
+        return [d for d in self.devices if at.devices[d].public in at.study.roster.keys]
+
+    def make_roster(self, before, *more, **changes):
+        """Return the signed roster that follows on another, and its federation."""
+        record = before.next_roster(**changes)
+        self.under[digest(record)] = before.under(record, *more)
+        return record, self.under[digest(record)]
+
+    def install(self, record, *hospitals):
+        """Have operators of these hospitals put a roster into their study's folder."""
+        for hospital in hospitals:
+            write_atomic(self.hospitals[hospital].public / trust.ROSTER_FILE, record)
 
     # What came of it.
 
     def models(self):
         """Return every logged model, by round."""
-        return list(map(self._opened, self._logged("global-model")))
+        return list(map(self._opened, self.logged("global-model")))
 
     def _opened(self, record):
         study = self.federation.study
@@ -445,14 +479,15 @@ class JointWorld:
     def refusals(self):
         """Return (hospital, reason) of every refusal in the log, in its order."""
         found = []
-        for record in self._logged("release-refusal"):
+        for record in self.logged("release-refusal"):
             signer = decode(Signed, record).signatures[0].key
             hospitals = self.federation.study.federation.hospitals
             name = next(h.name for h in hospitals if h.aggregator_key == signer)
             found.append((name, verify(ReleaseRefusal, record, {signer}, 1).reason))
         return found
 
-    def _logged(self, kind):
+    def logged(self, kind):
+        """Return the signed records of a kind that the log names, in its order."""
         db = self.gateway.db
         size = gateway_rounds.log.size(db)
         entries = gateway_rounds.log.entries(db, 0, size)
@@ -463,7 +498,7 @@ class JointWorld:
         """Weights (d,) after these rounds, computed from what the devices encrypted."""
         goal, codec = self.federation.goal(), self.federation.study.plan.codec
         state = goal.optimiser.init(goal.start)
-        for record, does in zip(self._logged("round-plan"), applied, strict=False):
+        for record, does in zip(self.logged("round-plan"), applied, strict=False):
             if does:
                 name = digest(record)
                 fields = sum(

@@ -387,4 +387,4 @@ def test_the_name_of_a_model_is_what_its_gateway_logged(world):
     world.start()
     world.run_rounds(1)
     names = {digest(decode(Bundle, h.service._current.model).record) for h in world.hospitals}
-    assert names == {digest(world._logged("global-model")[0])}
+    assert names == {digest(world.logged("global-model")[0])}

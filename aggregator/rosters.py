@@ -1,0 +1,188 @@
+"""Rosters that a hospital knows, and the one that its next plan names (SPEC 11.17).
+
+A new one comes from the study's folder, from another hospital that drafts a plan with it, or
+with a plan that the gateway logged. All hospitals have signed it, this one too, so where it
+comes from does not matter. The newest counts; a hospital never goes back to an older one, but it
+follows a round that was logged under one.
+"""
+
+import logging
+import sqlite3
+from dataclasses import replace
+from pathlib import Path
+
+from vitalring.database import transaction
+from vitalring.errors import ConfigError, RecordError, SignatureError
+from vitalring.files import read_file
+from vitalring.protocol import rosters as succession
+from vitalring.protocol import trust
+from vitalring.protocol.cbor import decode, digest
+from vitalring.protocol.records import Bundle, RoundPlan
+
+_log = logging.getLogger(__name__)
+
+SCHEMA = """
+CREATE TABLE rosters (digest BLOB PRIMARY KEY, serial INTEGER NOT NULL, record BLOB NOT NULL);
+"""
+_CHAIN = 15
+"""A proposal has room for so many rosters beside its weights."""
+BEFORE = "rosters"
+"""Folder, beside `roster.cbor`, of rosters that a later one took the place of."""
+
+
+class UnknownRosterError(RecordError):
+    """A plan names a roster that this hospital does not have."""
+
+    def __init__(self, name: bytes) -> None:
+        super().__init__(f"roster {name.hex()} is not known here yet")
+        self.name = name
+
+
+def newest_record(db: sqlite3.Connection) -> bytes | None:
+    """Return the newest signed roster of an aggregator's database, or None in a new one."""
+    row = db.execute("SELECT record FROM rosters ORDER BY serial DESC, rowid LIMIT 1").fetchone()
+    return row[0] if row else None
+
+
+class Rosters:
+    """What is known; `newest` is what the next plan names."""
+
+    def __init__(
+        self,
+        db: sqlite3.Connection,
+        study: trust.Study,
+        record: bytes,
+        folder: Path | None = None,
+    ) -> None:
+        """Begin with a study under the newest roster that is known, whose signed bytes these are.
+
+        `folder` is the study's, where an operator puts a new `roster.cbor`.
+        """
+        self._db, self._folder = db, folder
+        self._newest = study
+        self._studies = {study.roster_digest: study}
+        self._records = {study.roster_digest: record}
+        self._unsaved = {study.roster_digest}
+        # The file as it was last looked at: what was wrong with it is said once.
+        self._seen: tuple[int, int, int] | None = None
+        for (saved,) in db.execute("SELECT record FROM rosters ORDER BY serial, rowid").fetchall():
+            self.learn(saved)
+            self._unsaved.discard(digest(saved))
+
+    @property
+    def newest(self) -> trust.Study:
+        """Return the study under the newest roster."""
+        return self._newest
+
+    @property
+    def newest_record(self) -> bytes:
+        """Return the newest roster, signed by all hospitals."""
+        return self._records[self._newest.roster_digest]
+
+    def of_plan(self, signed_plan: bytes) -> trust.Study:
+        """Return the study under the roster that a signed round plan names.
+
+        Raises UnknownRosterError, SignatureError or RecordError; the plan is yet to be verified.
+        """
+        name = trust.peek_round_plan(signed_plan, self._newest.federation).roster
+        if name not in self._studies:
+            raise UnknownRosterError(name)
+        return self._studies[name]
+
+    def open_plan(self, signed_plan: bytes) -> RoundPlan:
+        """Open a round plan under its own roster. Raises as `of_plan` and `open_round_plan` do."""
+        return trust.open_round_plan(signed_plan, self.of_plan(signed_plan))
+
+    def after(self, proposal: bytes) -> tuple[bytes, ...]:
+        """Return the rosters after that of the newest round, in order: a log may lack them.
+
+        `proposal` is that round's; no bytes before the first, or where it was missed: then all
+        are returned.
+        """
+        last = -1
+        if proposal:
+            last = self.of_plan(decode(Bundle, proposal).record).roster.serial
+        later = {s.roster.serial: d for d, s in self._studies.items() if s.roster.serial > last}
+        return tuple(self._records[later[serial]] for serial in sorted(later))[-_CHAIN:]
+
+    def learn(self, record: bytes) -> None:
+        """Know a signed roster; where it is later than all others, go by it from the next plan on.
+
+        Raises SignatureError or RecordError for one that a hospital has not signed, or that
+        comes after nothing known here.
+        """
+        name = digest(record)
+        if name in self._studies:
+            return
+        newest = self._newest
+        roster = trust.open_roster(record, newest.federation)
+        if roster.serial > newest.roster.serial:
+            study = succession.later_study(newest, record)
+            self._newest = study
+        else:
+            if roster.cohort != newest.roster.cohort:
+                raise RecordError(f"a roster of cohort {roster.cohort} is none of this study")
+            study = replace(newest, roster=roster, roster_digest=name)
+        self._studies[name], self._records[name] = study, record
+        self._unsaved.add(name)
+
+    def look(self) -> None:
+        """Take up the roster that an operator put into the study's folder, if it follows.
+
+        Raises StorageError.
+        """
+        if self._folder is None:
+            return
+        path = self._folder / trust.ROSTER_FILE
+        seen = _version(path)
+        if seen == self._seen:
+            return
+        self._seen = seen
+        try:
+            record = read_file(path)
+            if digest(record) in self._studies:
+                return
+            between = [read_file(each) for each in sorted((self._folder / BEFORE).glob("*.cbor"))]
+            _, new = succession.follow(self._newest, digest(record), (record, *between))
+        except (ConfigError, RecordError, SignatureError) as error:
+            _log.error(
+                "%s is not used, roster %d goes on: %s. Make the next roster with `vitalring "
+                "federation roster`, have every hospital sign it, then install it",
+                path,
+                self._newest.roster.serial,
+                error,
+            )
+            return
+        for each in new:
+            self.learn(each)
+        self.save()
+        roster = self._newest.roster
+        _log.info(
+            "roster %d of %s, epoch %d, with %d devices: the next plan names it",
+            roster.serial,
+            roster.cohort,
+            roster.epoch,
+            len(roster.keys),
+        )
+
+    def save(self) -> None:
+        """Keep on disk what was learned since. Raises StorageError."""
+        if not self._unsaved:
+            return
+        with transaction(self._db):
+            for name in self._unsaved:
+                serial = self._studies[name].roster.serial
+                self._db.execute(
+                    "INSERT OR IGNORE INTO rosters VALUES (?, ?, ?)",
+                    (name, serial, self._records[name]),
+                )
+        self._unsaved.clear()
+
+
+def _version(path: Path) -> tuple[int, int, int] | None:
+    """Return what changes when a file is replaced, None where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size
