@@ -156,8 +156,19 @@ def bar(db: sqlite3.Connection, device: str, *, lift: bool = False) -> None:
             db.execute("INSERT OR IGNORE INTO barred VALUES (?)", (device,))
 
 
+def tickets(db: sqlite3.Connection) -> frozenset[str]:
+    """Return the names of all devices with a ticket."""
+    return frozenset(name for (name,) in db.execute("SELECT device FROM tickets"))
+
+
+def barred(db: sqlite3.Connection, revoked: Collection[bytes]) -> frozenset[str]:
+    """Return the devices whose enrolments are refused: by hand, or with a revoked key."""
+    by_hand = {device for (device,) in db.execute("SELECT device FROM barred")}
+    return frozenset(by_hand | {each.name for each in enrolled(db) if each.key in revoked})
+
+
 def is_barred(db: sqlite3.Connection, device: str, revoked: Collection[bytes]) -> bool:
-    """Tell whether a device's enrolments are refused: by hand, or with a revoked key."""
+    """Tell whether a device is one of `barred`, without reading of all others."""
     if db.execute("SELECT 1 FROM barred WHERE device = ?", (device,)).fetchone() is not None:
         return True
     keys = db.execute("SELECT key FROM enrolled WHERE device = ?", (device,))

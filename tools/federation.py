@@ -18,7 +18,7 @@ from vitalring.edge_agent.keyring import Keyring
 from vitalring.files import write_atomic, write_secret
 from vitalring.models.artefact import Artefact
 from vitalring.models.dataset.statistics import Question
-from vitalring.protocol import lsag, signing, trust
+from vitalring.protocol import signing, trust
 from vitalring.protocol.bfv import choose_params
 from vitalring.protocol.cbor import digest
 from vitalring.protocol.key_records import context_of
@@ -29,6 +29,7 @@ from vitalring.protocol.records import (
     SumKey,
 )
 from vitalring.protocol.secure_sum import KEYLESS, threshold_params
+from vitalring.tools.enrolments import EnrolledKey, write_keys
 from vitalring.tools.hospital_keys import new_hospital
 from vitalring.tools.settings import StudySettings, hospitals_of, rings_of
 
@@ -36,15 +37,17 @@ SUM_KEY_FILE = "sum.secret"
 """File of a hospital's key, or of its share of a joint key."""
 KEYS_FOLDER = "keys"
 """Folder of a device's ring keys, in the device's own folder."""
+NAMES_FILE = "enrolled.txt"
+"""File of the host: which device has which key. It never leaves that hospital."""
 FIRST_EPOCH = 1
 
 
 @dataclass(frozen=True)
 class DeviceKey:
-    """A device's ring key with the proof that its owner holds the secret."""
+    """A ring key that was drawn here for a device, with the device's name."""
 
+    name: str
     public: bytes
-    possession: bytes
 
 
 @dataclass(frozen=True)
@@ -110,11 +113,6 @@ def hospital_names(count: int) -> tuple[str, ...]:
     return tuple(f"hospital-{number}" for number in range(1, count + 1))
 
 
-def possession_context(settings: StudySettings) -> bytes:
-    """Return what a proof of possession is bound to: this federation and cohort."""
-    return f"vitalring/enrol/1/{settings.federation}/{settings.cohort}".encode()
-
-
 def artefact_files(artefact: Artefact, features: bytes = b"") -> dict[str, bytes]:
     """Return the public objects of a study that trains, by file name."""
     files = {trust.ARTEFACT_FILE: artefact.model, trust.INFO_FILE: artefact.info.to_json()}
@@ -136,13 +134,9 @@ def init(
 ) -> Made:
     """Write a new federation into `folder`; `objects` are the study's files.
 
-    Raises ConfigError where files are in the way or a device does not hold the
-    key it brings.
+    Raises ConfigError where files are in the way.
     """
     layout = Layout(folder)
-    context = possession_context(settings)
-    for device in devices:
-        lsag.verify_possession(device.public, context, device.possession)
     authority = secrets.token_bytes(32)
     hospitals = [new_hospital(name) for name in hospital_names(hospitals_of(settings)[0])]
     identities = [hospital.identity for hospital in hospitals]
@@ -172,6 +166,7 @@ def init(
     write_secret(layout.authority_seed, authority)
     for hospital in hospitals:
         hospital.write(layout.folder_of(hospital.name))
+    write_names(layout, hospitals[0].name, devices)
     for name, content in public.items():
         write_atomic(layout.public / name, content)
     return Made(layout, federation.authority_key, study)
@@ -203,14 +198,16 @@ def _make_sum_key(
     return public
 
 
-def enrol(folder: Path, settings: StudySettings, names: Sequence[str]) -> list[DeviceKey]:
-    """Draw each device's ring key into its part of `folder` and prove that we hold it."""
-    context = possession_context(settings)
-    keys = []
-    for name in names:
-        pair = Layout(folder).keyring(name).draw(FIRST_EPOCH)
-        keys.append(DeviceKey(pair.public, lsag.prove_possession(pair.secret, context)))
-    return keys
+def enrol(folder: Path, names: Sequence[str]) -> list[DeviceKey]:
+    """Draw each device's ring key of the first epoch into its part of `folder`."""
+    layout = Layout(folder)
+    return [DeviceKey(name, layout.keyring(name).draw(FIRST_EPOCH).public) for name in names]
+
+
+def write_names(layout: Layout, host: str, devices: Sequence[DeviceKey]) -> None:
+    """Write which device has which key, for the enrolment office and revocation (SPEC 13.1)."""
+    keys = tuple(EnrolledKey(each.name, FIRST_EPOCH, each.public) for each in devices)
+    write_keys(layout.folder_of(host) / NAMES_FILE, keys)
 
 
 def training_line(plan: StudyPlan) -> str:

@@ -21,7 +21,7 @@ from vitalring.protocol.key_records import HospitalCard
 from vitalring.protocol.records import Federation, Hospital, Roster, StudyPlan, SumKey
 from vitalring.protocol.secure_sum import KEYLESS
 from vitalring.schema import from_plain, to_plain
-from vitalring.tools.federation import FIRST_EPOCH, SUM_KEY_FILE, Layout
+from vitalring.tools.federation import FIRST_EPOCH, SUM_KEY_FILE, Layout, write_names
 from vitalring.tools.federation import enrol as draw_devices
 from vitalring.tools.hospital_keys import new_hospital
 from vitalring.tools.key_ceremony import open_folder
@@ -115,7 +115,8 @@ def enrol(
     path = Layout(folder).public / ROSTER
     if path.exists():
         raise ConfigError(f"{path} exists already: devices are enrolled")
-    devices = draw_devices(folder, settings, names)
+    devices = draw_devices(folder, names)
+    write_names(Layout(folder), name, devices)
     roster = Roster(
         federation=settings.federation,
         cohort=settings.cohort,

@@ -19,7 +19,7 @@ from vitalring.gateway.mosquitto import (
     second_gateway_user,
 )
 from vitalring.protocol.secure_sum import KEYLESS
-from vitalring.tools.federation import KEYS_FOLDER, SUM_KEY_FILE, Made
+from vitalring.tools.federation import KEYS_FOLDER, NAMES_FILE, SUM_KEY_FILE, Made
 
 Table = Mapping[str, object]
 
@@ -92,6 +92,7 @@ def broker_of_folder(folder: Path, url: str, users: Sequence[str], reconnect_s: 
 def write_gateway(made: Made, hospital: str, broker: Broker) -> None:
     """Write `gateway.toml` into the folder of a hospital that runs a gateway."""
     home = made.layout.folder_of(hospital)
+    named = {"enrolled": NAMES_FILE} if (home / NAMES_FILE).exists() else {}
     user = GATEWAY if hospital == made.hospitals[0] else second_gateway_user(hospital)
     _write(
         home / "gateway.toml",
@@ -101,6 +102,7 @@ def write_gateway(made: Made, hospital: str, broker: Broker) -> None:
             "log_key": "log.seed",
             "sealing_key": "sealing.key",
             "state_dir": "gateway",
+            **named,
             "broker": _broker_table(broker, user, home),
         },
     )

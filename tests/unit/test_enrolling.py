@@ -1,6 +1,6 @@
 """A device that answers calls for ring keys, and forgets those of epochs that are over."""
 
-import os
+import itertools
 import shutil
 import signal
 import subprocess
@@ -139,7 +139,7 @@ def test_an_answer_goes_out_within_a_minute_and_again_ever_more_rarely(enroller,
         enroller.work(NOW_MS + second * 1000, GOING)
         if len(wire.sent) > len(times) + 1:
             times.append(second)
-    gaps = [after - before for before, after in zip(times, times[1:], strict=False)]
+    gaps = [after - before for before, after in itertools.pairwise(times)]
     assert 8 <= len(times) <= 20
     assert max(gaps) <= 3_600 + 10
     assert gaps[-1] > gaps[0]
@@ -253,7 +253,7 @@ def test_killed_between_draw_and_send_it_sends_the_key_that_it_drew(
         [sys.executable, "-c", KILLED, tmp_path, moment, authority], check=False, timeout=60
     )
     assert done.returncode == -signal.SIGKILL
-    assert os.path.exists(tmp_path / "sent") == (moment == "after")
+    assert (tmp_path / "sent").exists() == (moment == "after")
     drawn = applicant.keys.pair(2)
     assert (drawn is None) == (moment == "rename")
     enroller = Enroller([applicant], small.study.federation, "ward", wire.send, retry_s=0.0)

@@ -11,7 +11,7 @@ from vitalring.config import load_config
 from vitalring.edge_agent.config import DEVICE_ID, AgentConfig
 from vitalring.errors import ConfigError
 from vitalring.files import read_file, write_atomic
-from vitalring.gateway.mosquitto import aggregator_users, second_gateway_user
+from vitalring.gateway.mosquitto import aggregator_users, cohort_user, second_gateway_user
 from vitalring.models.artefact import Artefact
 from vitalring.models.catalogue import find_artefact, is_of_one_size, load_of_one_size
 from vitalring.models.dataset import FeatureSchema, load_dataset, load_table
@@ -19,7 +19,7 @@ from vitalring.models.dataset import devices as list_devices
 from vitalring.models.dataset.statistics import question_of
 from vitalring.mqtt import BrokerConfig
 from vitalring.protocol import trust
-from vitalring.tools import federation, plans, roles
+from vitalring.tools import federation, plans, roles, tickets
 from vitalring.tools.commands import founding, keys
 from vitalring.tools.founding import our_hospital, take_key
 from vitalring.tools.settings import StudySettings, hospitals_of
@@ -59,7 +59,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=0,
         help="rounds without a better macro-F1 that end the study; default: 0, never",
     )
-    for each in (make, configure):
+    newcomers = actions.add_parser(
+        "tickets", help="as the host: make folders of new devices, which draw their own keys"
+    )
+    newcomers.add_argument("folder", type=Path)
+    newcomers.add_argument("--authority", required=True, help="its public key, 64 hex digits")
+    newcomers.add_argument("--devices", required=True, help="file with one device name a line")
+    for each in (make, configure, newcomers):
         _add_service_arguments(each)
 
     features = actions.add_parser(
@@ -106,6 +112,8 @@ def run(options: argparse.Namespace) -> int:
     """Run the command."""
     if options.action == "configure":
         return _configure(options)
+    if options.action == "tickets":
+        return _tickets(options)
     if options.action == "keys":
         return keys.run(options)
     if options.action in founding.ACTIONS:
@@ -176,7 +184,7 @@ def _init(options: argparse.Namespace) -> int:
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        keys = federation.enrol(partial, settings, names)
+        keys = federation.enrol(partial, names)
         made = federation.init(partial, settings, plan, objects, keys)
         _write_roles(options, settings.patience, made, broker, names)
         partial.replace(folder)
@@ -223,6 +231,27 @@ def _configure(options: argparse.Namespace) -> int:
         print(f"  vitalring {service} run --config {path}")
     if hosting:
         print(f"copy each folder of {folder / 'devices'} to its device")
+    return 0
+
+
+def _tickets(options: argparse.Namespace) -> int:
+    """Write folders of new devices of a federation, with tickets in the place of keys."""
+    folder, key, names = options.folder, founding.authority_key(options.authority), options.devices
+    layout = federation.Layout(folder)
+    files = trust.open_study_files(lambda file: read_file(layout.public / file), key)
+    made = federation.Made(layout, key, files)
+    broker = _broker(options, [cohort_user(files.study.roster.cohort)])
+    ids = _names(names)
+    path = tickets.draw(layout, made.hospitals[0], ids)
+    more = {
+        "retry_s": options.retry,
+        "ticket": tickets.TICKET_FILE,
+        "floors": roles.floors_of(made),
+    }
+    for name in ids:
+        roles.write_agent(made, broker, name, options.data, more)
+    print(f"{len(ids)} devices; copy each one's folder of {folder / 'devices'} to it, then")
+    print(f"  vitalring gateway enrolment tickets {path} --config {path.with_name('gateway.toml')}")
     return 0
 
 

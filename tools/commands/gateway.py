@@ -8,6 +8,7 @@ from vitalring.config import load_config
 from vitalring.gateway import mosquitto
 from vitalring.gateway.config import GatewayConfig
 from vitalring.gateway.main import export, run_gateway, status_text
+from vitalring.tools.commands import enrolment
 from vitalring.tools.commands.services import add_parent_option, stop_on_signals
 
 
@@ -35,6 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     init.add_argument("--port", type=int, default=8883)
     init.add_argument("--bind", default="0.0.0.0", help="address to listen on")  # noqa: S104
+    enrolment.add_arguments(
+        actions.add_parser("enrolment", help="the office where devices enrol ring keys")
+    )
     run_parser = actions.add_parser("run", help="admit updates until stopped")
     add_parent_option(run_parser)
     status_parser = actions.add_parser("status", help="say how the gateway is doing")
@@ -48,6 +52,8 @@ def run(options: argparse.Namespace) -> int:
     """Run the command."""
     if options.action == "init":
         return _init(options)
+    if options.action == "enrolment":
+        return enrolment.run(options)
     config = load_config(GatewayConfig, options.config)
     if options.action == "run":
         run_gateway(config, stop_on_signals(options))

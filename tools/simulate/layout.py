@@ -151,7 +151,7 @@ def write_federation(
 ) -> federation.Made:
     """Make keys and sign the plan below `state`. Raises ConfigError."""
     folder = state / "federation"
-    keys = federation.enrol(folder, settings.study, fleet.devices)
+    keys = federation.enrol(folder, fleet.devices)
     return federation.init(folder, settings.study, plan, objects, keys)
 
 
