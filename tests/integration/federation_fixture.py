@@ -357,7 +357,7 @@ class Parties:
         return admitted is not None
 
     def close(self, refused=None):
-        expected = len(self.federation.devices)
+        expected = len(self.federation.study.roster.keys)
         rounds.close(
             self.db,
             self.federation.log_key,

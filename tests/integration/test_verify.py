@@ -527,9 +527,9 @@ def test_a_log_without_all_study_records(forger, tmp_path, size):
 
 
 def test_a_record_of_the_study_among_the_rounds(forger, tmp_path):
-    forger.entries.append(forger.entries[forger.position("roster")])
+    forger.entries.append(forger.entries[forger.position("sum-key")])
     message = fault(forger.write(tmp_path / "log"))
-    assert re.match("tile/entries.*entry 27 is a roster, must be a round-plan", message)
+    assert re.match("tile/entries.*entry 27 is a sum-key, must be a round-plan", message)
 
 
 def test_study_records_out_of_order(forger, tmp_path):
