@@ -8,10 +8,12 @@ import pytest
 
 from vitalring.aggregator import key_backup
 from vitalring.errors import Reason
+from vitalring.gateway.office import EnrolmentReason
 from vitalring.protocol import (
     agreement,
     blobs,
     claim_records,
+    enrolment,
     key_records,
     limits,
     records,
@@ -35,6 +37,7 @@ RECORDS = [
         release,
         key_records,
         claim_records,
+        enrolment,
         key_backup,
     )
     for value in vars(module).values()
@@ -132,6 +135,12 @@ def test_each_record_is_described(record):
 @pytest.mark.parametrize("reason", list(Reason))
 def test_each_refusal_is_in_the_table_of_checks(reason):
     table = SPEC[SPEC.index("**10.2 ") : SPEC.index("**10.3 ")]
+    assert f"| `{reason.value}` |" in table
+
+
+@pytest.mark.parametrize("reason", list(EnrolmentReason))
+def test_each_refusal_of_the_enrolment_office_is_in_its_table(reason):
+    table = SPEC[SPEC.index("**13.5 ") : SPEC.index("**13.6 ")]
     assert f"| `{reason.value}` |" in table
 
 
