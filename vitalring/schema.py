@@ -85,7 +85,7 @@ def from_plain(cls: type[T], plain: object, error: type[VitalRingError], where: 
     """
     if not isinstance(plain, Mapping):
         raise error(f"{where or cls.__name__} is {_kind(plain)}, must be a table")
-    hints, fields = _shape(cls)  # type: ignore[arg-type]
+    kinds, fields = _shape(cls)  # type: ignore[arg-type]
     unknown = sorted(_key(key) for key in plain if key not in fields)
     if unknown:
         raise error(
@@ -94,21 +94,49 @@ def from_plain(cls: type[T], plain: object, error: type[VitalRingError], where: 
     values = {}
     for name, field in fields.items():
         if name in plain:
-            values[name] = _value(hints[name], plain[name], error, _path(where, name))
+            values[name] = _value(kinds[name], plain[name], error, _path(where, name))
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             raise error(f"{_path(where, name)} is missing")
     return cls(**values)
 
 
+@dataclass(frozen=True, eq=False)
+class _Type:
+    """A type as annotations write it, taken apart: `parts` are those that it is made of."""
+
+    hint: Any
+    origin: Any
+    parts: tuple["_Type", ...] = ()
+    rules: tuple[Any, ...] = ()
+
+
+_RECORD = object()
+"""Stands for the origin of a dataclass."""
+
+
+def _type_of(hint: Any) -> _Type:  # noqa: ANN401
+    if dataclasses.is_dataclass(hint):
+        return _Type(hint, _RECORD)
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Annotated:
+        base, *rules = args
+        return _Type(hint, origin, (_type_of(base),), tuple(rules))
+    used = (arg for arg in args if arg not in (..., types.NoneType))
+    return _Type(hint, origin, tuple(_type_of(arg) for arg in used))
+
+
 @functools.cache
-def _shape(cls: type) -> tuple[dict[str, Any], dict[str, dataclasses.Field[Any]]]:
-    """Return the types of a dataclass's fields, and the fields that its constructor takes."""
+def _shape(cls: type) -> tuple[dict[str, _Type], dict[str, dataclasses.Field[Any]]]:
+    """Return the kinds of a dataclass's fields, and the fields that its constructor takes."""
+    fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
     hints = typing.get_type_hints(cls, include_extras=True)
-    return hints, {field.name: field for field in dataclasses.fields(cls) if field.init}
+    return {name: _type_of(hints[name]) for name in fields}, fields
 
 
 def to_plain(value: object) -> Any:  # noqa: ANN401
     """Turn a dataclass into mappings, lists and scalars, the inverse of `from_plain`."""
+    if type(value) in (bytes, str, int, bool):
+        return value
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: to_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, tuple):
@@ -123,12 +151,13 @@ def _one_zero(value: float) -> float:
     return value + 0.0
 
 
-def _value(hint: Any, plain: Any, error: type[VitalRingError], where: str) -> Any:  # noqa: ANN401
-    origin, args = _parts(hint)
+def _value(kind: _Type, plain: Any, error: type[VitalRingError], where: str) -> Any:  # noqa: ANN401
+    origin, parts = kind.origin, kind.parts
+    if origin is None:
+        return _scalar(kind.hint, plain, error, where)
     if origin is typing.Annotated:
-        base, *rules = args
-        value = _value(base, plain, error, where)
-        for rule in rules:
+        value = _value(parts[0], plain, error, where)
+        for rule in kind.rules:
             complaint = rule.complaint(value) if value is not None else None
             if complaint:
                 raise error(f"{where} {complaint}")
@@ -136,36 +165,29 @@ def _value(hint: Any, plain: Any, error: type[VitalRingError], where: str) -> An
     if origin in (types.UnionType, typing.Union):
         if plain is None:
             return None
-        return _value(next(a for a in args if a is not type(None)), plain, error, where)
+        return _value(parts[0], plain, error, where)
     if origin is tuple:
         if not isinstance(plain, list | tuple):
             raise error(f"{where} is {_kind(plain)}, must be a list")
-        return tuple(_value(args[0], p, error, f"{where}[{i}]") for i, p in enumerate(plain))
+        return tuple(_value(parts[0], p, error, f"{where}[{i}]") for i, p in enumerate(plain))
     if origin in (dict, Mapping):
-        return _mapping(args, plain, error, where)
+        return _mapping(parts, plain, error, where)
     if origin is _RECORD:
-        return from_plain(hint, plain, error, where)
-    return _scalar(hint, plain, error, where)
+        return from_plain(kind.hint, plain, error, where)
+    return _scalar(kind.hint, plain, error, where)
 
 
-_RECORD = object()
-"""Stands for the origin of a dataclass."""
-
-
-@functools.cache
-def _parts(hint: Any) -> tuple[Any, tuple[Any, ...]]:  # noqa: ANN401
-    """Return what kind of type this is, and the types that it is made of."""
-    if dataclasses.is_dataclass(hint):
-        return _RECORD, ()
-    return typing.get_origin(hint), typing.get_args(hint)
-
-
-def _mapping(args: tuple[Any, ...], plain: Any, error: type[VitalRingError], where: str) -> Any:  # noqa: ANN401
+def _mapping(
+    parts: tuple[_Type, ...],
+    plain: Any,  # noqa: ANN401
+    error: type[VitalRingError],
+    where: str,
+) -> Any:  # noqa: ANN401
     if not isinstance(plain, Mapping):
         raise error(f"{where} is {_kind(plain)}, must be a table")
     return {
-        _value(args[0], key, error, f"{where} key"): _value(
-            args[1], item, error, _path(where, _key(key))
+        _value(parts[0], key, error, f"{where} key"): _value(
+            parts[1], item, error, _path(where, _key(key))
         )
         for key, item in plain.items()
     }

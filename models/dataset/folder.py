@@ -84,8 +84,9 @@ def _stray(entry: Path, found: dict[str, Path], info: DatasetInfo) -> str | None
         )
     if entry.stem in found:
         return f"the same device has {found[entry.stem].name} too; keep one of the two"
-    other = next((path for path in found.values() if path.suffix != entry.suffix), None)
-    if other is not None:
+    # All that are found so far have one suffix.
+    other = next(iter(found.values()), entry)
+    if other.suffix != entry.suffix:
         return f"is {entry.suffix}, but {other.name} is not; use one format for all devices"
     return None
 
