@@ -1,7 +1,6 @@
 """Draw up a study's plan from its settings, checked as every device will check it."""
 
 import hashlib
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -16,7 +15,13 @@ from vitalring.protocol.privacy import Privacy, Training, check_privacy
 from vitalring.protocol.quantise import Codec, check_codec
 from vitalring.protocol.records import Model, ServerOptimiser, StudyPlan
 from vitalring.protocol.secure_sum import check_mode
-from vitalring.tools.settings import StudySettings, hospitals_of, numbers_of, rings_of
+from vitalring.tools.settings import (
+    StudySettings,
+    hospitals_of,
+    least_ring,
+    numbers_of,
+    rings_of,
+)
 
 MIN_COHORT = 10
 """Fewest updates in a sum where a study does not say; a smaller fleet sums all its updates."""
@@ -155,7 +160,7 @@ def _plan(
             f"{devices} devices cannot make a sum of min_cohort = {min_cohort} updates"
         )
     _, threshold = hospitals_of(settings)
-    suite, ring_size = rings_of(settings, devices)
+    suite, _ = rings_of(settings, devices)
     return StudyPlan(
         federation=settings.federation,
         study=study,
@@ -166,7 +171,7 @@ def _plan(
         server=server,
         secure_sum=settings.secure_sum,
         min_cohort=min_cohort,
-        min_ring=devices // math.ceil(devices / ring_size),
+        min_ring=least_ring(settings, devices),
         # What fewer than the threshold sign, they could not decrypt: a quorum is no smaller.
         quorum=threshold or 1,
         threshold=threshold,

@@ -79,6 +79,9 @@ class StudySettings:
     """Fewest updates in a sum; 0 is 10, or all devices where there are fewer."""
     ring_size: Annotated[int, Range(0, limits.MAX_DEVICES)] = 0
     """Most keys in a ring; 0 is the whole cohort in one: no update tells which part it is from."""
+    min_ring: Annotated[int, Range(0, limits.MAX_DEVICES)] = 0
+    """Fewest keys in a ring, whatever roster follows; 0 is three quarters of the first roster's
+    smallest ring, so that devices can be revoked."""
     ring_suite: Annotated[int, Range(0, 2)] = 0
     """How devices sign: 1 by LSAG, 2 by one-of-many proofs; 0 chooses by the size of a ring."""
     server: ServerOptimiser | None = None
@@ -109,6 +112,20 @@ def rings_of(settings: StudySettings, devices: int) -> tuple[int, int]:
             f"{ring_suite.most_keys(suite)} at most: use a smaller ring_size, or ring_suite 2"
         )
     return suite, size
+
+
+def least_ring(settings: StudySettings, devices: int) -> int:
+    """Return the fewest keys in a ring that a study of so many devices allows.
+
+    Raises ConfigError for more than there are.
+    """
+    smallest = devices // math.ceil(devices / rings_of(settings, devices)[1])
+    if settings.min_ring > smallest:
+        raise ConfigError(
+            f"min_ring is {settings.min_ring}, and {devices} devices cut at ring_size make rings "
+            f"of {smallest} keys: use {smallest} at most"
+        )
+    return settings.min_ring or max(2, math.ceil(0.75 * smallest))
 
 
 def hospitals_of(settings: StudySettings) -> tuple[int, int]:

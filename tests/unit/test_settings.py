@@ -123,16 +123,17 @@ def test_a_person_sees_the_numbers_under_the_names_they_are_set_by():
 @pytest.mark.parametrize(
     ("settings", "devices", "suite", "size"),
     [
-        (StudySettings(), 16, 1, 16),
-        (StudySettings(), 17, 2, 17),
+        (StudySettings(), 11, 1, 11),
+        (StudySettings(), 12, 2, 12),
         (StudySettings(), 10_000, 2, 10_000),
         (StudySettings(ring_suite=1), 100, 1, 100),
         (StudySettings(ring_suite=2), 5, 2, 5),
-        (StudySettings(ring_size=16), 1000, 1, 16),
+        (StudySettings(ring_size=16), 1000, 2, 16),
+        (StudySettings(ring_size=10), 1000, 1, 10),
         (StudySettings(ring_size=32), 100, 2, 32),
         # 33 keys cut at 32 make rings of 17 and 16.
         (StudySettings(ring_size=32), 33, 2, 32),
-        (StudySettings(ring_size=32), 12, 1, 32),
+        (StudySettings(ring_size=32), 11, 1, 32),
     ],
 )
 def test_a_cohort_is_one_ring_unless_a_study_says_otherwise(settings, devices, suite, size):
@@ -140,7 +141,16 @@ def test_a_cohort_is_one_ring_unless_a_study_says_otherwise(settings, devices, s
     if devices >= 10:
         plan = plan_of(settings, load_artefact("ecg_cnn"), devices, 170)
         assert plan.ring_suite == suite
-        assert plan.min_ring == devices // -(-devices // size)
+        smallest = devices // -(-devices // size)
+        # A quarter of them can be revoked.
+        assert plan.min_ring == max(2, -(-3 * smallest // 4))
+
+
+def test_a_study_may_insist_on_larger_rings():
+    plan = plan_of(StudySettings(min_ring=20), load_artefact("ecg_cnn"), 20, 170)
+    assert plan.min_ring == 20
+    with pytest.raises(ConfigError, match="make rings of 10 keys: use 10 at most"):
+        plan_of(StudySettings(min_ring=11, ring_size=10), load_artefact("ecg_cnn"), 20, 170)
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from vitalring.models.dataset.statistics import question_of
 from vitalring.mqtt import BrokerConfig
 from vitalring.protocol import trust
 from vitalring.tools import federation, plans, roles, tickets
-from vitalring.tools.commands import founding, keys
+from vitalring.tools.commands import founding, keys, rosters
 from vitalring.tools.founding import our_hospital, take_key
 from vitalring.tools.settings import StudySettings, hospitals_of
 from vitalring.tools.simulate import layout
@@ -75,6 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     features.add_argument("--authority", help="the authority's public key, 64 hex digits")
     features.add_argument("--out", type=Path, default=Path("features.json"))
     founding.add_arguments(actions)
+    rosters.add_arguments(actions)
     keys.add_arguments(actions)
 
 
@@ -116,6 +117,8 @@ def run(options: argparse.Namespace) -> int:
         return _tickets(options)
     if options.action == "keys":
         return keys.run(options)
+    if options.action in rosters.ACTIONS:
+        return rosters.run(options)
     if options.action in founding.ACTIONS:
         return founding.run(options, _drawn, _names)
     return _features(options) if options.action == "features" else _init(options)

@@ -9,7 +9,7 @@ from vitalring.config import load_config
 from vitalring.errors import ConfigError
 from vitalring.protocol.records import StudyPlan
 from vitalring.protocol.secure_sum import KEYLESS
-from vitalring.tools import founding
+from vitalring.tools import founding, rosters
 from vitalring.tools.settings import StudySettings, hospitals_of
 from vitalring.tools.verify import fingerprint
 
@@ -69,11 +69,25 @@ def run(options: argparse.Namespace, draw: Draw, names: Names) -> int:
         print("which signs it and sends it on, until all have signed")
         if settings.secure_sum in KEYLESS:
             print(f"send {path.with_name(SUM_KEY)} with it: it is signed along")
-    else:
+    elif not _countersigned(folder, authority_key(options.authority)):
         roster, missing = founding.sign_roster(folder, authority_key(options.authority))
         print(f"cohort {roster.cohort}, epoch {roster.epoch}: {len(roster.keys)} devices")
         print(f"send it on to {', '.join(missing)}" if missing else "signed by all hospitals")
     return 0
+
+
+def _countersigned(folder: Path, key: bytes) -> bool:
+    """Sign the roster that is to come, if there is one; say what changes with it."""
+    if not (folder / "public" / rosters.NEXT_FILE).exists():
+        return False
+    change = rosters.countersign(folder, key)
+    for line in rosters.describe(change):
+        print(line)
+    if change.missing:
+        print(f"send {rosters.NEXT_FILE} on to {', '.join(change.missing)}")
+    else:
+        print("signed by all hospitals: send it back to the host, which installs it")
+    return True
 
 
 def _assemble(options: argparse.Namespace, draw: Draw, names: Names) -> None:
