@@ -172,7 +172,8 @@ class Daemon:
         try:
             topic = topics.parse(message.topic)
             if topic.kind is topics.Kind.CALL and self._enroller is not None:
-                self._enroller.hear(message.payload, self._now_ms())
+                call = self._downlink.whole(message) if message.payload else b""
+                self._enroller.hear(call, self._now_ms())
                 return
             if not message.payload:
                 return  # a retained message that its owner cleared

@@ -145,15 +145,23 @@ def standing(db: sqlite3.Connection) -> Standing:
 
 
 def bar(db: sqlite3.Connection, device: str, *, lift: bool = False) -> None:
-    """Take no enrolment from a device any more, or again with `lift`. Raises ConfigError."""
+    """Take no enrolment from a device any more; or again with `lift`, whatever was revoked of it.
+
+    A key of it that is revoked after that bars it anew. Raises ConfigError.
+    """
     known = "SELECT 1 FROM tickets WHERE device = ?1 UNION SELECT 1 FROM enrolled WHERE device = ?1"
     if db.execute(known, (device,)).fetchone() is None:
         raise ConfigError(f"the office knows no device {device[:64]!r}: see `enrolment list`")
+    revoked = standing(db).revoked
     with transaction(db):
-        if lift:
-            db.execute("DELETE FROM barred WHERE device = ?", (device,))
-        else:
+        if not lift:
             db.execute("INSERT OR IGNORE INTO barred VALUES (?)", (device,))
+            return
+        db.execute("DELETE FROM barred WHERE device = ?", (device,))
+        keys = db.execute("SELECT key FROM enrolled WHERE device = ?", (device,)).fetchall()
+        db.executemany(
+            "INSERT OR IGNORE INTO pardoned VALUES (?)", [row for row in keys if row[0] in revoked]
+        )
 
 
 def tickets(db: sqlite3.Connection) -> frozenset[str]:
@@ -164,14 +172,18 @@ def tickets(db: sqlite3.Connection) -> frozenset[str]:
 def barred(db: sqlite3.Connection, revoked: Collection[bytes]) -> frozenset[str]:
     """Return the devices whose enrolments are refused: by hand, or with a revoked key."""
     by_hand = {device for (device,) in db.execute("SELECT device FROM barred")}
-    return frozenset(by_hand | {each.name for each in enrolled(db) if each.key in revoked})
+    devices = {each.name for each in enrolled(db) if each.key in revoked}
+    return frozenset(by_hand | {name for name in devices if is_barred(db, name, revoked)})
 
 
 def is_barred(db: sqlite3.Connection, device: str, revoked: Collection[bytes]) -> bool:
     """Tell whether a device is one of `barred`, without reading of all others."""
     if db.execute("SELECT 1 FROM barred WHERE device = ?", (device,)).fetchone() is not None:
         return True
-    keys = db.execute("SELECT key FROM enrolled WHERE device = ?", (device,))
+    keys = db.execute(
+        "SELECT key FROM enrolled WHERE device = ? AND key NOT IN (SELECT key FROM pardoned)",
+        (device,),
+    )
     return any(key in revoked for (key,) in keys)
 
 

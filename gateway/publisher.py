@@ -81,7 +81,7 @@ class Publisher:
     def call(self, record: bytes | None) -> None:
         """Publish the call for keys that is open, or that none is."""
         topic = topics.call_topic(self._name, self._study.roster.cohort)
-        self._publish(topic, record or b"")
+        self._replace(topic, record or b"")
 
     def log_tail(self) -> None:
         """Publish what the broker lacks of the log."""

@@ -5,7 +5,7 @@ table carries a time or a running number of an update (SPEC 10.4). `contribution
 the counted updates themselves, where hospitals recompute the sum; `words` names the
 signed records in which hospitals commit to a set of updates or refuse it; `agreements` is what
 two gateways told each other of a round whose shares they hold; `rosters` are those of the log;
-the last five tables are the enrolment office's (`gateway.enrolment`).
+the last six tables are the enrolment office's (`gateway.enrolment`).
 """
 
 import sqlite3
@@ -62,6 +62,7 @@ CREATE TABLE enrolled (
     PRIMARY KEY (epoch, device)
 ) WITHOUT ROWID;
 CREATE TABLE barred (device TEXT PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE pardoned (key BLOB PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE refused_enrolments (reason TEXT PRIMARY KEY, count INTEGER NOT NULL) WITHOUT ROWID;
 """
 

@@ -220,6 +220,36 @@ def test_a_revoked_device_is_not_enrolled_again_by_key_or_ticket(desk, small):
     assert desk.give(enrolment.with_previous(call, lsag.keygen(), 1, small.devices[1]))
 
 
+def test_who_gets_a_revoked_device_back_can_take_its_keys_again_until_the_next_revocation(
+    desk, small
+):
+    old = small.devices[0]
+    kept.import_keys(desk.db, [EnrolledKey("anna", 1, old.public)])
+    parties = desk.parties
+    parties.begin(parties.propose())
+    end_round(parties, range(5))
+    parties.take_up(parties.federation.next_roster(devices=range(1, 6)))
+    parties.begin(parties.propose())
+    end_round(parties, range(1, 6))
+    call, new = desk.open(2), lsag.keygen()
+    assert "anna" in kept.barred(desk.db, kept.standing(desk.db).revoked)
+    kept.bar(desk.db, "anna", lift=True)
+    assert kept.barred(desk.db, kept.standing(desk.db).revoked) == frozenset()
+    assert desk.give(enrolment.with_previous(call, new, 1, old)).name == "anna"
+    # In epoch 2 it is revoked again: what was forgiven does not count for that.
+    others = [lsag.keygen() for _ in range(4)]
+    keys = sorted(pair.public for pair in (new, *others))
+    parties.take_up(parties.federation.next_roster(epoch=2, keys=tuple(keys)), new, *others)
+    parties.begin(parties.propose())
+    end_round(parties, range(6, 10))
+    keys.remove(new.public)
+    parties.take_up(parties.federation.next_roster(keys=tuple(keys)))
+    parties.begin(parties.propose())
+    call = desk.open(3)
+    desk.refused(enrolment.with_previous(call, lsag.keygen(), 2, new), EnrolmentReason.REVOKED)
+    desk.refused(by_ticket(call, "anna"), EnrolmentReason.REVOKED)
+
+
 def test_a_device_can_be_barred_by_hand_and_taken_back(desk):
     call = desk.open(1)
     kept.bar(desk.db, "carl")
