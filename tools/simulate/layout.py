@@ -174,7 +174,9 @@ def write_configs(
             "cache_dir": state / "cache",
             "accountant": "in-process",
             "participation": 1.0 - settings.dropout if trains else 1.0,
-            "retry_s": 5.0,
+            # What reached the broker is sent again only should it have forgotten; sooner, a slow
+            # machine would send all updates of a long round several times.
+            "retry_s": max(5.0, settings.timeout_s / 4),
             "keep_model": False,
             "personalise": settings.personalise if trains else "none",
             "floors": roles.floors_of(made),
