@@ -273,7 +273,7 @@ class Hospital:
             ).fetchone()
         return None
 
-    def retained(self):
+    def retained(self, *more):
         """Return every retained message, as the gateway's credentials let one read them."""
         tls = self.broker.folder / "tls"
         config = BrokerConfig(
@@ -282,7 +282,7 @@ class Hospital:
             certificate_file=tls / f"{GATEWAY}.pem",
             key_file=tls / f"{GATEWAY}.key",
         )
-        names = ("plan/+", "receipts/#", "object/+", "log/#", "inner/#")
+        names = ("plan/+", "receipts/#", "object/+", "log/#", "inner/#", *more)
         found = {}
         with Link(config, [f"vr1/{FEDERATION}/{name}" for name in names]) as link:
             link.wait_connected(GENEROUS_S)

@@ -27,6 +27,8 @@ pytestmark = pytest.mark.mosquitto
 UPLINK = topics.uplink_topic(FEDERATION, COHORT, 1)
 UPLINKS = topics.uplink_filter(FEDERATION)
 PLAN = topics.plan_topic(FEDERATION, COHORT)
+CALL = topics.call_topic(FEDERATION, COHORT)
+ENROL = topics.enrol_topic(FEDERATION, COHORT)
 SOON = Backoff(first_s=0.02, ceiling_s=0.2)
 WAIT_S = 20.0
 
@@ -112,15 +114,16 @@ def test_a_server_that_is_not_the_hospitals_is_refused(mosquitto, tmp_path):
     assert "CERTIFICATE_VERIFY" in refused(mosquitto.config(cohort_user(COHORT), url=address))
 
 
-@pytest.mark.parametrize("wanted", [UPLINKS, f"vr1/{FEDERATION}/#", "#", "vr1/+/up/+/+"])
-def test_a_device_hears_no_uplink(mosquitto, wanted):
+@pytest.mark.parametrize("uplink", [UPLINK, ENROL])
+@pytest.mark.parametrize("wanted", [UPLINKS, ENROL, f"vr1/{FEDERATION}/#", "#", "vr1/+/up/+/+"])
+def test_a_device_hears_no_uplink(mosquitto, wanted, uplink):
     with (
-        Link(mosquitto.gateway, [UPLINKS]) as gateway,
+        Link(mosquitto.gateway, [uplink]) as gateway,
         Link(mosquitto.device, [wanted, PLAN]) as device,
     ):
         gateway.wait_connected(WAIT_S)
         device.wait_connected(WAIT_S)
-        submit(mosquitto.device, UPLINK, [b"secret"], WAIT_S)
+        submit(mosquitto.device, uplink, [b"secret"], WAIT_S)
         assert next_message(gateway).payload == b"secret"
         # The broker sends in order, so the update would come before this plan.
         gateway.publish(PLAN, b"plan", timeout_s=WAIT_S)
@@ -137,6 +140,8 @@ def test_a_device_hears_no_uplink(mosquitto, wanted):
         topics.sum_topic(FEDERATION),
         topics.propose_topic(FEDERATION),
         topics.uplink_topic(FEDERATION, OTHER_COHORT, 1),
+        CALL,
+        topics.enrol_topic(FEDERATION, OTHER_COHORT),
         "anything/else",
     ],
 )
@@ -148,6 +153,28 @@ def test_a_device_writes_nothing_but_its_uplink(mosquitto, forbidden):
         # A broker that took it would deliver it before this one.
         submit(mosquitto.device, UPLINK, [b"allowed"], WAIT_S)
         assert next_message(gateway).payload == b"allowed"
+
+
+def test_a_call_reaches_the_cohort_and_its_answer_the_gateway_alone(mosquitto):
+    with (
+        Link(mosquitto.gateway, [ENROL]) as gateway,
+        Link(mosquitto.aggregator, [ENROL, CALL, f"vr1/{FEDERATION}/#", PLAN]) as aggregator,
+        Link(mosquitto.config(cohort_user(OTHER_COHORT)), [ENROL, CALL, "#"]) as other,
+    ):
+        for link in (gateway, aggregator, other):
+            link.wait_connected(WAIT_S)
+        gateway.publish(CALL, b"call", retain=True, timeout_s=WAIT_S)
+        with Link(mosquitto.device, [CALL]) as device:
+            assert next_message(device).payload == b"call"
+        submit(mosquitto.device, ENROL, [b"answer"], WAIT_S)
+        assert next_message(gateway).payload == b"answer"
+        # The broker sends in order: what comes first is what each may read.
+        theirs = topics.plan_topic(FEDERATION, OTHER_COHORT)
+        other.subscribe(theirs)
+        for topic in (PLAN, theirs):
+            gateway.publish(topic, b"plan", retain=True, timeout_s=WAIT_S)
+        assert next_message(aggregator).payload == b"plan"
+        assert next_message(other).payload == b"plan"
 
 
 def test_gateway_and_aggregator_share_the_inner_topics(mosquitto):
