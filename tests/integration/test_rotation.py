@@ -152,7 +152,8 @@ def ward(tmp_path_factory):
             ward.rosters = [ward.take_up_roster("--new-epoch")]
             ward.run_until(2, 1)
             ward.pause()
-            # 3. The sleeper is back, too late for the call, and answers the next, which a killed gateway says again.
+            # 3. The sleeper is back, too late for the call, and answers the next, which a killed
+            #    gateway says again.
             asleep.start()
             ward.operator("open", "--epoch", 2, "--days", 1)
             ward.gateway.kill()
