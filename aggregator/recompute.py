@@ -36,6 +36,8 @@ WINDOW_BYTES = 4 * limits.MIB
 _UPDATE_OVERHEAD_BYTES = 256
 """Of an encoded `SealedUpdate` besides its ciphertexts and its signature; more than CBOR takes."""
 _PART_OVERHEAD_BYTES = 1024
+_BATCH = 1_024
+"""Signatures that are verified together at most: those of a ring cost little more than one."""
 
 
 class RefusalError(RecordError):
@@ -109,6 +111,15 @@ class _Opened:
     residues: Residues
 
 
+@dataclass(frozen=True)
+class _Unproven:
+    """An update that is part of the sum already, its signature yet to be verified."""
+
+    digest: bytes
+    ring: int
+    signature: bytes = field(repr=False)
+
+
 class Recomputation:
     """Fetches and adds up the updates of one closed round."""
 
@@ -140,6 +151,9 @@ class Recomputation:
         self._reassembler = Reassembler(_chunk_limits(self._window * size + _PART_OVERHEAD_BYTES))
         self._patience_s = patience_s
         self._asked_at: float | None = None
+        # Updates in the sum; the last of them are unproven, and nobody sees the sum until none is.
+        self._added = 0
+        self._unproven: list[_Unproven] = []
         self._tags: list[bytes] = []
         self._seen: set[bytes] = set()
         self._total: Residues | None = None
@@ -158,7 +172,7 @@ class Recomputation:
         if self.complete or waits:
             return None
         self._asked_at = now_s
-        first = len(self._tags)
+        first = self._added
         count = min(self._window, len(self._receipts.digests) - first)
         return SetRequest(self._checks.plan_digest, first, count)
 
@@ -179,9 +193,10 @@ class Recomputation:
 
     def feed_part(self, part: SetPart) -> None:
         """Take an answer; as `feed`."""
-        if part.plan != self._checks.plan_digest or part.first != len(self._tags) or self.complete:
+        if part.plan != self._checks.plan_digest or part.first != self._added or self.complete:
             return
         if not part.updates:
+            self._prove()
             wanted = self._receipts.digests[part.first]
             raise RefusalError(
                 "missing_update", wanted, f"the gateway has no update {wanted.hex()} to show"
@@ -230,17 +245,17 @@ class Recomputation:
         Signatures are verified together; the first update in order that fails is the one that
         is refused, as if each had been checked alone.
         """
-        opened: list[_Opened] = []
-        fault: RefusalError | None = None
         for content in contents:
             try:
-                opened.append(self._open(content, len(self._tags) + len(opened)))
-            except RefusalError as error:
-                fault = error
-                break
-        self._add(opened)
-        if fault is not None:
-            raise fault
+                opened = self._open(content, self._added)
+            except RefusalError:
+                self._prove()
+                raise
+            self._add(opened)
+            if len(self._unproven) == _BATCH:
+                self._prove()
+        if self._added == len(self._receipts.digests):
+            self._prove()
 
     def _open(self, content: bytes, place: int) -> _Opened:
         """Check all of the update due at a place of the receipts but its signature."""
@@ -269,12 +284,21 @@ class Recomputation:
         except RefusedError as error:
             raise RefusalError("bad_update", found, str(error)) from error
 
-    def _add(self, opened: Sequence[_Opened]) -> None:
-        """Check the signatures of updates, and add these."""
-        items = [(each.update.ring, each.digest, each.update.signature) for each in opened]
+    def _add(self, opened: _Opened) -> None:
+        """Add an update to the sum, and keep its ciphertexts."""
+        update, residues = opened.update, opened.residues
+        self._spool.append(update.ciphertexts)
+        add = self._checks.scheme.add
+        self._total = residues if self._total is None else add(self._total, residues)
+        self._added += 1
+        self._unproven.append(_Unproven(opened.digest, update.ring, update.signature))
+
+    def _prove(self) -> None:
+        """Check the signatures of what was added. Raises RefusalError, which ends the round."""
+        items = [(each.ring, each.digest, each.signature) for each in self._unproven]
         # No more passes than updates are ever needed, and what fails ends the round here.
         verdicts = check_signatures(self._checks, items, max_passes=max(1, len(items)))
-        for each, verdict in zip(opened, verdicts, strict=True):
+        for each, verdict in zip(self._unproven, verdicts, strict=True):
             # 5. Its ring signed it.
             if verdict.tag is None:
                 raise RefusalError("bad_update", each.digest, str(verdict.error))
@@ -283,14 +307,9 @@ class Recomputation:
                 raise RefusalError(
                     "double_update", each.digest, "the signer of this update is counted twice"
                 )
-            self._spool.append(each.update.ciphertexts)
-            self._total = (
-                each.residues
-                if self._total is None
-                else self._checks.scheme.add(self._total, each.residues)
-            )
             self._tags.append(verdict.tag)
             self._seen.add(verdict.tag)
+        self._unproven.clear()
 
     def _out_of_place(self, found: bytes, place: int) -> RefusalError:
         digests = self._receipts.digests

@@ -10,6 +10,7 @@ from federation_fixture import NAMES, Parties, small_federation
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from vitalring.aggregator import recompute
 from vitalring.aggregator.recompute import Recomputation, RefusalError, encoded_update_bytes
 from vitalring.aggregator.traffic import round_traffic
 from vitalring.errors import ConfigError, RecordError, SignatureError, StorageError
@@ -20,6 +21,7 @@ from vitalring.protocol.cbor import decode, digest, encode
 from vitalring.protocol.packing import unpack_fields
 from vitalring.protocol.records import EncryptedSum, Receipts, RoundReport, SealedUpdate
 from vitalring.protocol.release import SetPart, SetRequest, set_digest
+from vitalring.protocol.rings import verifying
 from vitalring.protocol.secure_sum import threshold_params
 from vitalring.protocol.signing import sign
 from vitalring.protocol.threshold.decryption import combine, key_share, open_checks
@@ -539,25 +541,49 @@ def test_updates_in_one_ring_add_up(one_ring, spool):
     assert list(made.tags) == signed
 
 
+@pytest.mark.parametrize("window", [1, 1 << 22])
 @pytest.mark.parametrize("bad", [{2}, {1, 3}, {0, 1, 2, 3, 4}])
-def test_the_first_of_several_forged_ones_is_named(one_ring, spool, bad):
+def test_the_first_of_several_forged_ones_is_named(one_ring, spool, bad, window):
     contents = list(one_ring.contents)
     for place in bad:
         signature = bytearray(one_ring.updates[place].signature)
         signature[-64] ^= 1
         contents[place] = encode(replace(one_ring.updates[place], signature=bytes(signature)))
-    reason = refused(one_ring, spool, contents=contents)
+    reason = refused(one_ring, spool, contents=contents, window_bytes=window)
     first = digest_of(one_ring.updates[min(bad)])
     assert (reason.reason, reason.subject) == ("bad_update", first)
 
 
-def test_a_forged_one_is_named_before_what_is_cheaper_to_see_further_on(one_ring, spool):
+@pytest.mark.parametrize("window", [1, 1 << 22])
+@pytest.mark.parametrize("later", ["no update", "left out", "all left out"])
+def test_a_forged_one_is_named_before_what_is_cheaper_to_see_further_on(
+    one_ring, spool, later, window
+):
     contents = list(one_ring.contents)
     other = one_ring.updates[3].signature
     contents[1] = encode(replace(one_ring.updates[1], signature=other))
-    contents[2] = b"no update"
-    reason = refused(one_ring, spool, contents=contents)
+    if later == "no update":
+        contents[2] = b"no update"
+    else:
+        del contents[2 : 3 if later == "left out" else None]
+    reason = refused(one_ring, spool, contents=contents, window_bytes=window)
     assert (reason.reason, reason.subject) == ("bad_update", digest_of(one_ring.updates[1]))
+
+
+@pytest.mark.parametrize(("batch", "passes"), [(1_024, 1), (3, 2)])
+def test_signatures_of_many_windows_are_verified_together(
+    one_ring, spool, monkeypatch, batch, passes
+):
+    made, real = [], verifying._residue
+    monkeypatch.setattr(verifying, "_residue", lambda *args: made.append(args) or real(*args))
+    monkeypatch.setattr(recompute, "_BATCH", batch)
+    state = recomputation(one_ring, spool, window_bytes=1)
+    for _ in range(DEVICES):
+        with pytest.raises(ConfigError, match="every update is here"):
+            state.result()
+        answer(state, one_ring.contents)
+    assert len(state.result().tags) == DEVICES
+    assert len(made) == passes
 
 
 def test_one_signer_twice_in_one_ring(one_ring, spool):
