@@ -154,11 +154,16 @@ def put_outbox(
         )
 
 
-def outbox(db: sqlite3.Connection) -> list[Pending]:
-    """Return the updates that wait for a receipt, the next to be sent first."""
+def outbox(db: sqlite3.Connection, due_before_ms: int | None = None) -> list[Pending]:
+    """Return the updates that wait for a receipt, the next to be sent first.
+
+    With `due_before_ms` only those whose deadline was before that.
+    """
     rows = db.execute(
         "SELECT plan, round, digest, sealed_update, submit_at_ms, deadline_ms, "
-        "spare_bytes, expiry_s, attempts FROM outbox ORDER BY submit_at_ms"
+        "spare_bytes, expiry_s, attempts FROM outbox "
+        "WHERE ?1 IS NULL OR deadline_ms < ?1 ORDER BY submit_at_ms",
+        (due_before_ms,),
     )
     return [Pending(*row) for row in rows]
 
