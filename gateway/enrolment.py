@@ -18,7 +18,7 @@ from vitalring.gateway.log import LogKey
 from vitalring.protocol import signing, trust
 from vitalring.protocol.cbor import decode
 from vitalring.protocol.enrolment import EnrolmentCall
-from vitalring.protocol.records import Roster
+from vitalring.protocol.records import Federation, Roster
 from vitalring.protocol.signing import Signed
 
 _DEVICE = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}", re.ASCII)
@@ -201,11 +201,39 @@ def open_call(
             f"the roster is of epoch {now}: call for keys of epoch {now}, for devices that join, "
             f"or of epoch {now + 1}, not of epoch {epoch}"
         )
-    if key.public != study.federation.hospitals[0].log_key:
-        raise ConfigError(f"{study.federation.hospitals[0].name} is the host and enrols devices")
     name_roster_keys(db)
+    return _open(db, key, study.federation, study.roster.cohort, epoch, closes_ms)
+
+
+def open_first_call(
+    db: sqlite3.Connection,
+    key: LogKey,
+    federation: Federation,
+    cohort: str,
+    epoch: int,
+    closes_ms: int,
+) -> bytes:
+    """Open a call for the keys of a cohort's first roster; return the signed record.
+
+    Raises ConfigError where there is a roster.
+    """
+    if rosters.newest(db) is not None:
+        raise ConfigError("the log has a roster: open a call for its epoch, or for the next one")
+    return _open(db, key, federation, cohort, epoch, closes_ms)
+
+
+def _open(
+    db: sqlite3.Connection,
+    key: LogKey,
+    federation: Federation,
+    cohort: str,
+    epoch: int,
+    closes_ms: int,
+) -> bytes:
+    if key.public != federation.hospitals[0].log_key:
+        raise ConfigError(f"{federation.hospitals[0].name} is the host and enrols devices")
     challenge = secrets.token_bytes(_CHALLENGE_BYTES)
-    call = EnrolmentCall(study.federation.name, study.roster.cohort, epoch, challenge, closes_ms)
+    call = EnrolmentCall(federation.name, cohort, epoch, challenge, closes_ms)
     record = signing.sign(call, [key.seed])
     with transaction(db):
         db.execute("INSERT OR REPLACE INTO calls VALUES (1, ?)", (record,))

@@ -16,9 +16,10 @@ from vitalring.database import transaction
 from vitalring.errors import RecordError, RefusedError, SignatureError, VitalRingError
 from vitalring.gateway import enrolment as kept
 from vitalring.gateway.enrolment import EnrolledKey
-from vitalring.protocol import enrolment, sealing, trust
+from vitalring.protocol import enrolment, sealing
 from vitalring.protocol.cbor import decode
 from vitalring.protocol.enrolment import Enrolment, EnrolmentCall
+from vitalring.protocol.records import Federation
 
 _log = logging.getLogger(__name__)
 _WRITE_COUNTS_S = 10.0
@@ -50,10 +51,11 @@ class EnrolmentRefusedError(VitalRingError):
 class Office:
     """The enrolment office of the host's gateway."""
 
-    def __init__(self, db: sqlite3.Connection, study: trust.Study, sealing_key: PrivateKey) -> None:
+    def __init__(
+        self, db: sqlite3.Connection, federation: Federation, sealing_key: PrivateKey
+    ) -> None:
         self._db = db
-        self._federation = study.federation
-        self._cohort = study.roster.cohort
+        self._federation = federation
         self._sealing_key = sealing_key
         self._record: bytes | None = None
         self._call: EnrolmentCall | None = None

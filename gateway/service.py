@@ -69,7 +69,7 @@ class Gateway:
         self._kept = kept or KeptUpdates()
         # The host alone enrols devices.
         hosting = keys.log.public == files.study.federation.hospitals[0].log_key
-        self._office = Office(db, files.study, keys.sealing) if hosting else None
+        self._office = Office(db, files.study.federation, keys.sealing) if hosting else None
         # The call that the broker holds retained.
         self._called: bytes | None = None
         self._sets = SetServer(db, files.study.federation, max_payload_bytes, self._kept)

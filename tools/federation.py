@@ -80,6 +80,18 @@ class Layout:
 
 
 @dataclass(frozen=True)
+class Cohort:
+    """What devices are given to know their study by; all of it is there before a roster is."""
+
+    layout: Layout
+    authority_key: bytes
+    federation: bytes
+    """The signed record."""
+    name: str
+    plan: StudyPlan
+
+
+@dataclass(frozen=True)
 class Made:
     """What `init` made, for whoever writes the roles' configuration files."""
 
@@ -101,6 +113,18 @@ class Made:
     def aggregators(self) -> tuple[str, ...]:
         """Names of the hospitals that run an aggregator: one where two gateways hold shares."""
         return self.hospitals[:1] if self.study.study.shared else self.hospitals
+
+    @property
+    def cohort(self) -> Cohort:
+        """What devices are given."""
+        records, study = self.study.records, self.study.study
+        return Cohort(
+            self.layout,
+            self.authority_key,
+            records["federation"],
+            study.roster.cohort,
+            study.plan,
+        )
 
     @property
     def host(self) -> Path:

@@ -8,6 +8,7 @@ owner may see never leaves the machine that drew it.
 
 import secrets
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,19 +16,23 @@ from vitalring.aggregator.ceremony import SUM_KEY
 from vitalring.aggregator.ceremony_maker import SHARE
 from vitalring.errors import ConfigError
 from vitalring.files import read_file, read_secret, write_atomic, write_secret
+from vitalring.gateway import enrolment
+from vitalring.gateway.store import read_store
 from vitalring.protocol import signing, trust
 from vitalring.protocol.cbor import decode, digest, encode
 from vitalring.protocol.key_records import HospitalCard
 from vitalring.protocol.records import Federation, Hospital, Roster, StudyPlan, SumKey
 from vitalring.protocol.secure_sum import KEYLESS
 from vitalring.schema import from_plain, to_plain
-from vitalring.tools.federation import FIRST_EPOCH, SUM_KEY_FILE, Layout, write_names
+from vitalring.tools.federation import FIRST_EPOCH, SUM_KEY_FILE, DeviceKey, Layout, write_names
 from vitalring.tools.federation import enrol as draw_devices
 from vitalring.tools.hospital_keys import new_hospital
 from vitalring.tools.key_ceremony import open_folder
 from vitalring.tools.settings import StudySettings, rings_of
 from vitalring.tools.verify import fingerprint
 
+OFFICE = "gateway"
+"""State folder of the host's gateway, and of its office before that."""
 FEDERATION, STUDY, ROSTER = "federation.cbor", "study.cbor", "roster.cbor"
 _SEED_BYTES = 32
 
@@ -98,30 +103,46 @@ def found(
     return federation
 
 
-def enrol(
-    folder: Path, settings: StudySettings, authority_key: bytes, names: Sequence[str]
-) -> Path:
-    """As the host, draw devices' keys and write the roster with this hospital's signature.
+def is_founded(folder: Path) -> bool:
+    """Tell whether a federation's folder has a roster."""
+    return (Layout(folder).public / ROSTER).exists()
 
-    In a mode without a key the record that says so is written and signed too. Raises
-    ConfigError where this is not the host, or devices are enrolled already.
-    """
-    federation, name, seed = _us(folder, authority_key)
+
+def host_of(folder: Path, authority_key: bytes) -> tuple[Federation, Path]:
+    """Return the federation, and the folder of its host's secrets. Raises ConfigError."""
+    federation, name, _ = _us(folder, authority_key)
     if federation.hospitals[0].name != name:
         raise ConfigError(
             f"{federation.hospitals[0].name} is the host of {federation.name} and enrols devices, "
             f"not {name}"
         )
+    return federation, Layout(folder).folder_of(name)
+
+
+def enrol(
+    folder: Path, settings: StudySettings, authority_key: bytes, names: Sequence[str] | None
+) -> tuple[Path, int]:
+    """As the host, write the roster with this hospital's signature; return it and its devices.
+
+    Keys are drawn for the devices of these names, or are those that devices drew and enrolled
+    at the office. In a mode without a key the record that says so is written and signed too.
+    Raises ConfigError where this is not the host, or devices are enrolled already.
+    """
+    federation, home = host_of(folder, authority_key)
+    _, name, seed = _us(folder, authority_key)
     path = Layout(folder).public / ROSTER
     if path.exists():
         raise ConfigError(f"{path} exists already: devices are enrolled")
-    devices = draw_devices(folder, names)
-    write_names(Layout(folder), name, devices)
+    if names is None:
+        devices = _enrolled(home)
+    else:
+        devices = draw_devices(folder, names)
+        write_names(Layout(folder), name, devices)
     roster = Roster(
         federation=settings.federation,
         cohort=settings.cohort,
         epoch=FIRST_EPOCH,
-        ring_size=rings_of(settings, len(names))[1],
+        ring_size=rings_of(settings, len(devices))[1],
         keys=tuple(sorted(device.public for device in devices)),
     )
     plan = _plan(folder, federation)
@@ -129,7 +150,14 @@ def enrol(
         none = SumKey(federation.name, plan.study, plan.secure_sum, digest(b""))
         write_atomic(Layout(folder).public / SUM_KEY, signing.sign(none, [seed]))
     write_atomic(path, signing.sign(roster, [seed]))
-    return path
+    return path, len(devices)
+
+
+def _enrolled(home: Path) -> list[DeviceKey]:
+    """Return the keys that devices drew and enrolled at the office before there was a roster."""
+    with closing(read_store(home / OFFICE)) as db:
+        keys = enrolment.enrolled(db)
+    return [DeviceKey(each.name, each.key) for each in keys if each.epoch == FIRST_EPOCH]
 
 
 def sign_roster(folder: Path, authority_key: bytes) -> tuple[Roster, tuple[str, ...]]:

@@ -18,8 +18,9 @@ from vitalring.gateway.mosquitto import (
     cohort_user,
     second_gateway_user,
 )
+from vitalring.protocol.records import StudyPlan
 from vitalring.protocol.secure_sum import KEYLESS
-from vitalring.tools.federation import KEYS_FOLDER, NAMES_FILE, SUM_KEY_FILE, Made
+from vitalring.tools.federation import KEYS_FOLDER, NAMES_FILE, SUM_KEY_FILE, Cohort, Made
 
 Table = Mapping[str, object]
 
@@ -128,24 +129,23 @@ def write_aggregator(
     _write(home / "aggregator.toml", table)
 
 
-def write_agent(made: Made, broker: Broker, device: str, data: str, more: Table) -> None:
+def write_agent(cohort: Cohort, broker: Broker, device: str, data: str, more: Table) -> None:
     """Write `agent.toml`, with copies of all that it names, into the device's folder.
 
     `data` is the path of its data set as the agent sees it; `more` holds
     further fields of its configuration.
     """
-    home = made.layout.device_folder(device)
-    write_atomic(home / "federation.cbor", made.study.records["federation"])
-    study = made.study.study
-    user = cohort_user(study.roster.cohort)
+    home = cohort.layout.device_folder(device)
+    write_atomic(home / "federation.cbor", cohort.federation)
+    user = cohort_user(cohort.name)
     if user in broker.credentials:
         broker = replace(broker, credentials={user: _copy(broker.credentials[user], home)})
     _write(
         home / "agent.toml",
         {
             "federation": "federation.cbor",
-            "authority_key": made.authority_key.hex(),
-            "cohort": study.roster.cohort,
+            "authority_key": cohort.authority_key.hex(),
+            "cohort": cohort.name,
             "ring_keys": KEYS_FOLDER,
             "data": data,
             "device": device,
@@ -156,9 +156,8 @@ def write_agent(made: Made, broker: Broker, device: str, data: str, more: Table)
     )
 
 
-def floors_of(made: Made) -> Table:
+def floors_of(plan: StudyPlan) -> Table:
     """Return floors for a device that wants no less than the study promises."""
-    plan = made.study.study.plan
     table: dict[str, object] = {"ring": plan.min_ring, "cohort": plan.min_cohort}
     if plan.secure_sum == "plain":
         table["allow_plain_sum"] = True

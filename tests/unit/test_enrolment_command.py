@@ -66,7 +66,7 @@ class Host:
         """Hand the office an answer to the call that is open."""
         study = load_study(self.config).study
         with closing(store.open_store(self.config.state_dir)) as db:
-            office = Office(db, study, load_keys(self.config, study).sealing)
+            office = Office(db, study.federation, load_keys(self.config, study).sealing)
             call = enrolment.open_call(kept.current_call(db), study.federation)
             box = enrolment.seal(answer_of(call), study.federation.hospitals[0].sealing_key)
             return office.check(box, study.roster_digest, call.closes_ms)

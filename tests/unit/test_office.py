@@ -31,7 +31,7 @@ class Desk:
         self.parties = parties
         self.db = parties.db
         federation = parties.federation
-        self.office = Office(self.db, federation.study, federation.sealing_key)
+        self.office = Office(self.db, federation.study.federation, federation.sealing_key)
         kept.import_tickets(
             self.db, {enrolment.ticket_hash(ticket): name for name, ticket in TICKETS.items()}
         )

@@ -20,8 +20,8 @@ from vitalring.models.dataset.statistics import question_of
 from vitalring.mqtt import BrokerConfig
 from vitalring.protocol import trust
 from vitalring.tools import federation, plans, roles, tickets
-from vitalring.tools.commands import founding, keys, rosters
-from vitalring.tools.founding import our_hospital, take_key
+from vitalring.tools.commands import founding, keys, office, rosters
+from vitalring.tools.founding import is_founded, our_hospital, take_key
 from vitalring.tools.settings import StudySettings, hospitals_of
 from vitalring.tools.simulate import layout
 from vitalring.tools.verify import verify_log
@@ -65,7 +65,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     newcomers.add_argument("folder", type=Path)
     newcomers.add_argument("--authority", required=True, help="its public key, 64 hex digits")
     newcomers.add_argument("--devices", required=True, help="file with one device name a line")
-    for each in (make, configure, newcomers):
+    newcomers.add_argument("--config", type=Path, help="study.toml, before there is a roster")
+    for each in (make, configure, newcomers, office.add_arguments(actions)):
         _add_service_arguments(each)
 
     features = actions.add_parser(
@@ -115,6 +116,8 @@ def run(options: argparse.Namespace) -> int:
         return _configure(options)
     if options.action == "tickets":
         return _tickets(options)
+    if options.action == "office":
+        return office.run(options, _broker)
     if options.action == "keys":
         return keys.run(options)
     if options.action in rosters.ACTIONS:
@@ -239,23 +242,32 @@ def _configure(options: argparse.Namespace) -> int:
 
 def _tickets(options: argparse.Namespace) -> int:
     """Write folders of new devices of a federation, with tickets in the place of keys."""
-    folder, key, names = options.folder, founding.authority_key(options.authority), options.devices
-    layout = federation.Layout(folder)
-    files = trust.open_study_files(lambda file: read_file(layout.public / file), key)
-    made = federation.Made(layout, key, files)
-    broker = _broker(options, [cohort_user(files.study.roster.cohort)])
-    ids = _names(names)
-    path = tickets.draw(layout, made.hospitals[0], ids)
-    more = {
-        "retry_s": options.retry,
-        "ticket": tickets.TICKET_FILE,
-        "floors": roles.floors_of(made),
-    }
-    for name in ids:
-        roles.write_agent(made, broker, name, options.data, more)
+    folder, key = options.folder, founding.authority_key(options.authority)
+    cohort, ids = _cohort(folder, key, options.config), _names(options.devices)
+    broker = _broker(options, [cohort_user(cohort.name)])
+    path = tickets.draw(cohort.layout, ids)
+    _write_agents(options, cohort, broker, ids)
     print(f"{len(ids)} devices; copy each one's folder of {folder / 'devices'} to it, then")
-    print(f"  vitalring gateway enrolment tickets {path} --config {path.with_name('gateway.toml')}")
+    if is_founded(folder):
+        config = path.with_name("gateway.toml")
+        print(f"  vitalring gateway enrolment tickets {path} --config {config}")
+    else:
+        print("enrol them with `vitalring federation office`")
     return 0
+
+
+def _cohort(folder: Path, key: bytes, config: Path | None) -> federation.Cohort:
+    """Return what devices are given, of a study that has a roster or, with `config`, has none."""
+    layout = federation.Layout(folder)
+    if is_founded(folder):
+        files = trust.open_study_files(lambda file: read_file(layout.public / file), key)
+        return federation.Made(layout, key, files).cohort
+    if config is None:
+        raise ConfigError(f"{folder} has no roster yet: give --config study.toml")
+    signed = read_file(layout.public / "federation.cbor")
+    opened = trust.open_federation(signed, key)
+    plan = trust.open_study_plan(read_file(layout.public / "study.cbor"), opened)
+    return federation.Cohort(layout, key, signed, load_config(StudySettings, config).cohort, plan)
 
 
 def _write_roles(
@@ -277,9 +289,20 @@ def _write_roles(
         # Made for all at once, only the host's folder of records is on this machine.
         held_out = options.held_out if hosting or hospitals else None
         roles.write_aggregator(made, hospital, broker, schedule, held_out)
-    more = {"retry_s": options.retry, "floors": roles.floors_of(made)}
+    _write_agents(options, made.cohort, broker, devices)
+
+
+def _write_agents(
+    options: argparse.Namespace,
+    cohort: federation.Cohort,
+    broker: roles.Broker,
+    devices: Sequence[str],
+) -> None:
+    """Write the files of devices; one with a ticket knows where it is."""
+    more = {"retry_s": options.retry, "floors": roles.floors_of(cohort.plan)}
     for name in devices:
-        roles.write_agent(made, broker, name, options.data, more)
+        ticket = {"ticket": tickets.TICKET_FILE} if tickets.of(cohort.layout, name) else {}
+        roles.write_agent(cohort, broker, name, options.data, {**ticket, **more})
 
 
 def _broker(options: argparse.Namespace, users: Sequence[str]) -> roles.Broker:

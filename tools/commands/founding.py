@@ -45,7 +45,11 @@ def add_arguments(actions: "argparse._SubParsersAction[argparse.ArgumentParser]"
     enrol = actions.add_parser("enrol", help="as the host: draw devices' keys, write the roster")
     enrol.add_argument("folder", type=Path)
     enrol.add_argument("--config", type=Path, required=True, help="study.toml")
-    enrol.add_argument("--devices", required=True, help="how many, or a file of names")
+    whose = enrol.add_mutually_exclusive_group(required=True)
+    whose.add_argument("--devices", help="draw their keys: how many, or a file of names")
+    whose.add_argument(
+        "--enrolled", action="store_true", help="those that enrolled with `federation office`"
+    )
     enrol.add_argument("--authority", required=True, help="its public key, 64 hex digits")
 
     sign = actions.add_parser("sign", help="add this hospital's signature to the roster")
@@ -63,9 +67,10 @@ def run(options: argparse.Namespace, draw: Draw, names: Names) -> int:
     elif options.action == "assemble":
         _assemble(options, draw, names)
     elif options.action == "enrol":
-        settings, ids = load_config(StudySettings, options.config), names(options.devices)
-        path = founding.enrol(folder, settings, authority_key(options.authority), ids)
-        print(f"{path}: {len(ids)} devices, signed by this hospital; send it to the next one,")
+        settings = load_config(StudySettings, options.config)
+        ids = None if options.enrolled else names(options.devices)
+        path, count = founding.enrol(folder, settings, authority_key(options.authority), ids)
+        print(f"{path}: {count} devices, signed by this hospital; send it to the next one,")
         print("which signs it and sends it on, until all have signed")
         if settings.secure_sum in KEYLESS:
             print(f"send {path.with_name(SUM_KEY)} with it: it is signed along")

@@ -179,6 +179,6 @@ def write_configs(
             "retry_s": max(5.0, settings.timeout_s / 4),
             "keep_model": False,
             "personalise": settings.personalise if trains else "none",
-            "floors": roles.floors_of(made),
+            "floors": roles.floors_of(made.cohort.plan),
         }
-        roles.write_agent(made, broker, name, str(fleet.folder), more)
+        roles.write_agent(made.cohort, broker, name, str(fleet.folder), more)
