@@ -15,7 +15,7 @@ import threading
 import time
 from collections import Counter
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 
 import numpy as np
@@ -125,19 +125,22 @@ class Parties:
     folder: object
     broker: PlainMosquitto
     tap: Tap
+    ended: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
 
     def run(self):
-        """Run the study to its end. Fails where one of the parties ends before."""
-        self.clock, self.stop, over = RoundClock(DEVICES), threading.Event(), threading.Event()
-        work = [(self.gateway, ()), (self.aggregator, (over,))]
+        """Run until every device has the final model. Fails where a party ends before."""
+        self.clock, self.stop = RoundClock(DEVICES), threading.Event()
+        work = [(self.gateway, ()), (self.aggregator, ())]
         work += [(self.device, (number,)) for number in range(DEVICES)]
         threads = [threading.Thread(target=target, args=args) for target, args in work]
         for thread in threads:
             thread.start()
         deadline = time.monotonic() + 60.0 * self.federation.study.plan.training.rounds
+        ended = 0
         try:
-            while not over.wait(1.0):
-                assert all(thread.is_alive() for thread in threads) or over.is_set()
+            while ended < 1 + DEVICES:
+                ended += self.ended.acquire(timeout=1.0)
+                assert all(thread.is_alive() for thread in threads) or ended
                 assert time.monotonic() < deadline, "the study did not end"
         finally:
             self.stop.set()
@@ -153,7 +156,7 @@ class Parties:
                 now_ms = self.clock.now_ms
                 gateway_of(self.federation, db, link, now_ms, limits, FRAME_BYTES).run(self.stop)
 
-    def aggregator(self, over):
+    def aggregator(self):
         study = self.federation.study
         made = aggregator_rounds.Aggregator(
             study=study,
@@ -173,7 +176,7 @@ class Parties:
                 aggregator_service.AggregatorService(db, made, known, channel, now_ms).run(
                     self.stop
                 )
-        over.set()
+        self.ended.release()
 
     def device(self, number):
         """One device, unlike the others in all that an owner and a wearer may choose."""
@@ -202,22 +205,26 @@ class Parties:
                 LineWorkshop(study.federation, folder / "cache", downlink.object),
                 linear,
             )
-            agent.clock = self.clock
+            agent.parties = self
             to = Submission(config, study.federation, study.roster.cohort, Dialects(), 86_400.0)
             now_ms = self.clock.now_ms
             Daemon([agent], downlink, to, lambda: now_ms() + skew_ms).run(self.stop)
 
 
 class WaitingAgent(Agent):
-    """An agent that tells the clock when its update is ready."""
+    """An agent that tells when its update is ready, and when it has the final model."""
 
-    clock = None
+    parties = None
 
     def consider(self, data, now_ms):
         outcome = super().consider(data, now_ms)
         if outcome == "ready":
-            self.clock.ready()
+            self.parties.clock.ready()
         return outcome
+
+    def end_study(self, data):
+        super().end_study(data)
+        self.parties.ended.release()
 
 
 def name_of(number):
