@@ -1,0 +1,148 @@
+"""What a hospital knows of rosters: from a file, from others, from its own disk."""
+
+import dataclasses
+from contextlib import closing
+
+import pytest
+from federation_fixture import Parties, small_federation
+
+from vitalring.aggregator import rosters as known_rosters
+from vitalring.aggregator import rounds, store
+from vitalring.aggregator.rosters import Rosters, UnknownRosterError
+from vitalring.aggregator.service import AggregatorService
+from vitalring.errors import RecordError, SignatureError
+from vitalring.files import write_atomic
+from vitalring.gateway import rosters as logged_rosters
+from vitalring.gateway import rounds as gateway_rounds
+from vitalring.protocol import rosters as succession
+from vitalring.protocol import topics, trust
+from vitalring.protocol.cbor import decode, digest, encode
+from vitalring.protocol.records import Bundle
+from vitalring.protocol.signing import sign
+
+
+@pytest.fixture(scope="module")
+def federation():
+    return small_federation()
+
+
+@pytest.fixture
+def db(tmp_path):
+    with closing(store.open_store(tmp_path / "aggregator")) as opened:
+        yield opened
+
+
+@pytest.fixture
+def known(db, federation, tmp_path):
+    return Rosters(db, federation.study, federation.files.records["roster"], tmp_path)
+
+
+def install(tmp_path, record):
+    write_atomic(tmp_path / trust.ROSTER_FILE, record)
+
+
+def test_a_file_that_follows_is_taken_up_and_kept(known, db, federation, tmp_path):
+    known.look()
+    assert known.newest is federation.study
+    record = federation.next_roster(devices=range(5))
+    install(tmp_path, record)
+    known.look()
+    assert known.newest.roster_digest == digest(record)
+    assert known.newest_record == known_rosters.newest_record(db) == record
+    # A restart, with the study's older file.
+    again = Rosters(db, federation.study, federation.files.records["roster"], tmp_path)
+    assert again.newest_record == record
+
+
+def test_what_is_wrong_with_a_file_is_said_once(known, federation, tmp_path, caplog):
+    install(tmp_path, sign(federation.study.roster, [b"s" * 32]))
+    for _ in range(3):
+        known.look()
+    assert caplog.text.count("is not used, roster 0 goes on") == 1
+    install(tmp_path, federation.next_roster(devices=range(5), serial=2))
+    known.look()
+    assert "roster 1 is missing" in caplog.text
+    assert known.newest is federation.study
+
+
+def test_a_later_roster_that_somebody_else_has_is_taken_up(known, federation):
+    far = federation.next_roster(devices=range(5), serial=9)
+    known.learn(far)
+    assert known.newest_record == far
+    # One before it is known then, and does not count.
+    before = federation.next_roster(devices=range(4), serial=3)
+    known.learn(before)
+    assert known.newest_record == far
+    # Nor does another one of the same number.
+    known.learn(federation.next_roster(devices=range(4), serial=9))
+    assert known.newest_record == far
+
+
+def test_strangers_rosters_are_refused(known, federation):
+    other = dataclasses.replace(federation.study.roster, serial=1)
+    with pytest.raises(SignatureError):
+        known.learn(sign(other, [b"s" * 32]))
+    for serial in (0, 5):
+        with pytest.raises(RecordError, match="cohort other"):
+            known.learn(federation.next_roster(cohort="other", serial=serial))
+    assert known.newest is federation.study
+
+
+def test_a_plan_is_opened_under_its_own_roster(known, federation, tmp_path):
+    parties = Parties(federation, tmp_path / "parties")
+    parties.run_round(range(4))
+    first = gateway_rounds.latest(parties.db).signed_plan
+    record = federation.next_roster(devices=range(5))
+    parties.take_up(record)
+    second = parties.propose().record
+    assert known.open_plan(first).roster == federation.study.roster_digest
+    with pytest.raises(UnknownRosterError, match="is not known here yet") as caught:
+        known.open_plan(second)
+    assert caught.value.name == digest(record)
+    known.learn(record)
+    assert known.open_plan(second).roster == digest(record)
+    assert known.of_plan(first).roster == federation.study.roster
+    parties.close_databases()
+
+
+class Said:
+    """A channel that remembers what stands on a topic."""
+
+    connected = True
+
+    def __init__(self):
+        self.topics = {}
+
+    def publish(self, topic, content):
+        self.topics[topic] = content
+
+    def watch(self, name): ...
+
+    def unwatch(self, name): ...
+
+
+def test_one_hospital_proposes_under_the_file_of_the_day(db, known, federation, tmp_path):
+    """Its gateway takes the roster from the proposal, after the first round too."""
+    parties = Parties(federation, tmp_path / "gateway")
+    aggregator = parties.aggregator
+    rounds.start(db, aggregator)
+    channel = Said()
+
+    def advance():
+        service = AggregatorService(db, aggregator, known, channel, lambda: parties.now_ms)
+        service._advance()
+        return decode(Bundle, channel.topics[topics.propose_topic("fed")])
+
+    record = federation.next_roster(devices=range(5))
+    install(tmp_path, record)
+    proposal = advance()
+    study, new = succession.follow(federation.study, digest(record), proposal.objects)
+    assert new == (record,)
+    assert parties.federation.study.roster_digest != study.roster_digest
+    started = logged_rosters.newest(parties.db)
+    opened = trust.open_round_plan(proposal.record, study)
+    assert opened.roster == digest(record) != digest(started)
+    # A plan that stands is said again as it is, whatever file comes.
+    install(tmp_path, parties.federation.under(record).next_roster(devices=range(4)))
+    assert encode(advance()) == encode(proposal)
+    parties.close_databases()
