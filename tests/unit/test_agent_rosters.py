@@ -95,7 +95,7 @@ def test_a_device_that_joins_is_told_to_wait_before(parties, make):
     assert "not enrolled yet" in consider(agent, parties, first)
     end_round(parties, range(4))
     keys = tuple(sorted([*parties.federation.study.roster.keys, pair.public]))
-    parties.take_up(parties.federation.next_roster(keys=keys), pair)
+    parties.take_up(parties.federation.next_roster(keys=keys, ring_size=4), pair)
     assert consider(agent, parties, open_round(parties)) == "ready"
 
 
