@@ -1,5 +1,7 @@
 """A device with everything real but the network, which is small enough to train in no time."""
 
+import contextlib
+
 import numpy as np
 
 from vitalring.edge_agent import state
@@ -108,6 +110,20 @@ def device(
     if caught_up:
         catch_up(agent, parties)
     return agent
+
+
+@contextlib.contextmanager
+def devices(parties, folder):
+    """Yield what makes devices, each in a folder of its own; close their databases in the end."""
+    made = []
+
+    def make(number=0, **options):
+        made.append(device(parties, folder / f"device{number}", number, **options))
+        return made[-1]
+
+    yield make
+    for agent in made:
+        agent.db.close()
 
 
 def catch_up(agent, parties):

@@ -147,7 +147,7 @@ class Hospital:
 
     `faults` are names of FAULTS; each strikes once, in whichever process comes there first.
     `in_process` chooses the devices that account within the agent's own process. `agents`
-    processes share the devices; none is one each. `clocks` are seconds by which the agents'
+    processes share the devices; None is one each. `clocks` are seconds by which the agents'
     clocks are ahead. `study` is more of study.toml. `shared`: two gateways hold shares.
     """
 
@@ -156,14 +156,14 @@ class Hospital:
         folder,
         *,
         rounds,
-        devices,
-        min_cohort,
-        window_s,
-        timeout_s,
-        retry_s,
+        devices=3,
+        min_cohort=3,
+        window_s=0.5,
+        timeout_s=60,
+        retry_s=2,
         faults=(),
         in_process=slice(None),
-        agents=None,
+        agents=1,
         clocks=(),
         study="",
         hospitals=1,

@@ -25,10 +25,8 @@ def killed_at_random(folder, rounds, timeout_s, report, *, between_s, pause_s):
         rounds=rounds,
         devices=6,
         agents=3,
-        min_cohort=MIN_COHORT,
         window_s=2,
         timeout_s=20,
-        retry_s=2,
     )
     with hospital:
         # Kinds alike, however many agents there are.
@@ -63,10 +61,6 @@ def test_death_at_every_delicate_point_changes_nothing(tmp_path):
         rounds=4,
         devices=4,
         agents=2,
-        min_cohort=MIN_COHORT,
-        window_s=0.5,
-        timeout_s=60,
-        retry_s=2,
         faults=tuple(FAULTS),
     )
     deaths = Counter()
@@ -92,12 +86,6 @@ def test_a_broker_that_forgot_everything_is_told_again(tmp_path):
     hospital = Hospital(
         tmp_path / "study",
         rounds=3,
-        devices=3,
-        agents=1,
-        min_cohort=MIN_COHORT,
-        window_s=0.5,
-        timeout_s=60,
-        retry_s=2,
     )
     forgotten = set()
 
@@ -121,12 +109,7 @@ def test_the_final_model_arrives_although_gateway_and_broker_die_just_then(tmp_p
     hospital = Hospital(
         tmp_path / "study",
         rounds=1,
-        devices=3,
-        agents=1,
-        min_cohort=MIN_COHORT,
         window_s=0.1,
-        timeout_s=60,
-        retry_s=2,
         faults=("aggregator-conclude",),
     )
     with hospital:
@@ -151,12 +134,8 @@ def test_a_round_proposed_while_the_gateway_was_away_for_too_long_ends_without_u
     hospital = Hospital(
         tmp_path / "study",
         rounds=2,
-        devices=3,
-        agents=1,
-        min_cohort=MIN_COHORT,
         window_s=0.1,
         timeout_s=8,
-        retry_s=2,
         faults=("aggregator-propose",),
     )
     with hospital:
@@ -198,12 +177,8 @@ def test_a_full_disk_is_waited_out(tmp_path, small_disk, role):
     hospital = Hospital(
         tmp_path / "study",
         rounds=2,
-        devices=3,
-        agents=1,
-        min_cohort=MIN_COHORT,
         window_s=0.1,
         timeout_s=90,
-        retry_s=2,
     )
     name = role
     if role == "agent":
@@ -233,12 +208,9 @@ def test_clocks_that_are_a_minute_off_lose_no_update(tmp_path):
     hospital = Hospital(
         tmp_path / "study",
         rounds=2,
-        devices=3,
-        min_cohort=MIN_COHORT,
-        window_s=0.5,
         timeout_s=20,
-        retry_s=2,
         clocks=(-60, 60, 0),
+        agents=None,
     )
     with hospital:
         run_to_its_end(hospital, GENEROUS_S)
@@ -251,12 +223,8 @@ def test_a_device_that_was_away_past_its_deadline_still_learns_that_it_counted(t
     hospital = Hospital(
         tmp_path / "study",
         rounds=1,
-        devices=3,
-        agents=1,
-        min_cohort=MIN_COHORT,
         window_s=0.1,
         timeout_s=6,
-        retry_s=2,
         faults=("agent-submit",),
         clocks=(0,),
     )

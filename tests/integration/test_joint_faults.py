@@ -29,12 +29,7 @@ def killed_at_random(folder, rounds, timeout_s, report, *, between_s, pause_s, k
     hospital = Hospital(
         folder,
         rounds=rounds,
-        devices=3,
-        agents=1,
-        min_cohort=MIN_COHORT,
-        window_s=0.5,
         timeout_s=20,
-        retry_s=2,
         hospitals=HOSPITALS,
     )
     with hospital:

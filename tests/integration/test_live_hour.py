@@ -174,6 +174,7 @@ def test_an_hour_of_recording_trains_and_predicts_in_flat_memory(tmp_path, monke
         window_s=2.0, timeout_s=15.0, retry_s=5.0, study=f'model = "{hour.model}"\n',
         # The accountant of the live device runs in a process of its own, as on a device.
         in_process=slice(1, None),
+        agents=None,
     )  # fmt: skip
     device, table = hospital.device(names[0]), tmp_path / "annotations.csv"
     config = go_live(device, table, hour)

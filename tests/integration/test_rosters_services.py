@@ -111,13 +111,11 @@ def ward(tmp_path_factory):
         tmp_path_factory.mktemp("rosters") / "study",
         rounds=400,
         devices=len(FOUNDERS),
-        min_cohort=3,
-        window_s=0.5,
         timeout_s=120,
-        retry_s=2,
         hospitals=3,
         # Room for one who joins.
         study="n_max = 8\nmin_ring = 3\n",
+        agents=None,
     )
     ward.apart()
     ward.old = {name: ward.keys(name).require(1) for name in FOUNDERS}

@@ -126,12 +126,9 @@ def ward(tmp_path_factory):
         tmp_path_factory.mktemp("ward") / "study",
         rounds=ROUNDS,
         devices=len(FOUNDERS),
-        min_cohort=3,
-        window_s=0.5,
-        timeout_s=60,
-        retry_s=2,
         # Room for one who joins: rounds wait for all.
         study="n_max = 8\n",
+        agents=None,
     )
     ward.old = {name: ward.keys(name).require(1) for name in FOUNDERS}
     with ward:

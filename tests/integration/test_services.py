@@ -35,12 +35,10 @@ def finished(tmp_path_factory):
         tmp_path_factory.mktemp("hospital") / "study",
         rounds=ROUNDS,
         devices=DEVICES,
-        min_cohort=3,
-        window_s=0.5,
-        timeout_s=60,
         retry_s=5,
         # One device accounts as shipped, in a process of its own; the others save the time.
         in_process=slice(1, None),
+        agents=None,
     )
     with hospital:
         try:

@@ -3,7 +3,7 @@
 import dataclasses
 
 import pytest
-from device_fixture import FLOORS, announce, announced, device
+from device_fixture import FLOORS, announce, announced, devices
 from federation_fixture import Parties, small_federation
 
 from vitalring.errors import LogError, Reason, RefusedError, SignatureError
@@ -87,10 +87,15 @@ def test_who_does_not_belong_is_refused_with_its_reason(parties, thousand):
     assert rounds.latest(parties.db).admitted == 3
 
 
-def test_a_false_ring_and_a_revocation_are_told_by_the_device_itself(parties, thousand, tmp_path):
+@pytest.fixture
+def make(parties, tmp_path):
+    with devices(parties, tmp_path) as made:
+        yield made
+
+
+def test_a_false_ring_and_a_revocation_are_told_by_the_device_itself(parties, thousand, make):
     floors = dataclasses.replace(FLOORS, allow_no_privacy=True)
-    agent = device(parties, tmp_path / "honest", HONEST, floors=floors)
-    revoked = device(parties, tmp_path / "revoked", REVOKED, floors=floors)
+    agent, revoked = (make(number, floors=floors) for number in (HONEST, REVOKED))
     parties.begin(parties.propose())
     # A ring of the gateway's choice, signed by everybody, which the log does not hold.
     own = thousand.next_roster(devices=range(HONEST + 1))
@@ -109,5 +114,3 @@ def test_a_false_ring_and_a_revocation_are_told_by_the_device_itself(parties, th
     parties.begin(parties.propose())
     said = revoked.consider(announced(parties), parties.now_ms)
     assert said.startswith("this device's key is revoked")
-    for each in (agent, revoked):
-        each.db.close()

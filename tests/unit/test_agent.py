@@ -10,6 +10,7 @@ from device_fixture import (
     catch_up,
     charges,
     device,
+    devices,
     statuses,
 )
 from federation_fixture import SOME_PRIVACY, Parties, seed, small_federation
@@ -42,16 +43,8 @@ def parties(small, tmp_path):
 
 @pytest.fixture
 def make(parties, tmp_path):
-    """Make devices, each in a folder of its number; their databases are closed at the end."""
-    made = []
-
-    def make(number=0, **options):
-        made.append(device(parties, tmp_path / f"device{number}", number, **options))
-        return made[-1]
-
-    yield make
-    for agent in made:
-        agent.db.close()
+    with devices(parties, tmp_path) as made:
+        yield made
 
 
 def plan_of(parties):

@@ -3,7 +3,7 @@
 import dataclasses
 
 import pytest
-from device_fixture import announce, announced, catch_up, charges, device
+from device_fixture import announce, announced, catch_up, charges, device, devices
 from federation_fixture import SOME_PRIVACY, Parties, small_federation
 
 from vitalring.edge_agent import rosters, state
@@ -30,16 +30,8 @@ def parties(small, tmp_path):
 
 @pytest.fixture
 def make(parties, tmp_path):
-    """Make devices, each in a folder of its number; their databases are closed at the end."""
-    made = []
-
-    def make(number=0, **options):
-        made.append(device(parties, tmp_path / f"device{number}", number, **options))
-        return made[-1]
-
-    yield make
-    for agent in made:
-        agent.db.close()
+    with devices(parties, tmp_path) as made:
+        yield made
 
 
 def open_round(parties):
