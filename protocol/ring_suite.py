@@ -4,9 +4,10 @@ A study plan names its suite; whoever signs or checks holds a `Ring` and need no
 Keys, contexts, tag bases and tags are the same in both (`protocol.lsag`).
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
 from vitalring.errors import ConfigError, SignatureError
 from vitalring.protocol import limits, lsag
@@ -31,26 +32,24 @@ LSAG_UP_TO: Final = 11
 """Keys of the largest ring whose signatures are smaller with LSAG (SPEC 6.21)."""
 
 
-class Ring(Protocol):
-    """Keys among which a signer hides, with all that an epoch computes once."""
+@dataclass(frozen=True)
+class Ring(ABC):
+    """Keys among which a signer hides, sorted, with all that an epoch computes once.
 
-    @property
-    def keys(self) -> tuple[bytes, ...]:
-        """Return the public keys, sorted."""
+    `digest` names the ring in its suite, and all its signatures have `signature_bytes`.
+    """
 
-    @property
-    def digest(self) -> bytes:
-        """Return what names the ring in its suite: 32 bytes."""
+    keys: tuple[bytes, ...]
+    digest: bytes
+    signature_bytes: int
 
-    @property
-    def signature_bytes(self) -> int:
-        """Return the length of every signature for this ring."""
-
+    @abstractmethod
     def sign(
         self, secret: bytes, context: bytes, digest: bytes, *, tag_base: bytes | None = None
     ) -> bytes:
         """Sign a digest of 32 bytes, once in a context, ever. Raises SignatureError."""
 
+    @abstractmethod
     def verify_batch(
         self,
         context: bytes,
@@ -66,6 +65,7 @@ class Ring(Protocol):
         are not looked for. Raises ConfigError where no pass is allowed.
         """
 
+    @abstractmethod
     def verify(
         self, context: bytes, digest: bytes, signature: bytes, *, tag_base: bytes | None = None
     ) -> bytes:
@@ -73,20 +73,13 @@ class Ring(Protocol):
 
 
 @dataclass(frozen=True)
-class _Lsag:
+class _Lsag(Ring):
     ring: lsag.Ring
 
-    @property
-    def keys(self) -> tuple[bytes, ...]:
-        return self.ring.keys
-
-    @property
-    def digest(self) -> bytes:
-        return self.ring.digest
-
-    @property
-    def signature_bytes(self) -> int:
-        return lsag.signature_bytes(len(self.keys))
+    @classmethod
+    def of(cls, keys: Sequence[bytes]) -> "_Lsag":
+        ring = lsag.Ring.of(keys)
+        return cls(ring.keys, ring.digest, lsag.signature_bytes(len(ring.keys)), ring)
 
     def sign(
         self, secret: bytes, context: bytes, digest: bytes, *, tag_base: bytes | None = None
@@ -120,20 +113,13 @@ class _Lsag:
 
 
 @dataclass(frozen=True)
-class _OneOfMany:
+class _OneOfMany(Ring):
     ring: statement.Ring
 
-    @property
-    def keys(self) -> tuple[bytes, ...]:
-        return self.ring.keys
-
-    @property
-    def digest(self) -> bytes:
-        return self.ring.digest
-
-    @property
-    def signature_bytes(self) -> int:
-        return statement.signature_bytes(len(self.keys))
+    @classmethod
+    def of(cls, keys: Sequence[bytes]) -> "_OneOfMany":
+        ring = statement.Ring.of(keys)
+        return cls(ring.keys, ring.digest, statement.signature_bytes(len(ring.keys)), ring)
 
     def sign(
         self, secret: bytes, context: bytes, digest: bytes, *, tag_base: bytes | None = None
@@ -171,9 +157,9 @@ def most_keys(suite: int) -> int:
 def prepare(suite: int, keys: Sequence[bytes]) -> Ring:
     """Return a ring over sorted keys, each decoded. Raises SignatureError for anything else."""
     if suite == LSAG:
-        return _Lsag(lsag.Ring.of(keys))
+        return _Lsag.of(keys)
     if suite == ONE_OF_MANY:
-        return _OneOfMany(statement.Ring.of(keys))
+        return _OneOfMany.of(keys)
     raise SignatureError(f"ring signatures of suite {suite} are not known here")
 
 
