@@ -9,7 +9,7 @@ from vitalring.gateway import enrolment, store
 from vitalring.gateway.config import GatewayConfig
 from vitalring.gateway.enrolment import EnrolledKey
 
-__all__ = ["EnrolledKey", "read_enrolments", "read_keys", "write_keys"]
+__all__ = ["EnrolledKey", "read_barred", "read_enrolments", "read_keys", "write_keys"]
 
 
 def read_enrolments(config: GatewayConfig) -> tuple[EnrolledKey, ...]:
@@ -23,6 +23,17 @@ def read_enrolments(config: GatewayConfig) -> tuple[EnrolledKey, ...]:
         with closing(store.read_store(config.state_dir)) as db:
             known |= {each.key: each for each in enrolment.enrolled(db)}
     return tuple(sorted(known.values(), key=lambda each: (each.epoch, each.name)))
+
+
+def read_barred(config: GatewayConfig) -> frozenset[str]:
+    """Return the devices from which a gateway's office takes no key (SPEC 13.1).
+
+    Raises ConfigError or StorageError.
+    """
+    if not (config.state_dir / store.FILE).exists():
+        return frozenset()
+    with closing(store.read_store(config.state_dir)) as db:
+        return enrolment.barred(db, enrolment.standing(db).revoked)
 
 
 def read_keys(path: Path) -> tuple[EnrolledKey, ...]:

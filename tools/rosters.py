@@ -6,6 +6,7 @@ stands under the name that services read.
 """
 
 import re
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from vitalring.gateway.config import GatewayConfig
 from vitalring.protocol import ring_suite, rosters, signing, trust
 from vitalring.protocol.cbor import decode, digest, encode
 from vitalring.protocol.records import Federation, Roster
-from vitalring.tools.enrolments import EnrolledKey, read_enrolments, read_keys
+from vitalring.tools.enrolments import EnrolledKey, read_barred, read_enrolments, read_keys
 from vitalring.tools.federation import NAMES_FILE, Layout
 
 NEXT_FILE = "next-roster.cbor"
@@ -36,7 +37,7 @@ class Change:
     digest: bytes
     missing: tuple[str, ...] = ()
     left_out: tuple[str, ...] = field(default=(), repr=False)
-    """Devices of the new epoch that stay out because they were revoked in an earlier one."""
+    """Devices with a key of the epoch that stay out: revoked in an earlier one, or barred."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,10 @@ def draw_up(folder: Path, authority_key: bytes, wanted: Wanted) -> Change:
         )
     known = _enrolled(folder, host, wanted.enrol_from)
     revoked = _revoked(at.history())
-    after, left_out = next_roster(at.study.roster, at.study.plan.ring_suite, wanted, known, revoked)
+    barred = _barred(folder, host)
+    after, left_out = next_roster(
+        at.study.roster, at.study.plan.ring_suite, wanted, known, revoked, barred
+    )
     signed = signing.sign(after, list(at.seeds.values()))
     _open_changed(at.study, after)
     write_atomic(at.next_path, signed)
@@ -92,34 +96,43 @@ def next_roster(
     wanted: Wanted,
     known: Sequence[EnrolledKey],
     revoked: Collection[bytes],
+    barred: Collection[str] = (),
 ) -> tuple[Roster, tuple[str, ...]]:
-    """Return the roster that is asked for, and names that stay out as revoked in an epoch before.
+    """Return the roster that is asked for, and names whose new keys stay out.
 
-    `known` are the keys with names, `revoked` keys that a later roster of their epoch left out.
-    Raises ConfigError for a device that is not there, or where nothing would change.
+    `known` are the keys with names, `revoked` keys that a later roster of their epoch left out:
+    their devices stay out of later epochs too, and so do those that the office has `barred`.
+    Raises ConfigError for a device that is not there or would have two keys, or where nothing
+    would change.
     """
     epoch = present.epoch + wanted.new_epoch
     out = {key for each in wanted.revoke for key in _keys_of(each, present, known)}
+    banned = {each.name for each in known if each.key in revoked or each.key in out} | set(barred)
+    banned -= set(wanted.readmit)
+    here = set() if wanted.new_epoch else set(present.keys)
+    new = [e for e in known if e.epoch == epoch and e.key not in here and e.key not in revoked]
+    joining = {each.key for each in new if each.name not in banned}
+    left_out = tuple(sorted({each.name for each in new} & banned))
     if wanted.new_epoch:
-        banned = {each.name for each in known if each.key in revoked or each.key in out}
-        banned -= set(wanted.readmit)
-        here = [each for each in known if each.epoch == epoch]
-        keys = {each.key for each in here if each.name not in banned}
-        left_out = tuple(sorted({each.name for each in here} & banned))
+        keys = joining
         if len(keys) < 2:
             raise ConfigError(
                 f"{len(keys)} devices have a key of epoch {epoch}: open the enrolment of that "
                 "epoch first, with `vitalring gateway enrolment open`"
             )
     else:
-        keys, left_out = set(present.keys) - out, ()
+        keys = here - out
         if wanted.enrol or wanted.enrol_from:
-            keys |= {each.key for each in known if each.epoch == epoch} - set(revoked) - out
-        if keys == set(present.keys) and not wanted.ring_size:
+            keys |= joining
+        else:
+            left_out = ()
+        if keys == here and not wanted.ring_size:
+            but = f" but of {', '.join(left_out)}, revoked before or barred" if left_out else ""
             raise ConfigError(
                 f"nothing changes: roster {present.serial} has every key that the office knows "
-                f"of epoch {epoch}"
+                f"of epoch {epoch}{but}"
             )
+    _check_one_each(known, epoch, keys)
     return (
         replace(
             present,
@@ -196,7 +209,7 @@ def describe(change: Change) -> list[str]:
         f"digest      {change.digest.hex()}",
     ]
     if change.left_out:
-        lines.append(f"left out    {', '.join(change.left_out)}: revoked in an epoch before")
+        lines.append(f"left out    {', '.join(change.left_out)}: revoked before, or barred")
     return lines
 
 
@@ -272,6 +285,22 @@ def _enrolled(folder: Path, host: str, files: Iterable[Path]) -> tuple[EnrolledK
         known = read_keys(home / NAMES_FILE)
     found = {each.key: each for path in files for each in read_keys(path)}
     return tuple({**{each.key: each for each in known}, **found}.values())
+
+
+def _barred(folder: Path, host: str) -> frozenset[str]:
+    """Return the devices from which the host's office takes no key."""
+    path = Layout(folder).folder_of(host) / "gateway.toml"
+    return read_barred(load_config(GatewayConfig, path)) if path.exists() else frozenset()
+
+
+def _check_one_each(known: Sequence[EnrolledKey], epoch: int, keys: Collection[bytes]) -> None:
+    """Refuse two keys of one device: it would count twice in each round. Raises ConfigError."""
+    names = Counter(each.name for each in known if each.epoch == epoch and each.key in keys)
+    if twice := sorted(name for name, count in names.items() if count > 1):
+        raise ConfigError(
+            f"{', '.join(twice)} would have two keys in epoch {epoch}: compare the files of keys "
+            "with `vitalring gateway enrolment list`"
+        )
 
 
 def _revoked(history: Sequence[Roster]) -> set[bytes]:

@@ -1,10 +1,13 @@
 """The rosters after the first one, made and signed on the command line."""
 
 import shutil
+from contextlib import closing
 
 import pytest
 
+from vitalring.gateway import enrolment
 from vitalring.gateway.enrolment import EnrolledKey
+from vitalring.gateway.store import open_store
 from vitalring.protocol import lsag, rosters, trust
 from vitalring.tools.cli import main
 from vitalring.tools.enrolments import write_keys
@@ -129,7 +132,7 @@ def test_a_new_epoch_has_those_who_enrolled_for_it_and_none_that_was_revoked(her
     names = [f"device-{n}" for n in range(1, 6)]
     said = here.roster("--new-epoch", "--enrol-from", here.enrolments(2, *names))
     assert "epoch       2, a new one" in said
-    assert "left out    device-1: revoked in an epoch before" in said
+    assert "left out    device-1: revoked before, or barred" in said
     assert len(here.study.roster.keys) == 4
     said = here.roster(
         "--new-epoch", "--readmit", "device-1", "--enrol-from", here.enrolments(3, *names)
@@ -137,6 +140,45 @@ def test_a_new_epoch_has_those_who_enrolled_for_it_and_none_that_was_revoked(her
     assert "left out" not in said
     assert (here.study.roster.epoch, here.study.roster.serial) == (3, 3)
     assert len(here.study.roster.keys) == 5
+
+
+def test_who_was_revoked_in_an_epoch_does_not_join_the_next_one_later_on(here):
+    here.roster("--revoke", "device-1")
+    first = here.enrolments(2, *[f"device-{n}" for n in range(1, 6)])
+    here.roster("--new-epoch", "--enrol-from", first)
+    # Those who came later join; the revoked device's key of this epoch was in no roster yet.
+    late = here.enrolments(2, "device-6")
+    said = here.roster("--enrol-from", first, "--enrol-from", late)
+    assert "5: 0 removed, 1 added, 4 as before" in said
+    assert "left out    device-1" in said
+    said = here.roster("--enrol-from", first, code=2)
+    assert "nothing changes" in said
+    assert "device-1, revoked before or barred" in said
+    said = here.roster("--enrol-from", first, "--readmit", "device-1")
+    assert "6: 0 removed, 1 added, 5 as before" in said
+
+
+def test_who_was_barred_after_enrolling_is_not_taken_in(here):
+    """A thief who used a ticket stands in the office until the host bars the name."""
+    (config,) = here.folder.glob("hospitals/*/gateway.toml")
+    with closing(open_store(config.parent / "gateway")) as db:
+        joining = [EnrolledKey(name, 1, lsag.keygen().public) for name in ("new-1", "new-2")]
+        enrolment.import_keys(db, joining)
+        enrolment.bar(db, "new-1")
+    said = here.roster("--enrol")
+    assert "left out    new-1: revoked before, or barred" in said
+    assert joining[0].key not in here.study.roster.keys
+    assert joining[1].key in here.study.roster.keys
+    # A key in a roster stays there until it is revoked.
+    with closing(open_store(config.parent / "gateway")) as db:
+        enrolment.bar(db, "new-2")
+    here.roster("--revoke", "device-1")
+    assert joining[1].key in here.study.roster.keys
+
+
+def test_a_device_has_one_key_in_a_roster(here):
+    another = here.enrolments(1, "device-1")
+    assert "device-1 would have two keys in epoch 1" in here.roster("--enrol-from", another, code=2)
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,8 @@ def add_arguments(actions: "argparse._SubParsersAction[argparse.ArgumentParser]"
         action="append",
         default=[],
         metavar="DEVICE",
-        help="with --new-epoch: take in this device though it was revoked before",
+        help="with --new-epoch or --enrol: take in this device's new key though it was revoked "
+        "before, or is barred",
     )
     make.add_argument(
         "--ring-size", type=int, default=0, help="most keys in a ring; default: as it is"
@@ -73,8 +74,10 @@ def run(options: argparse.Namespace) -> int:
         readmit=options.readmit,
         ring_size=options.ring_size,
     )
-    if wanted.readmit and not wanted.new_epoch:
-        raise ConfigError("--readmit goes with --new-epoch: a revoked key never comes back")
+    if wanted.readmit and not (wanted.new_epoch or wanted.enrol or wanted.enrol_from):
+        raise ConfigError(
+            "--readmit goes with --new-epoch or --enrol: a revoked key itself never comes back"
+        )
     if not wanted.anything:
         return _show(options.folder, key)
     change = rosters.draw_up(options.folder, key, wanted)
