@@ -114,7 +114,8 @@ def test_a_roster_that_all_hospitals_signed_is_in_its_one_encoding_or_refused(fe
 @pytest.mark.parametrize(
     "key",
     [*TORSION, group.add(KEYS[0], TORSION[3]), bytes(32), b"\xff" * 32],
-    ids=lambda key: key.hex()[:8],
+    # Not by their bytes: a key is drawn anew in each process that collects these tests.
+    ids=[*(f"torsion-{n}" for n in range(len(TORSION))), "key-and-torsion", "zeros", "ones"],
 )
 def test_a_roster_with_a_key_outside_the_group_makes_no_ring(federation, key):
     keys = tuple(sorted([*KEYS[:8], key]))
