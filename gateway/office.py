@@ -84,7 +84,8 @@ class Office:
             return self.check(box, roster, now_ms)
         except EnrolmentRefusedError as refusal:
             self._refused[refusal.reason] += 1
-            _log.debug("enrolment refused: %s", refusal)
+            # The detail names a device, which no log of a service does.
+            _log.debug("enrolment refused: %s", refusal.reason)
             return None
 
     def check(self, box: bytes, roster: bytes, now_ms: int) -> EnrolledKey | None:

@@ -6,7 +6,7 @@ its key of an earlier epoch. The proofs are those of SPEC 6.11 in contexts that 
 challenge, so that an answer serves once, for one key and one call. No clock, no state.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Final
 
 from vitalring.errors import RecordError, SignatureError
@@ -59,7 +59,7 @@ class Enrolment:
     challenge: Digest
     key: Key
     possession: Proof
-    ticket: Annotated[bytes, Size(0, TICKET_BYTES)]
+    ticket: Annotated[bytes, Size(0, TICKET_BYTES)] = field(repr=False)
     previous: PreviousKey | None
 
 

@@ -308,6 +308,21 @@ def test_refusals_are_counted_and_the_counts_begin_with_a_call(desk):
     assert call is not None
 
 
+def test_neither_names_nor_tickets_are_said_in_the_services_log(desk, caplog):
+    desk.open()
+    kept.bar(desk.db, "carl")
+    call = enrolment.open_call(kept.current_call(desk.db), desk.parties.federation.study.federation)
+    said = by_ticket(call, "carl")
+    assert repr(TICKETS["carl"]) not in repr(said)
+    federation = desk.parties.federation
+    box = enrolment.seal(said, bytes(federation.sealing_key.public_key))
+    with caplog.at_level("DEBUG"):
+        taken = desk.office.take(box, federation.study.roster_digest, desk.parties.now_ms)
+    assert taken is None
+    assert "enrolment refused: revoked" in caplog.text
+    assert "carl" not in caplog.text
+
+
 def test_a_call_that_is_closed_while_an_answer_is_checked_takes_nobody(desk, monkeypatch):
     call = desk.open()
     check = enrolment.check_proofs
