@@ -118,7 +118,7 @@ class Agent:
     @property
     def owes_erasure(self) -> bool:
         """Tell whether keys of earlier epochs are still here though a roster has a newer one."""
-        return bool(self._keys_before(self._enrolled_in()))
+        return bool(self._keys.before(self._enrolled_in()))
 
     def erase_old_keys(self) -> tuple[int, ...]:
         """Erase the keys of earlier epochs once nothing needs them; return these epochs (SPEC 6.4).
@@ -129,7 +129,7 @@ class Agent:
         3. Nothing that they signed waits for a receipt.
         """
         epoch, known = self._enrolled_in(), state.known_checkpoint(self.db)
-        if not self._keys_before(epoch) or known is None:
+        if not self._keys.before(epoch) or known is None:
             return ()
         if state.read_range(self.db).size < known.size:
             return ()
@@ -144,9 +144,6 @@ class Agent:
         """Return the newest epoch in whose roster this device found its key; 0 where in none."""
         known = rosters.known(self.db, self._cohort)
         return 0 if known is None or known.enrolled_in is None else known.enrolled_in
-
-    def _keys_before(self, epoch: int) -> list[int]:
-        return [each for each in self._keys.epochs() if each < epoch]
 
     def consider(self, data: bytes, now_ms: int) -> str:
         """Take part in an announced round, or say why not.

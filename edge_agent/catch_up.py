@@ -3,9 +3,9 @@
 A state folder may be older than what the device has sent: restored from a
 backup, or copied. The log cannot be: it holds a tag for every counted update,
 and only this device can recognise its own. Rounds it finds there and not in
-its state are charged to its budget as if they had just been spent. Whose key is erased cannot
-recognise its own any more: then every round of that epoch in which updates were counted, and
-that the state does not know, counts as spent.
+its state are charged to its budget as if they had just been spent. Whose key is erased, or lost
+by going back to a backup, cannot recognise its own any more: then every round of that epoch in
+which updates were counted, and that the state does not know, counts as spent.
 """
 
 import sqlite3
@@ -119,7 +119,7 @@ def _own_updates(
         plan = trust.peek_round_plan(workshop.record(name), workshop.federation)
         pair = keys.pair(plan.epoch)
         if pair is None:
-            own = bool(seen) and keys.is_erased(plan.epoch)
+            own = bool(seen) and keys.may_have_had(plan.epoch)
         else:
             own = lsag.tag_of(pair.secret, round_context(plan)) in seen
         if own:

@@ -45,9 +45,10 @@ def answer(call: EnrolmentCall, applicant: Applicant, attempt: int) -> Enrolment
     keys, epochs = applicant.keys, applicant.keys.epochs()
     # 1. The call is for an epoch that this device is not in yet, nor past.
     known = rosters.known(applicant.db, call.cohort)
-    if known is not None and known.enrolled_in is not None and known.enrolled_in >= call.epoch:
+    if known is not None and (known.epoch > call.epoch or known.enrolled_in == call.epoch):
         return None
-    if keys.is_erased(call.epoch) or any(epoch > call.epoch for epoch in epochs):
+    # A key of a later epoch that no roster has says nothing: its call may never have led to one.
+    if keys.is_erased(call.epoch):
         return None
     # 2. It has something that vouches for it.
     earlier = [epoch for epoch in reversed(epochs) if epoch < call.epoch]

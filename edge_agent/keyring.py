@@ -104,12 +104,28 @@ class Keyring:
             raise StorageError(f"{self._marker(epoch)} cannot be written: {error}") from error
         erase_ring_key(self.path(epoch))
 
+    def before(self, epoch: int) -> tuple[int, ...]:
+        """Return the earlier epochs of which there is a key's file, in order. Raises StorageError.
+
+        Also of one whose erasure a crash cut off, which nothing uses any more.
+        """
+        return tuple(sorted(each for each in self._found()["key"] if each < epoch))
+
     def erase_before(self, epoch: int) -> tuple[int, ...]:
         """Erase all keys of earlier epochs; return those that were here. Raises StorageError."""
-        old = tuple(sorted(each for each in self._found()["key"] if each < epoch))
+        old = self.before(epoch)
         for each in old:
             self.erase(each)
         return old
+
+    def may_have_had(self, epoch: int) -> bool:
+        """Tell whether a key of an epoch, which is not here, may have been (SPEC 7.8).
+
+        It was if it is erased. It may have been if there was one of an earlier epoch: a folder
+        that was restored from a backup lacks what was drawn since.
+        """
+        found = self._found()
+        return any(each < epoch for each in found["key"] | found["erased"]) or self.is_erased(epoch)
 
     def _marker(self, epoch: int) -> Path:
         return self.folder / f"ring-{epoch}.erased"

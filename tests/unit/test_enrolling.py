@@ -1,5 +1,6 @@
 """A device that answers calls for ring keys, and forgets those of epochs that are over."""
 
+import dataclasses
 import itertools
 import shutil
 import signal
@@ -15,7 +16,7 @@ from vitalring.edge_agent import rosters, state
 from vitalring.edge_agent.budget import CHARGED, UNACCOUNTED
 from vitalring.edge_agent.enrolling import Applicant, Enroller, answer
 from vitalring.edge_agent.keyring import Keyring
-from vitalring.errors import ConfigError, RecordError, SignatureError, TransportError
+from vitalring.errors import ConfigError, RecordError, SignatureError, StorageError, TransportError
 from vitalring.gateway import rounds
 from vitalring.protocol import enrolment, lsag, sealing
 from vitalring.protocol.cbor import decode
@@ -79,6 +80,15 @@ def test_vouchers_take_turns_the_newest_key_first_and_the_ticket_last(applicant)
         enrolment.check_proofs(each, CALL)
 
 
+def test_a_call_for_an_epoch_that_never_came_keeps_no_device_from_the_next_one(applicant):
+    """One call of a gateway gone wrong must not lock devices out for good."""
+    far = dataclasses.replace(CALL, epoch=2**48)
+    assert answer(far, applicant, 0).epoch == 2**48
+    said = answer(CALL, applicant, 0)
+    enrolment.check_proofs(said, CALL)
+    assert said.key == applicant.keys.require(2).public != applicant.keys.require(2**48).public
+
+
 @pytest.mark.parametrize("why", ["no voucher", "enrolled", "erased", "past", "same epoch"])
 def test_a_device_with_nothing_to_say_draws_no_key(applicant, why):
     if why in ("no voucher", "same epoch"):
@@ -90,7 +100,7 @@ def test_a_device_with_nothing_to_say_draws_no_key(applicant, why):
             applicant.keys.draw(2)
             applicant.keys.erase(2)
         case "past":
-            applicant.keys.draw(3)
+            enrolled_in(applicant, 3)
         case "same epoch":
             applicant.keys.draw(2)
     before = applicant.keys.epochs()
@@ -333,6 +343,28 @@ def test_an_old_key_goes_when_the_new_one_stands_in_a_roster_and_the_log_is_sear
         agent._keys.require(1)
 
 
+def test_an_erasure_that_a_power_cut_stopped_is_brought_to_its_end(parties, agent, monkeypatch):
+    round_of(agent, parties, range(1, 5))
+    rotated(parties, [agent])
+    open_round(parties)
+    take_part(agent, parties)
+
+    def cut(_path):
+        raise StorageError("the power is gone")
+
+    with monkeypatch.context() as broken:
+        broken.setattr("vitalring.edge_agent.keyring.erase_ring_key", cut)
+        with pytest.raises(StorageError, match="the power is gone"):
+            catch_up(agent, parties)
+    # Marked as erased, and its bytes are still there.
+    assert agent._keys.epochs() == (2,)
+    assert agent._keys.path(1).exists()
+    assert agent.owes_erasure
+    assert agent.erase_old_keys() == (1,)
+    assert not agent._keys.path(1).exists()
+    assert not agent.owes_erasure
+
+
 def test_tags_of_the_same_device_in_two_epochs_share_nothing(parties, agent):
     first = round_of(agent, parties, range(1, 5)).signature
     old = agent._keys.require(1)
@@ -463,6 +495,29 @@ def test_what_the_state_knows_is_not_charged_again_after_erasure(parties, agent)
     catch_up(agent, parties)
     assert charges(agent) == [(CHARGED, 1)]
     assert statuses(agent) == {1: "counted"}
+
+
+def test_rounds_of_a_key_that_went_with_a_restored_folder_count_as_spent(parties, tmp_path):
+    """State and keys of epoch 1 are put back after a round of epoch 2: its key is gone."""
+    folder, backup = tmp_path / "device", tmp_path / "backup"
+    agent = device(parties, folder)
+    round_of(agent, parties, range(1, 5))
+    agent.db.close()
+    shutil.copytree(folder, backup)
+    agent = device(parties, folder)
+    catch_up(agent, parties)
+    rotated(parties, [agent])
+    round_of(agent, parties, range(7, 11))
+    assert charges(agent) == [(CHARGED, 1), (CHARGED, 2)]
+    agent.db.close()
+    restored = device(parties, backup, caught_up=False)
+    assert restored._keys.epochs() == (1,)
+    committed = restored._budget.committed()
+    catch_up(restored, parties)
+    assert charges(restored) == [(CHARGED, 1), (UNACCOUNTED, 2)]
+    # It was promised to the study already, so that one who only slept loses nothing by it.
+    assert restored._budget.committed() == committed
+    restored.db.close()
 
 
 def test_a_device_that_never_had_a_key_of_an_epoch_is_charged_nothing(parties, tmp_path):
