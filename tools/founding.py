@@ -24,6 +24,7 @@ from vitalring.protocol.key_records import HospitalCard
 from vitalring.protocol.records import Federation, Hospital, Roster, StudyPlan, SumKey
 from vitalring.protocol.secure_sum import KEYLESS
 from vitalring.schema import from_plain, to_plain
+from vitalring.tools import signed_rosters
 from vitalring.tools.federation import FIRST_EPOCH, SUM_KEY_FILE, DeviceKey, Layout, write_names
 from vitalring.tools.federation import enrol as draw_devices
 from vitalring.tools.hospital_keys import new_hospital
@@ -120,13 +121,19 @@ def host_of(folder: Path, authority_key: bytes) -> tuple[Federation, Path]:
 
 
 def enrol(
-    folder: Path, settings: StudySettings, authority_key: bytes, names: Sequence[str] | None
+    folder: Path,
+    settings: StudySettings,
+    authority_key: bytes,
+    names: Sequence[str] | None,
+    *,
+    instead: bool = False,
 ) -> tuple[Path, int]:
     """As the host, write the roster with this hospital's signature; return it and its devices.
 
     Keys are drawn for the devices of these names, or are those that devices drew and enrolled
     at the office. In a mode without a key the record that says so is written and signed too.
-    Raises ConfigError where this is not the host, or devices are enrolled already.
+    Raises ConfigError where this is not the host, devices are enrolled already, or this hospital
+    has signed another first roster (`signed_rosters`, which says what `instead` means).
     """
     federation, home = host_of(folder, authority_key)
     _, name, seed = _us(folder, authority_key)
@@ -149,6 +156,7 @@ def enrol(
     if plan.secure_sum in KEYLESS:
         none = SumKey(federation.name, plan.study, plan.secure_sum, digest(b""))
         write_atomic(Layout(folder).public / SUM_KEY, signing.sign(none, [seed]))
+    signed_rosters.note(home, roster, instead=instead)
     write_atomic(path, signing.sign(roster, [seed]))
     return path, len(devices)
 
@@ -160,13 +168,16 @@ def _enrolled(home: Path) -> list[DeviceKey]:
     return [DeviceKey(each.name, each.key) for each in keys if each.epoch == FIRST_EPOCH]
 
 
-def sign_roster(folder: Path, authority_key: bytes) -> tuple[Roster, tuple[str, ...]]:
+def sign_roster(
+    folder: Path, authority_key: bytes, *, instead: bool = False
+) -> tuple[Roster, tuple[str, ...]]:
     """Add this hospital's signature to the roster; say what it is and whose are missing.
 
     In a mode without a key, the record that says so is signed with it. Raises SignatureError
-    if somebody signed it who is no hospital.
+    if somebody signed it who is no hospital, ConfigError where this hospital has signed another
+    one (`signed_rosters`, which says what `instead` means).
     """
-    federation, _, seed = _us(folder, authority_key)
+    federation, name, seed = _us(folder, authority_key)
     public = Layout(folder).public
     plan = _plan(folder, federation)
     if plan.secure_sum in KEYLESS:
@@ -174,6 +185,9 @@ def sign_roster(folder: Path, authority_key: bytes) -> tuple[Roster, tuple[str, 
         told = (none.federation, none.study, none.secure_sum, none.key)
         if told != (federation.name, plan.study, plan.secure_sum, digest(b"")):
             raise ConfigError(f"{public / SUM_KEY} is not that of study {plan.study}")
+    identities = {hospital.identity_key for hospital in federation.hospitals}
+    roster = signing.verify(Roster, read_file(public / ROSTER), identities, 1)
+    signed_rosters.note(Layout(folder).folder_of(name), roster, instead=instead)
     return _countersign(Roster, public / ROSTER, federation, seed)
 
 

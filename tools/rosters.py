@@ -19,6 +19,7 @@ from vitalring.gateway.config import GatewayConfig
 from vitalring.protocol import ring_suite, rosters, signing, trust
 from vitalring.protocol.cbor import decode, digest, encode
 from vitalring.protocol.records import Federation, Roster
+from vitalring.tools import signed_rosters
 from vitalring.tools.enrolments import EnrolledKey, read_barred, read_enrolments, read_keys
 from vitalring.tools.federation import NAMES_FILE, Layout
 
@@ -61,11 +62,12 @@ class Wanted:
         return any(bool(each) for each in changes)
 
 
-def draw_up(folder: Path, authority_key: bytes, wanted: Wanted) -> Change:
+def draw_up(folder: Path, authority_key: bytes, wanted: Wanted, *, instead: bool = False) -> Change:
     """Write the next roster with the signatures of all hospitals whose secrets are in `folder`.
 
     One that all have signed, on a machine that has founded them all, is installed too. Raises
-    ConfigError where this is not the host, or another one is being signed already.
+    ConfigError where this is not the host, another one is being signed already, or another one
+    of this number was signed before (`signed_rosters`, which says what `instead` means).
     """
     at = _Study.read(folder, authority_key)
     host = at.federation.hospitals[0].name
@@ -81,8 +83,9 @@ def draw_up(folder: Path, authority_key: bytes, wanted: Wanted) -> Change:
     after, left_out = next_roster(
         at.study.roster, at.study.plan.ring_suite, wanted, known, revoked, barred
     )
-    signed = signing.sign(after, list(at.seeds.values()))
     _open_changed(at.study, after)
+    _note(folder, at, after, instead=instead)
+    signed = signing.sign(after, list(at.seeds.values()))
     write_atomic(at.next_path, signed)
     change = replace(_change(at, signed), left_out=left_out)
     if not change.missing:
@@ -145,11 +148,12 @@ def next_roster(
     )
 
 
-def countersign(folder: Path, authority_key: bytes) -> Change:
+def countersign(folder: Path, authority_key: bytes, *, instead: bool = False) -> Change:
     """Add the signatures of the hospitals in `folder` to the next roster.
 
-    It must come after the roster that is known here, and fit the study. Raises SignatureError
-    if somebody signed it who is no hospital, RecordError or ConfigError.
+    It must come after the roster that is known here, fit the study, and be the only one of its
+    number that they sign (`signed_rosters`). Raises SignatureError if somebody signed it who is
+    no hospital, RecordError or ConfigError.
     """
     at = _Study.read(folder, authority_key)
     data = read_file(at.next_path)
@@ -157,6 +161,7 @@ def countersign(folder: Path, authority_key: bytes) -> Change:
     roster = signing.verify(Roster, data, keys, 1)
     rosters.check_later(roster, at.study.roster)
     _open_changed(at.study, roster)
+    _note(folder, at, roster, instead=instead)
     signed: signing.Signed = decode(signing.Signed, data)
     ours = decode(
         signing.Signed, signing.sign_payload(signed.payload, list(at.seeds.values()))
@@ -252,6 +257,11 @@ class _Study:
         paths = sorted((self.public / BEFORE).glob("*.cbor"))
         earlier = [trust.open_roster(read_file(path), self.federation) for path in paths]
         return [*earlier, self.study.roster]
+
+
+def _note(folder: Path, at: _Study, roster: Roster, *, instead: bool) -> None:
+    for hospital in at.seeds:
+        signed_rosters.note(Layout(folder).folder_of(hospital), roster, instead=instead)
 
 
 def _change(at: _Study, data: bytes) -> Change:

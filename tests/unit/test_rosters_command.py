@@ -1,5 +1,6 @@
 """The rosters after the first one, made and signed on the command line."""
 
+import dataclasses
 import shutil
 from contextlib import closing
 
@@ -8,7 +9,7 @@ import pytest
 from vitalring.gateway import enrolment
 from vitalring.gateway.enrolment import EnrolledKey
 from vitalring.gateway.store import open_store
-from vitalring.protocol import lsag, rosters, trust
+from vitalring.protocol import lsag, rosters, signing, trust
 from vitalring.tools.cli import main
 from vitalring.tools.enrolments import write_keys
 
@@ -237,3 +238,42 @@ def test_only_the_host_makes_rosters_and_strangers_signatures_are_refused(apart)
     # One that comes after nothing known here is not signed either.
     shutil.copy(south.public / "roster.cbor", south.public / "next-roster.cbor")
     assert "nobody goes back to an older one" in south.run("sign", code=2)
+
+
+def test_a_hospital_signs_one_roster_of_a_number(apart):
+    """A host that has two signed by everybody could show each to some of the devices."""
+    north, south = apart
+    north.roster("--revoke", "device-3")
+    shutil.copy(north.public / "next-roster.cbor", south.public)
+    south.run("sign")
+    south.run("sign")  # the same again changes nothing
+    complete = (south.public / "next-roster.cbor").read_bytes()
+    # The host takes it back, and makes another one of the same number.
+    (north.public / "next-roster.cbor").unlink()
+    assert "north has signed another roster 1 of ward-1 before" in north.roster(
+        "--revoke", "device-4", code=2
+    )
+    assert not (north.public / "next-roster.cbor").exists()
+    north.roster("--revoke", "device-4", "--instead")
+    other = (north.public / "next-roster.cbor").read_bytes()
+    (south.public / "next-roster.cbor").write_bytes(other)
+    said = south.run("sign", code=2)
+    assert "south has signed another roster 1 of ward-1 before" in said
+    assert (south.public / "next-roster.cbor").read_bytes() == other
+    # What both have signed can be installed, and the next number is free.
+    (north.public / "next-roster.cbor").write_bytes(complete)
+    north.run("install")
+    north.roster("--revoke", "device-4")
+    shutil.copy(north.public / "next-roster.cbor", south.public)
+    assert "signed by all hospitals" in south.run("sign")
+
+
+def test_a_hospital_signs_one_first_roster_unless_its_operator_says_so(apart):
+    _, south = apart
+    record = south.study.roster
+    (seed,) = south.folder.glob("hospitals/*/identity.seed")
+    twin = dataclasses.replace(record, keys=record.keys[1:])
+    # As if this hospital alone had signed it; the host's signature makes no difference.
+    (south.public / "roster.cbor").write_bytes(signing.sign(twin, [seed.read_bytes()]))
+    assert "has signed another roster 0 of ward-1" in south.run("sign", code=2)
+    assert "5 devices" in south.run("sign", "--instead")

@@ -55,6 +55,18 @@ def add_arguments(actions: "argparse._SubParsersAction[argparse.ArgumentParser]"
     sign = actions.add_parser("sign", help="add this hospital's signature to the roster")
     sign.add_argument("folder", type=Path)
     sign.add_argument("--authority", required=True, help="its public key, 64 hex digits")
+    for each in (enrol, sign):
+        add_instead(each)
+
+
+def add_instead(parser: argparse.ArgumentParser) -> None:
+    """Describe the operator's word on which `tools.signed_rosters` relies."""
+    parser.add_argument(
+        "--instead",
+        action="store_true",
+        help="sign though this hospital signed another roster of this number, which was withdrawn "
+        "before all hospitals had signed it",
+    )
 
 
 def run(options: argparse.Namespace, draw: Draw, names: Names) -> int:
@@ -69,23 +81,25 @@ def run(options: argparse.Namespace, draw: Draw, names: Names) -> int:
     elif options.action == "enrol":
         settings = load_config(StudySettings, options.config)
         ids = None if options.enrolled else names(options.devices)
-        path, count = founding.enrol(folder, settings, authority_key(options.authority), ids)
+        key = authority_key(options.authority)
+        path, count = founding.enrol(folder, settings, key, ids, instead=options.instead)
         print(f"{path}: {count} devices, signed by this hospital; send it to the next one,")
         print("which signs it and sends it on, until all have signed")
         if settings.secure_sum in KEYLESS:
             print(f"send {path.with_name(SUM_KEY)} with it: it is signed along")
-    elif not _countersigned(folder, authority_key(options.authority)):
-        roster, missing = founding.sign_roster(folder, authority_key(options.authority))
+    elif not _countersigned(folder, authority_key(options.authority), instead=options.instead):
+        key = authority_key(options.authority)
+        roster, missing = founding.sign_roster(folder, key, instead=options.instead)
         print(f"cohort {roster.cohort}, epoch {roster.epoch}: {len(roster.keys)} devices")
         print(f"send it on to {', '.join(missing)}" if missing else "signed by all hospitals")
     return 0
 
 
-def _countersigned(folder: Path, key: bytes) -> bool:
+def _countersigned(folder: Path, key: bytes, *, instead: bool) -> bool:
     """Sign the roster that is to come, if there is one; say what changes with it."""
     if not (folder / "public" / rosters.NEXT_FILE).exists():
         return False
-    change = rosters.countersign(folder, key)
+    change = rosters.countersign(folder, key, instead=instead)
     for line in rosters.describe(change):
         print(line)
     if change.missing:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from vitalring.errors import ConfigError
 from vitalring.tools import rosters
-from vitalring.tools.commands.founding import authority_key
+from vitalring.tools.commands.founding import add_instead, authority_key
 
 ACTIONS = ("roster", "install")
 
@@ -52,6 +52,7 @@ def add_arguments(actions: "argparse._SubParsersAction[argparse.ArgumentParser]"
     make.add_argument(
         "--ring-size", type=int, default=0, help="most keys in a ring; default: as it is"
     )
+    add_instead(make)
     install = actions.add_parser(
         "install", help="put a roster that all hospitals signed where services look"
     )
@@ -80,7 +81,7 @@ def run(options: argparse.Namespace) -> int:
         )
     if not wanted.anything:
         return _show(options.folder, key)
-    change = rosters.draw_up(options.folder, key, wanted)
+    change = rosters.draw_up(options.folder, key, wanted, instead=options.instead)
     _tell(change)
     if change.missing:
         print(f"\nsend {options.folder / 'public' / rosters.NEXT_FILE} to")
