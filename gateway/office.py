@@ -170,5 +170,16 @@ class Office:
             ).fetchone()
             # A key that no roster ever had vouches for nobody; a revoked one names its device.
             known = answer.previous.key in said.kept or answer.previous.key in said.revoked
-            found = found if known else None
+            if not known or (found and self._went_on(found[0], answer.previous.epoch, said)):
+                found = None
         return found[0] if found else None
+
+    def _went_on(self, device: str, epoch: int, said: kept.Standing) -> bool:
+        """Tell whether a roster has a later key of a device than that of an epoch.
+
+        The device has erased the older one then. Who learned it before must not come back with it.
+        """
+        later = self._db.execute(
+            "SELECT key FROM enrolled WHERE device = ? AND epoch > ?", (device, epoch)
+        )
+        return any(key in said.kept for (key,) in later)

@@ -279,6 +279,28 @@ def test_a_device_that_slept_through_an_epoch_is_taken_by_its_older_key(desk, sm
         assert taken.epoch == epoch
 
 
+def test_a_key_that_another_followed_in_a_roster_vouches_no_more(desk, small):
+    """Who copied a device's key of epoch 1 does not come back with it after the rotation."""
+    parties = desk.parties
+    call = desk.open(2)
+    new = [lsag.keygen() for _ in range(5)]
+    for pair, old in zip(new, small.devices, strict=False):
+        desk.give(enrolment.with_previous(call, pair, 1, old))
+    call, stolen = desk.open(2), small.devices[0]
+    # Before a roster has the new key the device may lose it: the office says what it has.
+    desk.refused(
+        enrolment.with_previous(call, lsag.keygen(), 1, stolen), EnrolmentReason.VOUCHER_USED
+    )
+    parties.begin(parties.propose())
+    end_round(parties, range(5))
+    keys = tuple(sorted(pair.public for pair in new))
+    parties.take_up(parties.federation.next_roster(epoch=2, keys=keys), *new)
+    parties.begin(parties.propose())
+    call, late = desk.open(3), lsag.keygen()
+    desk.refused(enrolment.with_previous(call, late, 1, stolen), EnrolmentReason.UNKNOWN_VOUCHER)
+    assert desk.give(enrolment.with_previous(call, late, 2, new[0])).epoch == 3
+
+
 @pytest.mark.parametrize("epoch", [0, 3, 2**48])
 def test_a_call_is_for_this_epoch_or_the_next(desk, epoch):
     with pytest.raises(ConfigError, match=f"not of epoch {epoch}"):
