@@ -8,6 +8,7 @@ twice; what is made stays in the outbox until its receipt is here.
 import logging
 import secrets
 import sqlite3
+import time
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -61,7 +62,8 @@ class RecordSource(Protocol):
 class _Round:
     """A round that this device may take part in; `ring` is the index of its own, `members`.
 
-    `keys` is the device's ring key of the plan's epoch.
+    `keys` is the device's ring key of the plan's epoch. `now_ms` is when the device began with
+    it, and `began_s` the same on a clock that only counts.
     """
 
     study: trust.Study
@@ -72,6 +74,7 @@ class _Round:
     members: Ring
     keys: KeyPair
     now_ms: int
+    began_s: float
 
 
 class Agent:
@@ -183,6 +186,7 @@ class Agent:
         self, study: trust.Study, plan: RoundPlan, name: bytes, status: str | None, now_ms: int
     ) -> str:
         """Make an update of a verified round, or say why not; `status` is how far it came."""
+        began_s = time.perf_counter()
         # 5. There is time, and the update is not there yet.
         if now_ms > plan.deadline_ms + limits.MAX_CLOCK_SKEW_MS:
             return "the round is over"
@@ -208,7 +212,7 @@ class Agent:
             return "sits this round out"
         # 9. The guarantee is what the plan claims, and the budget bears it.
         self._pay(study, plan, context, name)
-        to = _Round(study, plan, name, context, ring, members, keys, now_ms)
+        to = _Round(study, plan, name, context, ring, members, keys, now_ms, began_s)
         clock = Stages()
         if records is None:
             fields = answer_fields(self._source.answer(study))
@@ -354,7 +358,7 @@ class Agent:
             round=to.plan.round,
             digest=digest,
             update=update,
-            submit_at_ms=_submit_at_ms(to, sum(clock.seconds.values())),
+            submit_at_ms=_submit_at_ms(to, time.perf_counter() - to.began_s),
             deadline_ms=to.plan.deadline_ms,
             spare_bytes=spare_bytes(to.study.rings, to.ring),
             expiry_s=_expiry_s(to.plan),
@@ -369,7 +373,7 @@ def _submit_at_ms(to: _Round, took_s: float) -> int:
     """Draw when to submit: from the moment that an update is ready to the end of the window.
 
     Sent as soon as it is ready, where that is later than a time drawn beforehand, it would show
-    how long this device trains, the same in every round.
+    how long this device reads its records, accounts and trains: `took_s`, all of it.
     """
     # A clock that lags behind the aggregator's must not eat up the time there is.
     ends_ms = min(to.plan.opens_ms, to.now_ms) + to.plan.window_ms

@@ -1,6 +1,7 @@
 """One device: when it takes part, when it stays out, and that nothing is made or paid twice."""
 
 import dataclasses
+import time
 
 import pytest
 from device_fixture import (
@@ -74,6 +75,23 @@ def test_an_honest_round_makes_an_update_that_the_gateway_counts(parties, make):
     # A retry is the same update in another box, and is counted once.
     assert not parties.admit(parties.federation.box(update))
     assert rounds.latest(parties.db).admitted == 1
+
+
+def test_a_slow_account_is_no_reason_to_send_at_once(parties, make, monkeypatch):
+    """All that an update took is before the time that is drawn, not only its training."""
+    agent = make()
+    slept, pay = [0.0], agent._pay
+    steady = time.perf_counter
+
+    def slowly(*args):
+        slept[0] = 1_000.0
+        pay(*args)
+
+    monkeypatch.setattr("time.perf_counter", lambda: steady() + slept[0])
+    monkeypatch.setattr(agent, "_pay", slowly)
+    agent.consider(announced(parties), parties.now_ms)
+    (pending,) = state.outbox(agent.db)
+    assert pending.submit_at_ms >= parties.now_ms + 1_000_000
 
 
 def test_what_leaves_the_device_does_not_name_it(parties, make):

@@ -313,7 +313,7 @@ def plan(tmp_path_factory):
 
 def submit_at(plan, now_ms, took_s):
     """When a device that heard of a round at `now_ms`, by its own clock, sends its update."""
-    current = agents._Round(None, plan, b"", b"", 0, None, None, now_ms)
+    current = agents._Round(None, plan, b"", b"", 0, None, None, now_ms, 0.0)
     return agents._submit_at_ms(current, took_s)
 
 
