@@ -79,11 +79,15 @@ class Keyring:
         pair = lsag.keygen()
         # What a power cut leaves half-written under this name was never shown to anybody.
         partial = self.folder / f"ring-{epoch}.new"
+        fresh = not self.folder.exists()
         try:
             partial.unlink(missing_ok=True)
             write_secret(partial, pair.secret)
             partial.rename(self.path(epoch))
             sync_folder(self.folder)
+            if fresh:
+                # The key is as durable as the name of its folder.
+                sync_folder(self.folder.absolute().parent)
         except OSError as error:
             raise StorageError(f"{self.path(epoch)} cannot be written: {error}") from error
         return pair
