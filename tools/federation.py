@@ -28,6 +28,7 @@ from vitalring.protocol.records import (
     SumKey,
 )
 from vitalring.protocol.secure_sum import KEYLESS, threshold_params
+from vitalring.tools.calibration import too_small
 from vitalring.tools.hospital_keys import new_hospital
 from vitalring.tools.settings import StudySettings, hospitals_of, rings_of
 
@@ -247,6 +248,8 @@ def describe(made: Made) -> list[str]:
             f"epsilon {plan.privacy.epsilon:g} at delta {plan.privacy.delta:g} "
             f"over {plan.training.rounds} rounds"
         )
+        note = too_small(plan.terms, len(roster.keys))
+        lines += [f"warning     {note}"] if note else []
     scheme = made.study.study.scheme()
     lines.append(
         f"sum         {plan.secure_sum}, {scheme.update_bytes:,} bytes an update, "

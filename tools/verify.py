@@ -82,9 +82,7 @@ def verify_log(folder: Path, authority_key: bytes | None) -> Verdict:
     # 10. The study spends no more privacy than it claims.
     plan = study.plan
     with blame(study_entries[1].object_path):
-        epsilon = accountant.check_claim(
-            plan.privacy, plan.training, plan.model.dimension, accountant.epsilon
-        )
+        epsilon = accountant.check_claim(plan.terms, accountant.epsilon)
     return Verdict(
         federation=federation.name,
         study=plan.study,

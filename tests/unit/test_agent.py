@@ -352,7 +352,7 @@ def test_not_a_number_among_the_records_ends_the_round_and_nothing_leaves(partie
     assert state.outbox(agent.db) == []
 
 
-@pytest.mark.parametrize("stage", ["train", "encode_update", "encode"])
+@pytest.mark.parametrize("stage", ["learn", "protect", "encode"])
 def test_a_crash_after_paying_is_paid_once_and_made_once(parties, make, monkeypatch, stage):
     def crash(*_args, **_options):
         raise KeyboardInterrupt
