@@ -48,6 +48,7 @@ BUILDERS = {
     "models/trace.py",
     # What the device's own path is measured against.
     "tools/bench/tensorflow_process.py",
+    "tools/bench/papers/dpsgd_process.py",
 }
 
 
