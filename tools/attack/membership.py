@@ -98,9 +98,7 @@ class Defence:
         settings = StudySettings(unit=self.unit, model=model, rounds=rounds)
         if self.unit != "none":
             settings = replace(settings, noise=self.noise, epsilon=self.epsilon)
-        return replace(
-            settings, local_epochs=self.passes, min_cohort=min(10, devices), ring_size=devices
-        )
+        return replace(settings, local_epochs=self.passes, ring_size=max(2, devices))
 
 
 @dataclass(frozen=True)
@@ -144,7 +142,8 @@ class Bench:
         """Return the plan of a study that is so defended. Raises ConfigError."""
         sizes = [len(each) // 2 for each in self.people]
         settings = defence.settings(self.artefact.info.name, self.settings.rounds, len(self.people))
-        return plan_of(settings, self.artefact, len(sizes), min(sizes), b"", max(sizes))
+        mean = sum(sizes) / len(sizes)
+        return plan_of(settings, self.artefact, len(sizes), min(sizes), b"", max(sizes), mean)
 
 
 @dataclass(frozen=True)
