@@ -60,7 +60,7 @@ class StudySettings:
     epsilon: Annotated[float, Range(0.001, 100.0)] = 8.0
     delta: Annotated[float, Range(1e-12, 0.01)] = 1e-5
     clip: Annotated[float | None, Range(1e-6, 1e6)] = None
-    bits: Annotated[int, Range(2, 16)] = 8
+    bits: Annotated[int, Range(2, 20)] = 8
     update_clip: Annotated[float | None, Range(1e-9, 1e9)] = None
     reach: Annotated[float, Range(0.1, 100.0)] = 6.0
     keep: Annotated[float, Range(1e-6, 1.0)] = 0.9998
