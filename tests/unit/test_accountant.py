@@ -188,6 +188,28 @@ def test_a_claim_without_the_slack_is_refused(multiplier):
         check_claim(terms(plan), epsilon)
 
 
+def test_what_is_not_gaussian_is_charged():
+    """SPEC 7.7: to epsilon a step, and to a share of delta that is set aside."""
+    spend = Spend(1.0, 10.0, 20)
+    plain = epsilon([spend], 1e-5)
+    charged = replace(spend, epsilon=1e-3, delta=1e-15)
+    cost = epsilon([charged], 1e-5) - plain
+    assert 0.0199 < cost < 0.0205
+    # Others with the same multiplier are not taken for the same mechanism.
+    assert epsilon([charged, spend], 1e-5) == pytest.approx(
+        epsilon([replace(spend, steps=40)], 1e-5) + 0.02, abs=1e-3
+    )
+    with pytest.raises(PrivacyError, match="costs more of delta"):
+        epsilon([replace(charged, delta=1e-9)], 1e-5)
+    # The same chance is worth more where epsilon is large.
+    assert epsilon([Spend(1.0, 1.0, 20, delta=1e-18)], 1e-3) > 20
+    with pytest.raises(PrivacyError, match="costs more of delta"):
+        epsilon([Spend(1.0, 1.0, 20, delta=1e-15)], 1e-3)
+    for broken in (replace(spend, epsilon=float("nan")), replace(spend, delta=1.5)):
+        with pytest.raises(PrivacyError, match="cannot be accounted"):
+            epsilon([broken], 1e-5)
+
+
 def test_not_a_number_is_no_pass():
     plan = Privacy("record", "local", 2.0, 1e-5, 1.0, 2.0)
     with pytest.raises(PrivacyError):
