@@ -47,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     source.add_argument("--out", type=Path, help="folder for JSON, Markdown and the picture")
     _add_membership(actions.add_parser("membership", help="was this record trained on"))
     source.set_defaults(attack=_source_inference)
+    _add_inversion(actions.add_parser("inversion", help="rebuild records from what was sent"))
 
 
 def _add_membership(parser: argparse.ArgumentParser) -> None:
@@ -69,6 +70,28 @@ def _add_membership(parser: argparse.ArgumentParser) -> None:
         help="interpreter with tensorflow-privacy 0.8.12, whose attacks are run too",
     )
     parser.set_defaults(attack=_membership)
+
+
+def _add_inversion(parser: argparse.ArgumentParser) -> None:
+    _add_data(parser)
+    parser.add_argument(
+        "--tensorflow", required=True, metavar="PYTHON", help="interpreter with vitalring[models]"
+    )
+    parser.add_argument(
+        "--defences",
+        default="none,record/local/8",
+        help="how studies train: none, none:PASSES or UNIT/NOISE/EPSILON, with commas between",
+    )
+    for name, default, text in (
+        ("devices", 10, "devices of a cohort, all of which are in its sum"),
+        ("rows", 50, "most records of a device"),
+        ("seeds", 3, "cohorts"),
+        ("targets", 8, "records of a cohort that are asked about"),
+        ("dummies", 4, "records that are rebuilt at once from many"),
+        ("iterations", 200, "steps of a descent"),
+    ):
+        parser.add_argument(f"--{name}", type=int, default=default, help=text)
+    parser.set_defaults(attack=_inversion)
 
 
 def _add_data(parser: argparse.ArgumentParser) -> None:
@@ -126,6 +149,41 @@ def _membership(options: argparse.Namespace) -> int:
     page = _Page("membership", f"Membership inference: {result['dataset']}", command, picture)
     facts, tables = membership_facts(result), membership_tables(result)
     _publish(page, result, facts, tables, LIMITS, membership_plot(result), options.out)
+    return 0
+
+
+def _inversion(options: argparse.Namespace) -> int:
+    from vitalring.tools.attack.inversion import (  # noqa: PLC0415
+        InversionSettings,
+        measure_inversion,
+    )
+    from vitalring.tools.attack.inversion_text import (  # noqa: PLC0415
+        MEANING,
+        inversion_facts,
+        inversion_plot,
+        inversion_tables,
+    )
+    from vitalring.tools.attack.membership import Defence  # noqa: PLC0415
+
+    numbers = ("devices", "rows", "seeds", "targets", "dummies", "iterations")
+    settings = InversionSettings(
+        defences=tuple(Defence.from_text(text) for text in options.defences.split(",")),
+        **{name: getattr(options, name) for name in numbers},
+    )
+    say = Console(stderr=True).print
+    result = measure_inversion(
+        options.data or SHIPPED_DATA, options.model, settings, options.tensorflow, say
+    )
+    command = (
+        f"vitalring attack inversion{'' if options.data is None else ' --data FOLDER'} "
+        f"--model {result['model']} --tensorflow PYTHON --defences {options.defences} "
+        + " ".join(f"--{name} {getattr(options, name)}" for name in numbers)
+        + " --out docs/results"
+    )
+    picture = "How alike rebuilt and true records are, by what the attacker has"
+    page = _Page("inversion", f"Gradient inversion: {result['dataset']}", command, picture)
+    facts, tables = inversion_facts(result), inversion_tables(result)
+    _publish(page, result, facts, tables, MEANING, inversion_plot(result), options.out)
     return 0
 
 
