@@ -206,7 +206,7 @@ def test_what_is_not_gaussian_is_charged():
     with pytest.raises(PrivacyError, match="costs more of delta"):
         epsilon([Spend(1.0, 1.0, 20, delta=1e-15)], 1e-3)
     for broken in (replace(spend, epsilon=float("nan")), replace(spend, delta=1.5)):
-        with pytest.raises(PrivacyError, match="cannot be accounted"):
+        with pytest.raises(PrivacyError, match="not a mechanism that can be accounted"):
             epsilon([broken], 1e-5)
 
 
