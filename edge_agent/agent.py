@@ -241,6 +241,8 @@ class Agent:
             return "the sum is in clear and this device insists on an encrypted one"
         if plan.privacy.unit == "none" and not floors.allow_no_privacy:
             return "the plan has no privacy and this device insists on it"
+        if plan.privacy.noise == "distributed" and not floors.allow_shared_noise:
+            return "the noise is shared and this device insists on carrying its guarantee alone"
         return None
 
     def _own_ring(self, study: trust.Study) -> tuple[int, Ring]:

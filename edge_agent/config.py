@@ -33,6 +33,8 @@ class Floors:
     """Most that all studies together may spend of a record's privacy."""
     delta: Annotated[float, Range(1e-12, 0.01)] = 1e-5
     allow_no_privacy: bool = False
+    allow_shared_noise: bool = False
+    """Take part where the guarantee takes other devices' noise too, and single updates unread."""
     allow_plain_sum: bool = False
     """Take part where the gateway reads every update: for simulations alone."""
 

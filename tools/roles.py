@@ -168,6 +168,8 @@ def floors_of(made: Made) -> Table:
         table["allow_plain_sum"] = True
     if plan.privacy.unit == "none":
         return {**table, "allow_no_privacy": True}
+    if plan.privacy.noise == "distributed":
+        table["allow_shared_noise"] = True
     return {**table, "epsilon": _record_epsilon(plan), "delta": plan.privacy.delta}
 
 

@@ -227,6 +227,8 @@ def _summary(verdict: Verdict) -> Iterator[str]:
             f"unit {privacy.unit}, noise {privacy.noise}: epsilon {privacy.epsilon:g} at delta "
             f"{privacy.delta:g} claimed, {verdict.epsilon:.4f} recomputed"
         )
+        if privacy.noise == "distributed":
+            claim += f", with {privacy.colluders} colluders in a sum of the fewest devices"
     yield f"  privacy      {claim}"
     for finding in verdict.findings:
         yield f"  note         {finding}"

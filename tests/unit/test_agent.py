@@ -385,3 +385,13 @@ def test_a_crash_while_paying_leaves_nothing_paid(parties, make, monkeypatch):
     assert nothing_happened(first)
     first.db.close()
     assert make().consider(announced(parties), parties.now_ms) == "ready"
+
+
+def test_a_device_that_trusts_nobody_elses_noise_stays_out(parties, make):
+    agent = make()
+    study, plan = parties.federation.study, plan_of(parties)
+    shared = dataclasses.replace(plan.privacy, noise="distributed")
+    asks = (study, dataclasses.replace(plan, privacy=shared), study.rings[0], None)
+    assert "insists on carrying its guarantee alone" in agent._below_floors(*asks)
+    agent._floors = dataclasses.replace(FLOORS, allow_shared_noise=True)
+    assert agent._below_floors(*asks) is None

@@ -15,7 +15,7 @@ from vitalring.models import metrics
 from vitalring.models.dataset import FeatureSchema
 from vitalring.protocol import chunks, sealing, trust
 from vitalring.protocol.checkpoint import parse_and_verify
-from vitalring.protocol.guarantee import round_spend, spend_of_rounds
+from vitalring.protocol.guarantee import noise_of, round_spend, spend_of_rounds
 from vitalring.protocol.records import Evaluation, StudyPlan
 from vitalring.schema import to_plain
 from vitalring.tools.calibration import too_small
@@ -151,6 +151,7 @@ def privacy_dict(study: trust.Study, rounds: int) -> dict[str, Any]:
         "noise_multiplier": privacy.noise_multiplier,
         "clip": privacy.clip,
         "colluders": privacy.colluders,
+        "shares": noise_of(plan.terms).shares if privacy.noise == "distributed" else None,
         "note": too_small(plan.terms, len(study.roster.keys)),
         "sampling_rate": training.sampling_rate,
         "steps": training.steps,
