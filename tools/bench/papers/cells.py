@@ -7,6 +7,7 @@ f/SET/UNIT-NOISE/EPSILON/SEED                     its Figure 2; none and central
 ledger                                            its Table II
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -180,7 +181,8 @@ def _training(setup: Setup, kind: str, name: str, study: SimulationSettings) -> 
 
 def _central(setup: Setup, each: DataSet, study: SimulationSettings, epsilon: float) -> Cell:
     central = asdict(each.central)
-    central["passes"] = min(central["passes"], setup.form.central_passes)
+    central["passes"] = min(each.central.passes, setup.form.central_passes or math.inf)
+    central["batch"] = min(each.central.batch, setup.form.central_batch or each.central.batch)
     request = {
         "digest": setup.data[each.name].digest,
         "settings": _settings(study),

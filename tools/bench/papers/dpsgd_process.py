@@ -6,9 +6,10 @@ gradient that the device computes, and the optimiser clips each example's and ad
 - Every row enters a step by its own coin (Poisson sampling), as the accountant assumes. A step
   has room for more rows than it may ever draw; what is left empty has loss and gradient 0. So no
   batch is cut short, and the sum is divided by a number that does not depend on the rows.
-- A step is worked off in chunks, whose gradients the optimiser adds up (its own
+- A step of SGD is worked off in chunks, whose gradients the optimiser adds up (its own
   `gradient_accumulation_steps`). It adds noise to each chunk, so each gets a share of the
-  variance, and the step's noise has the multiplier that was accounted.
+  variance, and the step's noise has the multiplier that was accounted. Adam takes a step whole:
+  it counts every chunk as a step when it corrects its bias.
 
 Noise is TensorFlow's own random numbers: fit for a comparison, not for a guarantee.
 """
@@ -42,12 +43,13 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
     network = _network(request["model"], x.shape[1:], request["classes"])
     layer = network.layer
     batch, rate = request["batch"], request["batch"] / len(x)
-    chunks = chunks_of(batch)
-    capacity = chunks * CHUNK
+    capacity = chunks_of(batch) * CHUNK
+    chunk = capacity if request["optimiser"] == "adam" else CHUNK
+    chunks = capacity // chunk
     options = {
         "l2_norm_clip": request["clip"],
         "noise_multiplier": request["noise_multiplier"] / math.sqrt(chunks),
-        "num_microbatches": CHUNK,
+        "num_microbatches": chunk,
         "gradient_accumulation_steps": chunks,
     }
     if request["optimiser"] == "adam":
@@ -84,8 +86,8 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
         some_y = np.zeros((capacity, request["classes"]), np.float32)
         some_y[np.arange(chosen.size), y[chosen]] = 1
         mask = (np.arange(capacity) < chosen.size).astype(np.float32)
-        for first in range(0, capacity, CHUNK):
-            part = slice(first, first + CHUNK)
+        for first in range(0, capacity, chunk):
+            part = slice(first, first + chunk)
             # Tensors, not arrays: an array's values would be traced into the graph anew.
             step(*(tf.constant(each[part]) for each in (some_x, some_y, mask)))
     found = [

@@ -72,7 +72,8 @@ class Form:
     timed_rounds: int
     """Rounds whose time is taken, besides the first, in which parties still start."""
     central_passes: float
-    """Most passes of DP-SGD on pooled rows."""
+    central_batch: int
+    """Most passes and rows of a step of DP-SGD on pooled rows; 0 is no limit."""
     attack_rounds: int
     attack_seeds: int
     member_rows: int
@@ -91,6 +92,7 @@ QUICK: Final = Form(
     rounds=3,
     timed_rounds=3,
     central_passes=2.0,
+    central_batch=128,
     attack_rounds=3,
     attack_seeds=2,
     member_rows=100,
@@ -105,7 +107,8 @@ FULL: Final = Form(
     rows=0,
     rounds=0,
     timed_rounds=6,
-    central_passes=1000.0,
+    central_passes=0.0,
+    central_batch=0,
     attack_rounds=10,
     attack_seeds=5,
     member_rows=1000,
