@@ -11,7 +11,7 @@ import pytest
 from vitalring.errors import ConfigError
 from vitalring.models import metrics
 from vitalring.tools.bench.papers import settings as papers_settings
-from vitalring.tools.bench.papers.cells import MECHANISMS, SIDES, Setup, cells_of
+from vitalring.tools.bench.papers.cells import MECHANISMS, SIDES, Setup, _settings, cells_of
 from vitalring.tools.bench.papers.command import DEFAULT_PLAN, write_page
 from vitalring.tools.bench.papers.data import Prepared, folder_digest, prepare
 from vitalring.tools.bench.papers.dpsgd_process import CHUNK, chunks_of, stated_epsilon
@@ -26,6 +26,7 @@ from vitalring.tools.bench.papers.reported import (
 from vitalring.tools.bench.papers.settings import FULL, QUICK, load_papers, load_study, offered
 from vitalring.tools.bench.papers.shown import BUSY, NO_FIGURE, estimate, percent
 from vitalring.tools.bench.papers.store import DISTURBED, FAILED, MEASURED, Cell, Store
+from vitalring.tools.bench.papers.studies import study_cell
 from vitalring.tools.bench.papers.text_a import SEEN, VIEWS
 from vitalring.tools.bench.papers.watching import Watch
 from vitalring.tools.cli import main
@@ -339,6 +340,36 @@ def test_the_log_holds_every_update_of_every_round(tmp_path):
     assert got["bytes"] > 3 * 20 * got["signature_bytes"]
     assert got["slowest_commit_seconds"] >= got["commit_seconds"] > 0
     assert not list(tmp_path.iterdir())
+
+
+def test_a_run_that_came_to_its_end_before_it_was_kept_is_not_run_again(tmp_path):
+    out = tmp_path / "run"
+    (out / "log").mkdir(parents=True)
+    (out / "log" / "checkpoint").write_text("x" * 100)
+    report = {
+        "status": "finished",
+        "dataset": "beats",
+        "model": "ecg_cnn",
+        "parameters": 4096,
+        "devices": 3,
+        "secure_sum": "plain",
+        "privacy": {"unit": "none"},
+        "rounds": [{"accuracy": 0.5, "expected": 3, "admitted": 2}],
+        "rounds_on": "test",
+        "bytes": {"update": 100},
+        "log": {"leaves": 9},
+        "test": {
+            **dict.fromkeys(("accuracy", "macro_f1", "auroc"), SCORE),
+            "confusion": [],
+            "rows": 4,
+        },
+    }
+    (out / "report.json").write_text(json.dumps(report))
+    plain = load_study(load_papers(DEFAULT_PLAN).sets[1].study)
+    # There are no data in this folder, so nothing could be run.
+    request = {"settings": _settings(plain), "data": str(tmp_path), "room": str(tmp_path)}
+    got = study_cell(request)
+    assert (got["missing_updates"], got["log_bytes"], got["curve"]) == (1, 100, [0.5])
 
 
 def test_a_watch_sees_this_process():

@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import json
 import statistics
 import tempfile
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ from typing import Any
 from rich.console import Console
 
 from vitalring.errors import ConfigError
+from vitalring.files import read_file
 from vitalring.schema import from_plain
 from vitalring.tools.bench.papers.watching import MOST_OTHERS, Watch
 from vitalring.tools.bench.rounds import reports_in
@@ -92,6 +94,12 @@ def others(watch: Watch) -> dict[str, Any]:
 
 
 def _run(settings: SimulationSettings, out: Path) -> Simulation:
+    done = out / "report.json"
+    if done.exists():
+        report = json.loads(read_file(done))
+        # It came to its end, but whoever waited for it was killed before it was kept.
+        if report["status"] == "finished":
+            return Simulation(out, report)
     run = simulate(replace(settings, out=out), console=Console(file=io.StringIO()))
     if not run.finished:
         raise ConfigError("the run was stopped before its end")
