@@ -178,13 +178,17 @@ WITH_NOISE = Numbers(
 ONE_SUM = Numbers(
     local_epochs=1.0,
     batch=0,
-    lr=0.5,
+    lr=1.0,
     noise="distributed",
     clip=1.0,
     update_clip=0.0,
     server=SERVERS["momentum"],
 )
-"""One sum of clipped gradients a round: larger batches lose nothing to noise."""
+"""One sum of clipped gradients a round: larger batches lose nothing to noise.
+
+Chosen on 6 of the shipped electrocardiograms' training patients at epsilon 1, of rates from 0.25
+to 2 and clips of 0.5 and 1.
+"""
 
 DEVICE = Numbers(
     local_epochs=1.0,
