@@ -14,6 +14,7 @@ KINDS: Final[Mapping[str, str]] = {
     "study": "studies",
     "time": "studies",
     "pooled": "pooled",
+    "pace": "pooled",
     "central": "central",
     "source": "attacks",
     "membership": "attacks",

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from vitalring.schema import to_plain
 from vitalring.tools.bench.papers.data import Prepared
+from vitalring.tools.bench.papers.measuring import TIMED
 from vitalring.tools.bench.papers.settings import (
     DataSet,
     Form,
@@ -84,7 +85,10 @@ def cells_of(setup: Setup) -> dict[str, Cell]:
 def _table_a(setup: Setup, each: DataSet) -> dict[str, Cell]:
     studies = _guarantees(each)
     plain = studies["none"]
-    made = {f"a/{each.name}/centralised/pooled": _training(setup, "pooled", each.name, plain)}
+    made = {
+        f"a/{each.name}/centralised/pooled": _training(setup, "pooled", each.name, plain),
+        f"a/{each.name}/centralised/time": _training(setup, "pace", each.name, plain),
+    }
     for row, (secure_sum, guarantee) in MECHANISMS.items():
         study = apply_changes(studies[guarantee], _sum(secure_sum))
         for kind in ("study", "time"):
@@ -135,8 +139,8 @@ def _table_b(setup: Setup) -> dict[str, Cell]:
         for seed in range(setup.form.seeds):
             seeded = apply_changes(study, {"seed": seed})
             made[f"b/{side}/{kind}/{seed}"] = _training(setup, kind, sites.data, seeded)
-        if side != "centralised":
-            made[f"b/{side}/time"] = _training(setup, "time", sites.data, study)
+        kind = "pace" if side == "centralised" else "time"
+        made[f"b/{side}/time"] = _training(setup, kind, sites.data, study)
     return made
 
 
@@ -166,13 +170,13 @@ def _training(setup: Setup, kind: str, name: str, study: SimulationSettings) -> 
     """Return a cell that trains a study in the form's size."""
     # Timed rounds lie between the opening of the second and that of the last.
     rounds = setup.form.timed_rounds + 2
-    if kind != "time":
+    if kind not in TIMED:
         rounds = min(study.study.rounds, setup.form.rounds or study.study.rounds)
     shaped = apply_changes(study, {"rounds": rounds, "timeout_s": _TIMEOUT_S})
     unit = shaped.study.unit
     what = f"{shaped.study.secure_sum}, unit {unit}"
     what += "" if unit == "none" else f", epsilon {shaped.study.epsilon:g}"
-    if kind == "pooled":
+    if kind in ("pooled", "pace"):
         what = "all rows in one place"
     request = {"digest": setup.data[name].digest, "settings": _settings(shaped)}
     title = f"{name}: {what}, seed {shaped.study.seed}, {kind}"

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from vitalring.aggregator.evaluate import final_rows
 from vitalring.edge_agent.accountant import calibrate
@@ -77,7 +78,7 @@ def central_cell(request: Mapping[str, Any]) -> dict[str, Any]:
 
 def _train(
     work: Work, asked: Mapping[str, Any], folder: Path, python: str
-) -> tuple[dict[str, Any], np.ndarray[Any, np.dtype[np.float32]]]:
+) -> tuple[dict[str, Any], npt.NDArray[np.float32]]:
     """Train in TensorFlow's environment; return its answer and the test rows' probabilities."""
     held_out = final_rows(work.fleet.folder, work.features)
     start = initial_weights(work.artefact, work.recipe.initial_seed)

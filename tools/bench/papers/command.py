@@ -15,7 +15,6 @@ from rich.console import Console
 
 from vitalring.errors import ConfigError
 from vitalring.files import write_atomic
-from vitalring.tools.bench.machine import machine
 from vitalring.tools.bench.table import markdown, print_tables
 
 DEFAULT_PLAN = Path(__file__).resolve().parents[3] / "docs" / "studies" / "papers.toml"
@@ -97,7 +96,6 @@ def _write(options: argparse.Namespace, setup: Any, known: Mapping[str, Any]) ->
 
     result = {
         "command": _command(options),
-        "machine": machine(),
         "form": asdict(setup.form),
         "sets": [
             {"name": each.name, "title": each.title}

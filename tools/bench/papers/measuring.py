@@ -21,7 +21,7 @@ from vitalring.tools.bench.papers.store import (
     Store,
 )
 
-TIMED: Final = ("time", "ledger")
+TIMED: Final = ("time", "pace", "ledger")
 """Kinds that are nothing but times: where others had the cores, nothing was measured."""
 
 _TIMEOUT_S: Final = 24 * 3600.0

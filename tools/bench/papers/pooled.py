@@ -4,12 +4,14 @@ It is `vitalring.tools.simulate.pooled`'s recipe: a device's own algorithm, as m
 rows as the federation makes, and no noise.
 """
 
+import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from vitalring.aggregator.evaluate import evaluate_weights, has_validation, round_rows
 from vitalring.edge_agent.dpsgd import train
@@ -39,7 +41,7 @@ class Work:
     recipe: Recipe
     seed: int
 
-    def evaluate(self, weights: np.ndarray[Any, np.dtype[np.float32]]) -> FinalEvaluation:
+    def evaluate(self, weights: npt.NDArray[np.float32]) -> FinalEvaluation:
         """Return how weights (d,) do on the test rows."""
         return evaluate_final(
             self.fleet.folder,
@@ -67,37 +69,51 @@ def work_of(settings: SimulationSettings) -> Work:
 
 
 def pooled_cell(request: Mapping[str, Any]) -> dict[str, Any]:
-    """Train and return how the model does on the test rows, and what each round's worth took.
+    """Train and return how the model does on the test rows, and after each round's worth.
 
     One worth is as many passes over all rows as each device makes over its own in a round.
     """
-    settings = settings_of(request)
-    with Watch() as watch:
-        work = work_of(settings)
-        model = TrainableModel(work.artefact)
-        count = len(work.fleet.devices)
-        recipe = pooled_recipe(work.recipe, count)
-        training = replace(recipe.training, proximal=0.0)
-        generator = np.random.default_rng(work.seed)
-        weights = initial_weights(work.artefact, recipe.initial_seed)
-        x, y = work.records.x, work.records.y
-        curve, seconds = [], []
-        held_out = round_rows(work.fleet.folder, work.features)
-        for _ in range(work.recipe.training.rounds):
-            began = time.perf_counter()
-            for _ in range(count):
-                privacy = Privacy(clip=recipe.clip)
-                weights = train(model, weights, x, y, training, privacy, generator).weights
-            seconds.append(time.perf_counter() - began)
-            curve.append(evaluate_weights(model, weights, held_out.x, held_out.y).accuracy)
-        test = test_dict(work.evaluate(weights))
+    work = work_of(settings_of(request))
+    model = TrainableModel(work.artefact)
+    held_out = round_rows(work.fleet.folder, work.features)
+    curve = []
+    for weights in _worths(work, model):
+        curve.append(evaluate_weights(model, weights, held_out.x, held_out.y).accuracy)
+    test = test_dict(work.evaluate(weights))
     return {
         **{name: test[name] for name in ("accuracy", "macro_f1", "auroc", "confusion", "rows")},
         "curve": curve,
         "curve_on": "validation" if has_validation(work.fleet.info) else "test",
-        "train_rows": len(y),
+        "train_rows": len(work.records.y),
         "parameters": work.artefact.info.dimension,
-        "round_seconds": float(np.median(seconds)),
+    }
+
+
+def pace_cell(request: Mapping[str, Any]) -> dict[str, Any]:
+    """Train a few rounds' worth and return the time of one (median), and this process's memory."""
+    with Watch() as watch:
+        work = work_of(settings_of(request))
+        seconds, began = [], time.perf_counter()
+        for _ in _worths(work, TrainableModel(work.artefact)):
+            seconds.append(time.perf_counter() - began)
+            began = time.perf_counter()
+    return {
+        # The first is left out, as of the parties' rounds.
+        "round_seconds": statistics.median(seconds[1:]),
         "peak_bytes": watch.peaks,
         **others(watch),
     }
+
+
+def _worths(work: Work, model: TrainableModel) -> Iterator[npt.NDArray[np.float32]]:
+    """Yield the weights (d,) after each round's worth of training."""
+    count = len(work.fleet.devices)
+    recipe = pooled_recipe(work.recipe, count)
+    training = replace(recipe.training, proximal=0.0)
+    generator = np.random.default_rng(work.seed)
+    weights = initial_weights(work.artefact, recipe.initial_seed)
+    x, y, privacy = work.records.x, work.records.y, Privacy(clip=recipe.clip)
+    for _ in range(work.recipe.training.rounds):
+        for _ in range(count):
+            weights = train(model, weights, x, y, training, privacy, generator).weights
+        yield weights

@@ -46,7 +46,18 @@ def estimate(value: Mapping[str, float | None] | None) -> str:
 
 def spread(values: Sequence[float], form: Callable[[float], str]) -> str:
     """Return the mean of several runs with its interval, where there is one."""
-    mean: Interval = interval(list(values))
+    return _within(interval(list(values)), form)
+
+
+def share(values: Sequence[float], form: Callable[[float], str]) -> str:
+    """Return the mean of shares as `spread` does; nothing outside of 0 and 1 is a share."""
+    mean = interval(list(values))
+    if mean.low is not None and mean.high is not None:
+        mean = Interval(mean.mean, max(0.0, mean.low), min(1.0, mean.high))
+    return _within(mean, form)
+
+
+def _within(mean: Interval, form: Callable[[float], str]) -> str:
     if mean.low is None or mean.high is None:
         return form(mean.mean)
     return f"{form(mean.mean)} ({form(mean.low)}–{form(mean.high)})"
@@ -54,7 +65,7 @@ def spread(values: Sequence[float], form: Callable[[float], str]) -> str:
 
 def percent(values: Sequence[float]) -> str:
     """Return the mean of shares in per cent, with its interval."""
-    return spread(values, lambda value: f"{100 * value:.1f}")
+    return share(values, lambda value: f"{100 * value:.1f}")
 
 
 def claim(privacy: Mapping[str, Any]) -> str:

@@ -14,7 +14,7 @@ from typing import Any, Final
 from vitalring.errors import ConfigError
 from vitalring.files import read_file, write_atomic
 
-MEASURED, FAILED, DISTURBED = "measured", "failed", "disturbed"
+MEASURED, FAILED, DISTURBED, WAITING = "measured", "failed", "disturbed", "waiting"
 
 _MEANING: Final = 1
 """Raised where a cell comes to measure something else by the same settings."""
@@ -56,7 +56,7 @@ class Found:
         return self.status == MEASURED
 
 
-NOTHING: Final = Found(FAILED, "not run yet")
+NOTHING: Final = Found(WAITING, "not run yet")
 
 
 class Store:

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from vitalring.tools.bench.machine import in_words
 from vitalring.tools.bench.papers.reported import LEDGER_B
 from vitalring.tools.bench.papers.shown import Found, Known, estimate, measured, of, timed
+from vitalring.tools.bench.papers.store import WAITING
 from vitalring.tools.bench.papers.text_a import table_a
 from vitalring.tools.bench.papers.text_b import figure_b, table_b
 from vitalring.tools.bench.table import Table
@@ -14,14 +14,18 @@ from vitalring.tools.bench.table import Table
 def papers_facts(result: Mapping[str, Any]) -> list[str]:
     """Return what a reader must know before the figures mean anything."""
     form, known = result["form"], result["cells"]
+    waiting = sum(found["status"] == WAITING for found in known.values())
     whole = sum(measured(found) for found in known.values())
-    facts = [in_words(result["machine"])]
+    facts = [_where(known)]
     if form["name"] == "quick":
         facts.append(
             "QUICK FIGURES: they show that everything runs, not how good anything is. At most "
             f"{form['rows']} rows of a device, {form['rounds']} rounds, {form['seeds']} seeds."
         )
-    facts.append(f"{whole} of {len(known)} cells are measured; the others are named at the end.")
+    facts.append(
+        f"{whole} of {len(known)} cells are measured, {waiting} are not run yet; what failed is "
+        "named at the end."
+    )
     facts += [f"Left out: {name}, {why}" for name, why in result["left_out"].items()]
     facts += [
         "Each federated cell is a run of `vitalring simulate`: broker, gateways, hospitals, "
@@ -133,9 +137,24 @@ def _missing(known: Known) -> list[Table]:
     rows = tuple(
         (label, found["status"], found["reason"].replace("|", "/"))
         for label, found in known.items()
-        if not measured(found)
+        if not measured(found) and found["status"] != WAITING
     )
     return [Table("Not measured", ("cell", "", "why"), rows)] if rows else []
+
+
+def _where(known: Known) -> str:
+    """Return on what machines, and when, the cells were measured."""
+    machines = [found["machine"] for found in known.values() if measured(found)]
+    if not machines:
+        return "Nothing is measured yet."
+    dates = sorted({each["date"] for each in machines})
+    words = {
+        f"{each['processor']} ({each['architecture']}), {each['cores']} cores, {each['system']}, "
+        f"Python {each['python']}, vitalring {each['vitalring']}"
+        for each in machines
+    }
+    when = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
+    return f"{when}; {'; '.join(sorted(words))}."
 
 
 def _stated(value: float | str | None) -> str:

@@ -14,7 +14,7 @@ from vitalring.tools.bench.papers.shown import (
     estimate,
     measured,
     of,
-    spread,
+    share,
     timed,
     untimed,
 )
@@ -40,6 +40,10 @@ VIEWS: Final = {
 """What membership is told from: all updates of a device in clear, or all global models."""
 
 
+_OTHERS_OF_A_RATE: Final = 1000
+"""One false alarm among so many is a rate of 0.1 %."""
+
+
 def table_a(result: Mapping[str, Any], each: Mapping[str, Any]) -> Table:
     """Return the table of one data set."""
     name, known = each["name"], result["cells"]
@@ -47,12 +51,12 @@ def table_a(result: Mapping[str, Any], each: Mapping[str, Any]) -> Table:
     for row, reported in TABLE_A.items():
         kind = "pooled" if row == "centralised" else "study"
         study = known.get(f"a/{name}/{row}/{kind}")
-        time = study if row == "centralised" else known.get(f"a/{name}/{row}/time")
+        time = known.get(f"a/{name}/{row}/time")
         rows.append(
             (
                 reported.name,
                 of(study, lambda found: estimate(found["accuracy"])),
-                f"{reported.accuracy:g} %",
+                f"{reported.accuracy:.1f} %",
                 of(study, lambda found: estimate(found["macro_f1"])),
                 "–" if row == "centralised" else of(study, lambda f: f"{f['update_bytes']:,}"),
                 timed(time, lambda found: f"{found['round_seconds']:.2f}"),
@@ -109,7 +113,7 @@ def _source(found: Found | None, row: str) -> str:
     key = next((e for e in figures if (e != "0") == guarded), None)
     if key is None or name not in figures[key]:
         raise ConfigError(f"the attack gave no figure {name!r}: measure it again")
-    return spread(figures[key][name], lambda value: f"{value:.2f}")
+    return share(figures[key][name], lambda value: f"{value:.2f}")
 
 
 def _random(found: Found | None) -> str:
@@ -140,10 +144,13 @@ def _membership_note(found: Found | None) -> str:
     if found is None or not measured(found):
         return f"{said}."
     got = found["result"]
-    return (
-        f"{said}: {got['members']:,} members and {got['others']:,} others in each of "
+    said += (
+        f": {got['members']:,} members and {got['others']:,} others in each of "
         f"{got['studies']} studies."
     )
+    if got["others"] < _OTHERS_OF_A_RATE:
+        said += " So few others cannot show a rate of 0.1 %: at most none of them is taken amiss."
+    return said
 
 
 def _said(found: Found | None) -> str:

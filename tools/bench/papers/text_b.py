@@ -31,9 +31,9 @@ def table_b(result: Mapping[str, Any]) -> Table:
         kind = "pooled" if side == "centralised" else "study"
         labels = [label for label in known if label.startswith(f"b/{side}/{kind}/")]
         runs = [known[label]["result"] for label in labels if measured(known[label])]
-        time = known.get(labels[0] if side == "centralised" else f"b/{side}/time")
-        columns.append(_column_b(runs, time))
+        columns.append(_column_b(runs, known.get(f"b/{side}/time")))
     ours = dict(zip(SIDES, columns, strict=True))
+    ours["centralised"] |= {"update": "–", "bytes": "–"}  # there is no update
     titles = (
         "",
         "centralised",
@@ -91,10 +91,7 @@ def _column_b(runs: Sequence[Found], time: Found | None) -> dict[str, str]:
         column["bytes"] = f"{size:,}" if size else "–"
         column["privacy"] = "none" if privacy["unit"] == "none" else claim(privacy)
     column["time"] = timed(time, lambda found: f"{rounds * found['round_seconds']:.0f}")
-    column["update"] = timed(
-        time,
-        lambda found: f"{found['update_seconds']:.3f}" if "update_seconds" in found else "–",
-    )
+    column["update"] = timed(time, lambda found: f"{found['update_seconds']:.3f}")
     return column
 
 
