@@ -12,6 +12,7 @@ import vitalring.tools.attack
 from vitalring.models.artefact import initial_weights
 from vitalring.models.catalogue import find_artefact
 from vitalring.models.runtime import TrainableModel
+from vitalring.tools import cli
 
 pytestmark = pytest.mark.tensorflow
 
@@ -86,3 +87,33 @@ def test_windows_come_closer_in_gradient(tmp_path):
     assert after["first_dense"] == []
     assert found["g"].shape == (2, 1, 40, 2)
     assert all(a > b + 0.1 for a, b in zip(after["alike"]["g"], before["alike"]["g"], strict=True))
+
+
+def test_inversion_is_run_from_the_command_line(tmp_path):
+    arguments = "--devices 4 --rows 12 --seeds 1 --targets 2 --dummies 2 --iterations 3"
+    code = cli.main(
+        [
+            "attack",
+            "inversion",
+            *arguments.split(),
+            "--tensorflow",
+            sys.executable,
+            "--out",
+            str(tmp_path),
+        ]
+    )
+    assert code == 0
+    content = json.loads((tmp_path / "inversion-mitbih.json").read_text())
+    assert [(view["view"], view["defence"]) for view in content["views"]] == [
+        ("gradient", ""),
+        ("update", "none"),
+        ("sum", "none"),
+        ("step", "record/local/8"),
+        ("update", "record/local/8"),
+        ("sum", "record/local/8"),
+    ]
+    for view in content["views"]:
+        figures = view["figures"]["descent"]
+        assert set(figures) == {"attack", "others", "class"}
+        assert all(len(values) == 2 for values in figures["attack"].values())
+    assert "inversion-mitbih.svg" in (tmp_path / "inversion-mitbih.md").read_text()
