@@ -407,6 +407,7 @@ def study(**changes):
                 "epsilon": 1.0,
                 "delta": 1e-5,
                 "spent": 0.97,
+                "note": "such a fleet is too small",
             },
             **changes,
         },
@@ -479,7 +480,7 @@ def result():
             "b/federated/study/1": study(confusion=[[9, 1], [1, 9]]),
             "b/federated/time": timing(),
             "f/mitbih/none/0/0": study(),
-            "f/mitbih/record-local/0.5/0": study(),
+            "f/mitbih/record-local/0.5/0": study(missing_updates=3),
             "f/mitbih/record-local/1/0": failed("no noise is enough"),
             "f/mitbih/device-local/0.5/0": failed("too few devices"),
             "f/mitbih/central/0.5/0": {
@@ -546,6 +547,9 @@ def test_nothing_is_made_up_where_nothing_was_measured(result, tmp_path):
     assert "a/mitbih/dp/time" not in page
     assert "Left out: hapt, no --data names its folder." in page
     assert "device/local: not in this version." in page
+    assert "by cell: f/mitbih/record-local/0.5/0 3." in page
+    assert "record, noise local, epsilon 0.5: such a fleet is too small." in page
+    assert "of which 0.97 is spent (such a fleet is too small)" in page
     assert str(tmp_path) not in page
 
 

@@ -85,7 +85,7 @@ def rows_plot(result: Mapping[str, Any]) -> str | None:
                         color=PALETTE[0],
                         marker="o",
                         linestyle="",
-                        label="measured, 95 % interval" if place == 0 else None,
+                        label="measured, 95 % interval" if row == next(iter(found)) else None,
                     )
             paper = [row.accuracy for row in TABLE_A.values()]
             each.plot(
@@ -120,5 +120,5 @@ def _legend(figure: Figure, axes: Sequence[Axes]) -> None:
         for handle, label in zip(*each.get_legend_handles_labels(), strict=True):
             handles.setdefault(label, handle)
     figure.legend(
-        list(handles.values()), list(handles), loc="outside lower center", ncols=len(handles)
+        list(handles.values()), list(handles), loc="outside lower center", ncols=2 * len(axes)
     )

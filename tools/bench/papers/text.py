@@ -27,6 +27,14 @@ def papers_facts(result: Mapping[str, Any]) -> list[str]:
         "named at the end."
     )
     facts += [f"Left out: {name}, {why}" for name, why in result["left_out"].items()]
+    short = {
+        label: found["result"]["missing_updates"]
+        for label, found in known.items()
+        if measured(found) and found["result"].get("missing_updates")
+    }
+    if short:
+        lacking = ", ".join(f"{label} {count}" for label, count in short.items())
+        facts.append(f"Updates that did not arrive in time, by cell: {lacking}.")
     facts += [
         "Each federated cell is a run of `vitalring simulate`: broker, gateways, hospitals, "
         "signatures, log. The papers' data are private, so their figures are for other data: "

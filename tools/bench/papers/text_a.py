@@ -158,7 +158,8 @@ def _said(found: Found | None) -> str:
     if found is None or not measured(found):
         return NO_FIGURE
     privacy = found["result"]["privacy"]
-    return f"{claim(privacy)}, of which {privacy['spent']:.2f} is spent"
+    said = f"{claim(privacy)}, of which {privacy['spent']:.2f} is spent"
+    return f"{said} ({privacy['note']})" if privacy.get("note") else said
 
 
 def _memory(found: Found) -> str:

@@ -120,8 +120,23 @@ def figure_b(result: Mapping[str, Any], each: Mapping[str, Any]) -> Table:
     )
     titles = ("epsilon", *map(curve_name, curves), "paper")
     refused = [f"{unit}: {why}." for unit, why in result["refused_units"].items()]
-    notes = ("Accuracy in per cent; the paper says `up to 86.8` for epsilon 2 and 5.", *refused)
+    notes = (
+        "Accuracy in per cent; the paper says `up to 86.8` for epsilon 2 and 5.",
+        *refused,
+        *_too_small(result["cells"], each["name"]),
+    )
     return Table(f"Paper B, Figure 2: {each['title']}", titles, tuple(rows), notes)
+
+
+def _too_small(known: Known, name: str) -> list[str]:
+    """Return what studies say of fleets that are too small, once for each unit and noise."""
+    said: dict[str, str] = {}
+    for label, found in known.items():
+        kind, *parts = label.split("/")
+        note = found["result"].get("privacy", {}).get("note") if measured(found) else None
+        if kind == "f" and parts[0] == name and note:
+            said.setdefault(parts[1], f"{curve_name(parts[1])}, epsilon {parts[2]}: {note}.")
+    return list(said.values())
 
 
 def figure_points(known: Known, name: str) -> dict[str, dict[float, list[float]]]:
