@@ -85,6 +85,21 @@ def test_a_dense_layer_gives_a_single_record_away(network):
     assert closest(x[0], found, mean, 2.0)["correlation"] > 0.999
 
 
+def test_the_rr_numbers_of_a_heartbeat_are_the_inputs_of_a_dense_layer():
+    generator = np.random.default_rng(3)
+    artefact = find_artefact("ecg_cnn", (216, 4), ("N", "S", "V"))
+    start = initial_weights(artefact, bytes(32))
+    numbers = np.array([-0.3, 0.7, 1.1], np.float32)
+    x = np.concatenate([generator.normal(size=(216, 1)), np.tile(numbers, (216, 1))], axis=1)
+    gradient, _, _ = TrainableModel(artefact).gradient_sum(
+        start, x[None].astype(np.float32), np.array([2]), 1e6
+    )
+    # The convolutions have 256 and 2,592 weights; the layer behind takes 32 means and 3 numbers.
+    found = first_dense_inputs(gradient[256 + 2592 :].astype(np.float64), 35, 32)
+    # Their int8 levels are 1/32 apart.
+    assert np.abs(found[:, -3:] - numbers).max(axis=1).min() <= 1 / 64 + 1e-6
+
+
 def test_among_many_or_in_noise_the_record_is_not_found(network):
     model, start = network
     (x, y), mean = rows(64), np.zeros(265, np.float32)
