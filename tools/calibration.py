@@ -76,7 +76,8 @@ def too_small(terms: Terms, devices: int) -> str | None:
     privacy, training = terms.privacy, terms.training
     if privacy.unit == "none":
         return None
-    steps = training.rounds * (1 if adds_integer_noise(privacy) else training.steps)
+    by_rounds = adds_integer_noise(privacy)
+    steps = training.rounds * (1 if by_rounds else training.steps)
     each = privacy.noise_multiplier * math.sqrt(terms.dimension)
     if privacy.unit == "record":
         each /= training.batch
@@ -90,9 +91,10 @@ def too_small(terms: Terms, devices: int) -> str | None:
     enough = each / reach / math.sqrt(share)
     enough = math.ceil(enough if privacy.noise == "distributed" else enough**2)
     return (
-        f"over {steps} of them the noise on the mean of {devices} devices adds up to "
-        f"{length * reach:.3g} clips in length, updates to {steps} at most: unit {privacy.unit} "
-        f"with noise {privacy.noise} takes about {enough:,} devices at epsilon {privacy.epsilon:g}"
+        f"over {steps} {'rounds' if by_rounds else 'steps'} the noise on the mean of {devices} "
+        f"devices adds up to {length * reach:.3g} clips in length, updates to {steps} at most: "
+        f"unit {privacy.unit} with noise {privacy.noise} takes about {enough:,} devices at "
+        f"epsilon {privacy.epsilon:g}"
     )
 
 

@@ -20,6 +20,7 @@ from vitalring.models.dataset.statistics import Question
 from vitalring.protocol import lsag, signing, trust
 from vitalring.protocol.bfv import choose_params
 from vitalring.protocol.cbor import digest
+from vitalring.protocol.guarantee import noise_of
 from vitalring.protocol.key_records import context_of
 from vitalring.protocol.records import (
     Federation,
@@ -248,6 +249,8 @@ def describe(made: Made) -> list[str]:
             f"epsilon {plan.privacy.epsilon:g} at delta {plan.privacy.delta:g} "
             f"over {plan.training.rounds} rounds"
         )
+        if plan.privacy.noise == "distributed":
+            lines[-1] += f", carried by {noise_of(plan.terms).shares} of {plan.min_cohort} devices"
         note = too_small(plan.terms, len(roster.keys))
         lines += [f"warning     {note}"] if note else []
     scheme = made.study.study.scheme()
