@@ -522,7 +522,7 @@ def test_the_page_says_what_was_measured_beside_what_the_papers_report(result, t
     federated = line(page, "| accuracy, % |")
     # 80 and 90 per cent: mean 85, and an interval of one degree of freedom.
     assert "| 80.0 | 87.1 ± 0.5 | 85.0 (21.5–100.0) | not measured | 85.3 ± 0.6 |" in federated
-    assert "| 2.0 (2.0–2.0) of 2 | not measured | 50 epochs |" in line(page, "| rounds until")
+    assert "| 2.0 (2–2) of 2 | not measured | 50 epochs |" in line(page, "| rounds until")
     # Two rounds of 1.25 s.
     assert "| 4 | 5 h | 2 | not measured | 7 h |" in line(page, "| seconds of training |")
     assert "| 0.5 | 80.0 | not measured | 80.0 | 83.2 |" in page
@@ -540,6 +540,7 @@ def test_nothing_is_made_up_where_nothing_was_measured(result, tmp_path):
     # Times of a busy machine are none; what else was measured there stands.
     assert f"| {BUSY} | 120 |" in line(page, "| centralised |")
     assert BUSY in line(page, "| latency of a round's commit |")
+    assert "| 4.20 MB | 30 MB |" in line(page, "| on disk after 10 rounds |")
     for reason in ("the plan / was refused", "no noise is enough", "too few devices"):
         assert reason in page
     # What waits is counted, what failed is named.

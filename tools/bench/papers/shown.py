@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-from vitalring.tools.attack.arithmetic import Interval, interval
+from vitalring.tools.attack.arithmetic import interval
 from vitalring.tools.bench.papers.store import MEASURED
 
 NO_FIGURE: Final = "not measured"
@@ -44,23 +44,12 @@ def estimate(value: Mapping[str, float | None] | None) -> str:
     return f"{value['value']:.3f} ({low}–{high})"
 
 
-def spread(values: Sequence[float], form: Callable[[float], str]) -> str:
-    """Return the mean of several runs with its interval, where there is one."""
-    return _within(interval(list(values)), form)
-
-
 def share(values: Sequence[float], form: Callable[[float], str]) -> str:
-    """Return the mean of shares as `spread` does; nothing outside of 0 and 1 is a share."""
+    """Return the mean of several runs' shares with its interval, which lies between 0 and 1."""
     mean = interval(list(values))
-    if mean.low is not None and mean.high is not None:
-        mean = Interval(mean.mean, max(0.0, mean.low), min(1.0, mean.high))
-    return _within(mean, form)
-
-
-def _within(mean: Interval, form: Callable[[float], str]) -> str:
     if mean.low is None or mean.high is None:
         return form(mean.mean)
-    return f"{form(mean.mean)} ({form(mean.low)}–{form(mean.high)})"
+    return f"{form(mean.mean)} ({form(max(0.0, mean.low))}–{form(min(1.0, mean.high))})"
 
 
 def percent(values: Sequence[float]) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from vitalring.tools.bench.papers.reported import LEDGER_B
-from vitalring.tools.bench.papers.shown import Found, Known, estimate, measured, of, timed
+from vitalring.tools.bench.papers.shown import Found, Known, estimate, measured, timed, untimed
 from vitalring.tools.bench.papers.store import WAITING
 from vitalring.tools.bench.papers.text_a import table_a
 from vitalring.tools.bench.papers.text_b import figure_b, table_b
@@ -106,7 +106,7 @@ def _ledger(found: Found) -> Table:
     rows = (
         (
             "transactions, one an update",
-            of(found, lambda f: f"{f['leaves']:,} leaves"),
+            untimed(found, lambda f: f"{f['leaves']:,} leaves"),
             LEDGER_B["transactions"],
         ),
         (
@@ -127,7 +127,7 @@ def _ledger(found: Found) -> Table:
         ),
         (
             "on disk after 10 rounds",
-            of(found, lambda f: f"{f['bytes'] / 1e6:.2f} MB"),
+            untimed(found, lambda f: f"{f['bytes'] / 1e6:.2f} MB"),
             LEDGER_B["disk"],
         ),
     )

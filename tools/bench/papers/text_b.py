@@ -1,5 +1,6 @@
 """Paper B's Table I and Figure 2 with what was measured, beside what the paper reports."""
 
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,7 +19,6 @@ from vitalring.tools.bench.papers.shown import (
     claim,
     measured,
     percent,
-    spread,
     timed,
 )
 from vitalring.tools.bench.table import Table
@@ -67,8 +67,8 @@ def table_b(result: Mapping[str, Any]) -> Table:
     )
     notes = (
         "Precision, recall and F1 are plain means over the classes. Convergence is that of the "
-        "accuracy on validation rows; a round of centralised training is as many passes as a "
-        "device makes in a round.",
+        "accuracy on validation rows, the mean with the least and the greatest; a round of "
+        "centralised training is as many passes as a device makes in a round.",
         "Seconds of training: those of one timed round times the rounds. An update's seconds: "
         "encoding, encrypting and signing on the device.",
     )
@@ -83,9 +83,9 @@ def _column_b(runs: Sequence[Found], time: Found | None) -> dict[str, str]:
         scores = [scores_of(run["confusion"]) for run in runs]
         for key in ("accuracy", "precision", "recall", "f1"):
             column[key] = percent([getattr(score, key) for score in scores])
+        reached = [convergence(run["curve"]) for run in runs]
         column["convergence"] = (
-            spread([convergence(run["curve"]) for run in runs], lambda value: f"{value:.1f}")
-            + f" of {rounds}"
+            f"{statistics.fmean(reached):.1f} ({min(reached)}–{max(reached)}) of {rounds}"
         )
         size, privacy = runs[0].get("update_bytes"), runs[0].get("privacy", {"unit": "none"})
         column["bytes"] = f"{size:,}" if size else "–"
