@@ -16,7 +16,7 @@ LIMITS: Final = """
 ## What this does not show
 
 - **Other attacks.** A better attack, or one with more shadows, finds more. Only the noise bounds what any attack can find; the figures are what these found.
-- **Worst cases.** The figures are of ordinary records. A record that is unlike all others, or a false label, can be found where these are not; [audits](../privacy.md) place such records.
+- **Worst cases.** The figures are of ordinary records. A record that is unlike all others, or a false label, can be found where these are not.
 - **People.** Members and others are records of the same people. That a person takes part at all is public in the roster, and an attack on that is another question.
 - **Neighbours.** Records of one person are alike; where windows overlap, half of a non-member may have been trained on as its neighbour's. That makes exact membership harder to tell, not the person's data safer.
 """  # noqa: E501 - paragraphs of a page
@@ -57,7 +57,8 @@ def membership_facts(result: Mapping[str, Any]) -> list[str]:
         "first weights, the network, and for its shadows the records.",
         "Area under the ROC curve (0.5: a coin), and the share of members found where 0.1 % or "
         "1 % of the others are taken for members: means over the studies, with the 95 % interval "
-        f"of a bootstrap over records ({settings['resamples']} draws).",
+        f"of a bootstrap over records ({settings['resamples']} draws). Of equal scores all count or "
+        "none: a rate of 0 says that more records than that share the highest score.",
         "Attacks: the threshold of Yeom et al. (2018), on the loss, or on how much an update "
         "lowers it; the likelihood ratio of Carlini et al. (2022) with each record's own "
         "Gaussians; the same with the shift that membership makes taken from all records about "
