@@ -57,8 +57,8 @@ def membership_facts(result: Mapping[str, Any]) -> list[str]:
         "first weights, the network, and for its shadows the records.",
         "Area under the ROC curve (0.5: a coin), and the share of members found where 0.1 % or "
         "1 % of the others are taken for members: means over the studies, with the 95 % interval "
-        f"of a bootstrap over records ({settings['resamples']} draws). Of equal scores all count or "
-        "none: a rate of 0 says that more records than that share the highest score.",
+        f"of a bootstrap over records ({settings['resamples']} draws). Of equal scores all or "
+        "none count: a rate of 0 says that more records than that share the highest score.",
         "Attacks: the threshold of Yeom et al. (2018), on the loss, or on how much an update "
         "lowers it; the likelihood ratio of Carlini et al. (2022) with each record's own "
         "Gaussians; the same with the shift that membership makes taken from all records about "
