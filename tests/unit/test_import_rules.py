@@ -49,6 +49,9 @@ BUILDERS = {
     # What the device's own path is measured against.
     "tools/bench/tensorflow_process.py",
     "tools/bench/papers/dpsgd_process.py",
+    # Attacks, in processes of that environment.
+    "tools/attack/inversion_tensorflow.py",
+    "tools/attack/membership_tensorflow.py",
 }
 
 
