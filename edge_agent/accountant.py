@@ -19,27 +19,20 @@ from dataclasses import asdict
 from typing import Any, Final
 
 from vitalring.errors import ConfigError, PrivacyError
-from vitalring.protocol.privacy import (
-    MIN_DELTA,
-    MIN_NOISE_MULTIPLIER,
-    Privacy,
-    Spend,
-    Training,
-    sensitivity_factor,
-    study_spend,
-)
+from vitalring.protocol.guarantee import Terms, study_spend
+from vitalring.protocol.privacy import MIN_DELTA, MIN_NOISE_MULTIPLIER, Spend
 
 Accountant = Callable[[tuple[Spend, ...], float], float]
 """Epsilon of some spends at a delta: either `epsilon` or `epsilon_in_child`."""
-
-SAMPLER_EPSILON_PER_STEP: Final = 2.0**-20
-"""What the sampler's last bits can add over all coordinates of a step (SPEC 7.6)."""
 
 LOSS_INTERVAL: Final = 1e-3
 """Grid of the privacy-loss distributions; coarse is pessimistic, never unsound (SPEC 7.7)."""
 
 TIGHT_BELOW: Final = 128.0
 """Largest Renyi bound that is tightened; no plan may claim an epsilon above 100."""
+
+RISK_SHARE: Final = 2.0**-10
+"""Share of delta that is set aside for spends which are not quite Gaussian (SPEC 7.7)."""
 
 CHILD_TIMEOUT_S: Final = 300.0
 MAX_STEPS: Final = 100_000_000
@@ -54,16 +47,26 @@ def epsilon(spends: Sequence[Spend], delta: float) -> float:
     merged = _checked(spends, delta)
     if not merged:
         return 0.0
+    risk = sum(spend.steps * spend.delta for spend in merged)
+    kept = delta * (1.0 - RISK_SHARE) if risk else delta
     try:
-        best = _renyi_bound(merged, delta)
+        best = _renyi_bound(merged, kept)
         # Loss distributions of hopeless plans are large; a refusal needs no tight figure.
         if best <= TIGHT_BELOW:
-            best = min(best, _loss_distribution_bound(merged, delta))
+            best = min(best, _loss_distribution_bound(merged, kept))
     except (ArithmeticError, ValueError, TypeError, MemoryError) as error:
         raise PrivacyError(f"the accountant failed on {merged}: {error}") from error
     if not 0.0 <= best < math.inf:
         raise PrivacyError(f"no finite epsilon at delta {delta:g} covers {merged}")
-    return best + SAMPLER_EPSILON_PER_STEP * sum(spend.steps for spend in merged)
+    best += sum(spend.steps * spend.epsilon for spend in merged)
+    # With M and M' each within `risk` of mechanisms that keep (e, d), P[M] <= e^e P[M'] + d +
+    # (1 + e^e) risk.
+    if risk and not (best < 700.0 and (1.0 + math.exp(best)) * risk <= delta - kept):
+        raise PrivacyError(
+            f"what is not Gaussian about {merged} costs more of delta {delta:g} at epsilon "
+            f"{best:.3g} than is set aside: use more codec.bits, or a smaller epsilon"
+        )
+    return best
 
 
 def epsilon_in_child(spends: Sequence[Spend], delta: float) -> float:
@@ -97,30 +100,32 @@ def epsilon_in_child(spends: Sequence[Spend], delta: float) -> float:
 
 
 def calibrate(
-    epsilon_limit: float, delta: float, sampling_rate: float, steps: int, dimension: int
+    epsilon_limit: float,
+    delta: float,
+    spend_of: Callable[[float], Spend],
+    least: float = MIN_NOISE_MULTIPLIER,
 ) -> float:
-    """Smallest `Privacy.noise_multiplier` that keeps `steps` releases within `epsilon_limit`.
+    """Smallest `Privacy.noise_multiplier` that keeps a study within `epsilon_limit`.
 
-    `steps` counts all steps of a study. Rounded up at the fourth decimal; the
-    claim check of the same numbers then holds. Raises ConfigError when no
-    multiplier that a plan may name suffices.
+    `spend_of` returns what the whole study spends with a multiplier, which is
+    tried above `least` only. Rounded up at the fourth decimal; the claim check
+    of the same numbers then holds.
+    Raises ConfigError when no multiplier that a plan may name suffices.
     """
-    factor = sensitivity_factor(dimension)
     # A hair below the limit: another processor's last bits must not refuse the plan.
     limit = epsilon_limit * (1.0 - 1e-6)
 
     def spent(ten_thousandths: int) -> float:
-        spend = Spend(sampling_rate, ten_thousandths / 10_000 / factor, steps)
-        return epsilon([spend], delta)
+        return epsilon([spend_of(ten_thousandths / 10_000)], delta)
 
-    low = round(MIN_NOISE_MULTIPLIER * 10_000)
-    low_spent, high = math.inf, 10 * low
+    low = round(least * 10_000)
+    low_spent, high = math.inf, 2 * low
     while (high_spent := spent(high)) > limit:
         low, low_spent, high = high, high_spent, 2 * high
         if high > 10_000 * 10_000:
             raise ConfigError(
-                f"no noise gives epsilon {epsilon_limit:g} at delta {delta:g} over {steps} steps: "
-                "allow a larger epsilon or fewer steps"
+                f"no noise gives epsilon {epsilon_limit:g} at delta {delta:g} over "
+                f"{spend_of(least).steps} steps: allow a larger epsilon or fewer steps"
             )
     # Invariant: `high` suffices and `low` does not; the search ends at the smallest that does.
     while high - low > 1:
@@ -148,22 +153,21 @@ def _between(low: int, low_spent: float, high: int, high_spent: float, limit: fl
     return min(max(middle, low + 1), high - 1)
 
 
-def check_claim(
-    privacy: Privacy, training: Training, dimension: int, accountant: Accountant
-) -> float:
+def check_claim(terms: Terms, accountant: Accountant) -> float:
     """Recompute what a whole study spends and hold it against the plan's claim (SPEC 7.7).
 
     Returns the recomputed epsilon; 0 for unit none, which claims nothing.
     Raises PrivacyError when the plan claims less than it spends, ConfigError
     for a plan that this version cannot guarantee.
     """
-    spend = study_spend(privacy, training, dimension)
+    spend = study_spend(terms)
     if spend is None:
         return 0.0
-    spent = accountant((spend,), privacy.delta)
-    if not spent <= privacy.epsilon:
+    claim = terms.privacy
+    spent = accountant((spend,), claim.delta)
+    if not spent <= claim.epsilon:
         raise PrivacyError(
-            f"the plan claims epsilon {privacy.epsilon:g} at delta {privacy.delta:g}, "
+            f"the plan claims epsilon {claim.epsilon:g} at delta {claim.delta:g}, "
             f"its own numbers spend {spent:.4f}: it needs more noise, fewer steps or rounds"
         )
     return spent
@@ -171,11 +175,15 @@ def check_claim(
 
 def merge(spends: Iterable[Spend]) -> tuple[Spend, ...]:
     """Add up the steps of equal mechanisms; order does not matter to composition."""
-    steps: dict[tuple[float, float], int] = {}
+    counts: dict[tuple[float, float, float, float], int] = {}
     for spend in spends:
-        key = (spend.sampling_rate, spend.noise_multiplier)
-        steps[key] = steps.get(key, 0) + spend.steps
-    return tuple(Spend(*key, count) for key, count in sorted(steps.items()) if count)
+        key = (spend.sampling_rate, spend.noise_multiplier, spend.epsilon, spend.delta)
+        counts[key] = counts.get(key, 0) + spend.steps
+    return tuple(
+        Spend(rate, multiplier, count, epsilon, delta)
+        for (rate, multiplier, epsilon, delta), count in sorted(counts.items())
+        if count
+    )
 
 
 def _checked(spends: Sequence[Spend], delta: float) -> tuple[Spend, ...]:
@@ -185,6 +193,8 @@ def _checked(spends: Sequence[Spend], delta: float) -> tuple[Spend, ...]:
         if not (
             0.0 < spend.sampling_rate <= 1.0
             and 0.0 < spend.noise_multiplier < math.inf
+            and 0.0 <= spend.epsilon < math.inf
+            and 0.0 <= spend.delta <= 1.0
             and 0 <= spend.steps <= MAX_STEPS
         ):
             raise PrivacyError(f"{spend} is not a mechanism that can be accounted")

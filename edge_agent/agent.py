@@ -20,7 +20,7 @@ from vitalring.edge_agent import announcement, catch_up, model_in_use, rosters, 
 from vitalring.edge_agent.accountant import Accountant, check_claim
 from vitalring.edge_agent.budget import Budget
 from vitalring.edge_agent.config import Floors
-from vitalring.edge_agent.dpsgd import train
+from vitalring.edge_agent.contribution import learn, protect
 from vitalring.edge_agent.keyring import Keyring
 from vitalring.edge_agent.randomness import fresh_generator
 from vitalring.edge_agent.renewal import Renewal
@@ -30,10 +30,10 @@ from vitalring.models.dataset import Records
 from vitalring.protocol import limits, trust
 from vitalring.protocol.agreement import both_halves
 from vitalring.protocol.cbor import encode
+from vitalring.protocol.guarantee import budget_spend
 from vitalring.protocol.limbs import answer_fields
 from vitalring.protocol.lsag import KeyPair
-from vitalring.protocol.privacy import fits_a_step, round_spend
-from vitalring.protocol.quantise import encode_update
+from vitalring.protocol.privacy import fits_a_step
 from vitalring.protocol.records import RoundPlan, SealedUpdate
 from vitalring.protocol.ring_suite import Ring
 from vitalring.protocol.two_server import ShareParams, share_params, split
@@ -283,6 +283,8 @@ class Agent:
             return "the sum is in clear and this device insists on an encrypted one"
         if plan.privacy.unit == "none" and not floors.allow_no_privacy:
             return "the plan has no privacy and this device insists on it"
+        if plan.privacy.noise == "distributed" and not floors.allow_shared_noise:
+            return "the noise is shared and this device insists on carrying its guarantee alone"
         return None
 
     def _without_key(self, epoch: int) -> str:
@@ -292,10 +294,10 @@ class Agent:
 
     def _pay(self, study: trust.Study, plan: RoundPlan, context: bytes, plan_digest: bytes) -> None:
         """Charge the round before anything is made of the records. Raises PrivacyError."""
-        spend = round_spend(plan.privacy, plan.training, study.plan.model.dimension)
+        spend = budget_spend(study.plan.terms)
         # Once a start: the floors may have been lowered since the study was first seen.
         if spend is not None and study.plan_digest not in self._authorised:
-            check_claim(plan.privacy, plan.training, study.plan.model.dimension, self._accountant)
+            check_claim(study.plan.terms, self._accountant)
             with transaction(self.db):
                 self._budget.authorise(
                     study.plan_digest,
@@ -313,27 +315,14 @@ class Agent:
             state.mark(self.db, "charged", context, plan_digest, plan.round)
 
     def _train(self, to: _Round, records: Records, clock: Stages) -> Fields:
-        plan = to.plan
-        start = self._workshop.weights(plan, to.study.plan.model.dimension)
-        # train, clipped and with noise
-        result = train(
-            self._workshop.model(to.study),
-            start,
-            records.x,
-            records.y,
-            plan.training,
-            plan.privacy,
-            fresh_generator(),
-        )
+        terms = to.study.plan.terms
+        start = self._workshop.weights(to.plan, terms.dimension)
+        # train, clipped, with noise of its own where each device carries the guarantee
+        update = learn(self._workshop.model(to.study), start, records, terms, fresh_generator())
         clock.done("train")
-        # clip, rotate, round
-        fields = encode_update(
-            result.weights.astype(np.float64) - start,
-            # With a guarantee for records the true count must not leave, not even as a weight.
-            plan.training.records if plan.privacy.unit == "record" else len(records),
-            plan.codec,
-            rotation_seed(to.digest),
-            rng=fresh_generator(),
+        # clip, rotate, round, add integer noise
+        fields = protect(
+            update, len(records), terms, rotation_seed(to.digest), fresh_generator()
         ).fields
         clock.done("encode")
         return fields

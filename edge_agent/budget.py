@@ -1,11 +1,13 @@
 """What this device has spent of its records' privacy, over all studies (SPEC 7.9).
 
-Rules kept here: a study is authorised once, with all its rounds, against the
-device's own limit; a round is charged and committed before it trains; what was
-charged stays charged; entries form a hash chain that is verified whole before
-each use; every doubt raises PrivacyError, and no clock is asked. The chain has
-no key: it shows damage and careless restoring, not an owner who forges the
-file. For a restored older file there is `charge_unaccounted`.
+Rules kept here: neighbours are data sets with and without one record, whatever
+unit a study protects (`guarantee.budget_spend`); a study is authorised once,
+with all its rounds, against the device's own limit; a round is charged and
+committed before it trains; what was charged stays charged; entries form a hash
+chain that is verified whole before each use; every doubt raises PrivacyError,
+and no clock is asked. The chain has no key: it shows damage and careless
+restoring, not an owner who forges the file. For a restored older file there is
+`charge_unaccounted`.
 
 `Budget` works inside transactions that its caller opens, so that an agent may
 keep budget and outbox in one file and commit both at once. `BudgetFile` is a
@@ -38,6 +40,8 @@ CREATE TABLE privacy_budget (
     sampling_rate REAL NOT NULL,
     noise_multiplier REAL NOT NULL,
     steps INTEGER NOT NULL,
+    epsilon REAL NOT NULL,
+    delta REAL NOT NULL,
     chain BLOB NOT NULL
 );
 CREATE TABLE privacy_budget_head (entries INTEGER NOT NULL, chain BLOB NOT NULL);
@@ -45,7 +49,7 @@ INSERT INTO privacy_budget_head VALUES (0, zeroblob(32))
 """
 """Tables for a database that the budget shares; it runs once, on a new file."""
 
-LAYOUT_VERSION: Final = 1
+LAYOUT_VERSION: Final = 2
 
 AUTHORISED, CHARGED, UNACCOUNTED, CLOSED = "authorised", "charged", "unaccounted", "closed"
 NO_ROUND: Final = bytes(32)
@@ -204,7 +208,7 @@ class Budget:
         spend = entry.spend
         with _fails_closed():
             self._connection.execute(
-                "INSERT INTO privacy_budget VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO privacy_budget VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     len(entries) + 1,
                     entry.kind,
@@ -215,6 +219,8 @@ class Budget:
                     spend.sampling_rate,
                     spend.noise_multiplier,
                     spend.steps,
+                    spend.epsilon,
+                    spend.delta,
                     chain,
                 ),
             )
@@ -227,7 +233,8 @@ class Budget:
         with _fails_closed():
             rows = self._connection.execute(
                 "SELECT position, chain, kind, study_plan, round_plan, study, round, "
-                "sampling_rate, noise_multiplier, steps FROM privacy_budget ORDER BY position"
+                "sampling_rate, noise_multiplier, steps, epsilon, delta "
+                "FROM privacy_budget ORDER BY position"
             ).fetchall()
             heads = self._connection.execute(
                 "SELECT entries, chain FROM privacy_budget_head"
@@ -332,6 +339,7 @@ def _check(entry: Entry) -> None:
         and spend.sampling_rate <= 1.0
         and math.isfinite(spend.noise_multiplier)
         and spend.steps > 0
+        and all(type(v) is float and 0.0 <= v < math.inf for v in (spend.epsilon, spend.delta))
     )
     if not sound:
         raise PrivacyError(f"{entry} cannot stand in a privacy budget")
@@ -341,7 +349,7 @@ def _link(previous: bytes, position: int, entry: Entry) -> bytes:
     """Hash of an entry and of all before it; fixed lengths first, so that one reading exists."""
     spend = entry.spend
     fixed = struct.pack(
-        ">32sQB32s32sQddQ",
+        ">32sQB32s32sQddQdd",
         previous,
         position,
         _KINDS.index(entry.kind),
@@ -351,6 +359,8 @@ def _link(previous: bytes, position: int, entry: Entry) -> bytes:
         spend.sampling_rate,
         spend.noise_multiplier,
         spend.steps,
+        spend.epsilon,
+        spend.delta,
     )
     return hashlib.sha256(fixed + entry.study.encode("ascii")).digest()
 

@@ -20,8 +20,8 @@ from vitalring.errors import LogError
 from vitalring.protocol import lsag, trust
 from vitalring.protocol.cbor import decode, type_of
 from vitalring.protocol.checkpoint import Checkpoint, parse_and_verify
+from vitalring.protocol.guarantee import budget_spend
 from vitalring.protocol.merkle import CompactRange, leaf_hash
-from vitalring.protocol.privacy import round_spend
 from vitalring.protocol.records import AcceptedUpdate, LoggedObject, RoundPlan
 from vitalring.protocol.tiles import TILE_WIDTH, Tile, decode_bundle_start
 from vitalring.protocol.update import round_context
@@ -70,7 +70,7 @@ def catch_up(
                 continue
             # A round that this state has only charged was made and sent by a later one.
             study = workshop.study(plan)
-            spend = round_spend(plan.privacy, plan.training, study.plan.model.dimension)
+            spend = budget_spend(study.plan.terms)
             if spend is not None:
                 budget.charge_unaccounted(
                     plan.study_plan, plan_digest, plan.study, plan.round, spend

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 from vitalring.edge_agent.results import ResultsConfig
 from vitalring.edge_agent.sensing.config import (
@@ -19,16 +19,22 @@ DEVICE_ID = "[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}"
 """What a device may be called in its data set. The name never leaves the device."""
 
 
+MAX_EPSILON: Final = 100.0
+"""Largest limit that a device can have."""
+
+
 @dataclass(frozen=True)
 class Floors:
     """What the device itself insists on; a plan below is refused (SPEC 7.9, 9.11)."""
 
     ring: Annotated[int, Range(2, 10_000)] = 16
     cohort: Annotated[int, Range(2, 10_000)] = 10
-    epsilon: Annotated[float, Range(0.0, 100.0)] = 8.0
+    epsilon: Annotated[float, Range(0.0, MAX_EPSILON)] = 8.0
     """Most that all studies together may spend of a record's privacy."""
     delta: Annotated[float, Range(1e-12, 0.01)] = 1e-5
     allow_no_privacy: bool = False
+    allow_shared_noise: bool = False
+    """Take part where the guarantee takes other devices' noise too, and single updates unread."""
     allow_plain_sum: bool = False
     """Take part where the gateway reads every update: for simulations alone."""
 

@@ -1,4 +1,4 @@
-"""Local training with per-example clipping and noise: DP-SGD (SPEC 7.3 to 7.6).
+"""Local training with per-example clipping and noise: DP-SGD (SPEC 7.3 to 7.6, 7.12).
 
 Abadi et al., "Deep Learning with Differential Privacy", 2016. Rules kept here:
 
@@ -7,7 +7,8 @@ Abadi et al., "Deep Learning with Differential Privacy", 2016. Rules kept here:
   batch gets its noise too: the accountant's theorem is about these batches.
 - Sensitivity comes from the enforced clip. The model's word for a norm counts
   for nothing; a sum that is too long stops the training.
-- Only the noisy sum touches the weights, so the weights are what may leave.
+- Only the noisy sum touches the weights, so the weights are what may leave. What
+  `gradient_update` and unit device's `train` return has no noise yet: `contribution` adds it.
   Loss, counts and norms in the result are not private and stay on the device.
 - FedProx (Li et al., "Federated Optimization in Heterogeneous Networks", 2020)
   pulls the weights back to where the round began. The pull is computed after
@@ -24,8 +25,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitalring.edge_agent.randomness import SecureGenerator, integer_gaussian
-from vitalring.errors import DataError, ModelError, PrivacyError
+from vitalring.errors import ConfigError, DataError, ModelError, PrivacyError
 from vitalring.models.dataset import oversample
+from vitalring.protocol.guarantee import gradient_scale
 from vitalring.protocol.privacy import (
     CLIP_SLACK,
     LATTICE_BITS,
@@ -33,6 +35,7 @@ from vitalring.protocol.privacy import (
     Privacy,
     Training,
     check_privacy,
+    is_gradient_sum,
     sensitivity_factor,
 )
 
@@ -94,8 +97,9 @@ def train(
 ) -> LocalResult:
     """Train one round from `weights` (d,) on records `x` (n, ...) and `y` (n, ...).
 
-    For unit record `generator` is a SecureGenerator made for this call alone;
-    for unit none any generator serves. The budget must be charged before.
+    For unit record `generator` is a SecureGenerator made for this call alone,
+    and the result is private; for the other units any generator serves, and
+    the result is not. The budget must be charged before.
 
     Raises ConfigError (a plan this version cannot guarantee), DataError (records
     that cannot be used), PrivacyError (the guarantee would break) and ModelError
@@ -103,9 +107,11 @@ def train(
     """
     # 1. The plan, the generator and the records, before any is used.
     check_privacy(privacy, training)
+    if is_gradient_sum(privacy):
+        raise ConfigError("noise distributed trains no weights for records: use gradient_update")
     private = privacy.unit == "record"
     if private:
-        _check_generator(generator)
+        check_generator(generator)
     _check_records(x, y, training)
     start = weights
     weights = np.array(start, np.float32)
@@ -118,11 +124,7 @@ def train(
     for _ in range(training.steps):
         chosen = rows[_sample(rows.size, training.sampling_rate, generator)]
         if private:
-            if chosen.size > MAX_SAMPLED:
-                raise PrivacyError(
-                    f"a step sampled {chosen.size} records, the sensitivity is argued for "
-                    f"{MAX_SAMPLED} (SPEC 7.4): lower training.sampling_rate"
-                )
+            _check_sampled(chosen.size)
             total = _clipped_sum(model, weights, x, y, chosen, clip=privacy.clip, tally=tally)
             update = privatise(total, privacy, generator) / training.batch
         else:
@@ -138,6 +140,50 @@ def train(
     seen = max(1, tally.examples)
     return LocalResult(
         weights, training.steps, tally.examples, tally.loss / seen, tally.clipped / seen
+    )
+
+
+@dataclass(frozen=True)
+class GradientUpdate:
+    """What a device adds to a round's one sum of gradients, before its noise: for no wire.
+
+    `update` (d,) is the sum of the clipped gradients of the sampled records times
+    -learning_rate / batch. One record more moves it by clip * learning_rate / batch at most.
+    """
+
+    update: NDArray[np.float64] = field(repr=False)
+    examples_seen: int
+    mean_loss: float
+    clipped_fraction: float
+
+
+def gradient_update(
+    model: TrainableModel,
+    weights: Weights,
+    x: Array,
+    y: Array,
+    training: Training,
+    privacy: Privacy,
+    generator: np.random.Generator,
+) -> GradientUpdate:
+    """Return one clipped sum of gradients at `weights` (d,), for unit record, noise distributed.
+
+    `generator`, a SecureGenerator, tosses the coins of the records. Raises as `train`.
+    """
+    # 1. The plan, the generator and the records, before any is used.
+    check_privacy(privacy, training)
+    if not is_gradient_sum(privacy):
+        raise ConfigError(f"unit {privacy.unit} with noise {privacy.noise} trains weights")
+    check_generator(generator)
+    _check_records(x, y, training)
+    # 2. One step, as of `train`, without its noise.
+    tally = _Tally()
+    chosen = _sample(len(x), training.sampling_rate, generator)
+    _check_sampled(chosen.size)
+    total = _clipped_sum(model, weights, x, y, chosen, clip=privacy.clip, tally=tally)
+    seen = max(1, tally.examples)
+    return GradientUpdate(
+        -gradient_scale(training) * total, tally.examples, tally.loss / seen, tally.clipped / seen
     )
 
 
@@ -220,7 +266,16 @@ def _clipped_sum(
     return total
 
 
-def _check_generator(generator: np.random.Generator) -> None:
+def _check_sampled(count: int) -> None:
+    if count > MAX_SAMPLED:
+        raise PrivacyError(
+            f"a step sampled {count} records, the sensitivity is argued for "
+            f"{MAX_SAMPLED} (SPEC 7.4): lower training.sampling_rate"
+        )
+
+
+def check_generator(generator: np.random.Generator) -> None:
+    """Raise PrivacyError unless noise and coins from `generator` keep a secret (SPEC 7.6)."""
     if not isinstance(generator, SecureGenerator):
         raise PrivacyError(
             f"noise from {type(generator).__name__} is not private: "

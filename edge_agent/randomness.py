@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from randomgen import ChaCha
 
 from vitalring.errors import PrivacyError
+from vitalring.protocol.integer_noise import MIN_DEVIATION, SharedNoise
 
 MIN_SCALE: Final = 2.0**12
 """Below it the discrete Gaussian is too far from the rounded one (SPEC 7.6)."""
@@ -55,12 +56,8 @@ def fresh_generator() -> SecureGenerator:
 def integer_gaussian(generator: np.random.Generator, scale: float, size: int) -> NDArray[np.int64]:
     """Draw `size` integers distributed as rint(N(0, scale^2)) (SPEC 7.6).
 
-    Rejection from a proposal made of integers alone, so no bit of an output
-    depends on how a floating-point sampler spaces its values (Mironov 2012).
-    The proposal is |z| = b * B + r with P(b) = 2^-(b+1) from a word's trailing
-    zeros and r uniform below B, a power of two near the scale. The target is
-    the discrete Gaussian of variance scale^2 + 1/12, which is the rounded
-    Gaussian up to a relative error of (z/scale)^4 / (2880 scale^4).
+    The target is the discrete Gaussian of variance scale^2 + 1/12, which is the
+    rounded Gaussian up to a relative error of (z/scale)^4 / (2880 scale^4).
 
     Raises PrivacyError for a scale outside MIN_SCALE .. MAX_SCALE.
     """
@@ -69,11 +66,35 @@ def integer_gaussian(generator: np.random.Generator, scale: float, size: int) ->
             f"noise of scale {scale:g} lattice steps cannot be sampled, "
             f"{MIN_SCALE:g} to {MAX_SCALE:g} can"
         )
-    variance = scale * scale + 1.0 / 12.0
-    low_bits = math.floor(math.log2(1.25 * scale))
+    return _discrete_gaussian(generator, scale * scale + 1.0 / 12.0, size)
+
+
+def noise_share(generator: np.random.Generator, noise: SharedNoise) -> NDArray[np.int64]:
+    """Draw one device's share of a sum's noise (coordinates,) (SPEC 7.14).
+
+    Discrete Gaussian integers, cut off at the width that a field has room for. The chance that
+    one is cut off is charged: `SharedNoise.delta`. Raises PrivacyError.
+    """
+    if not MIN_DEVIATION <= noise.deviation <= MAX_SCALE:
+        raise PrivacyError(f"noise of deviation {noise.deviation:g} grid steps cannot be sampled")
+    drawn = _discrete_gaussian(generator, noise.deviation**2, noise.coordinates)
+    return np.clip(drawn, -noise.width, noise.width)
+
+
+def _discrete_gaussian(
+    generator: np.random.Generator, variance: float, size: int
+) -> NDArray[np.int64]:
+    """Draw `size` integers, z with a probability proportional to exp(-z^2 / (2 variance)).
+
+    Rejection from a proposal made of integers alone, so no bit of an output
+    depends on how a floating-point sampler spaces its values (Mironov 2012).
+    The proposal is |z| = b * B + r with P(b) = 2^-(b+1) from a word's trailing
+    zeros and r uniform below B, a power of two near the deviation.
+    """
+    low_bits = math.floor(math.log2(1.25 * math.sqrt(variance)))
     width = float(1 << low_bits)
     # The acceptance exponent is never positive: over block starts it peaks at one of the
-    # first three, since b = ln(2) * variance / width^2 < 1.78.
+    # first four, since it would be greatest at ln(2) * variance / width^2 < 1.78.
     peak = max(b * math.log(2.0) - (b * width) ** 2 / (2.0 * variance) for b in range(4))
     result = np.empty(size, np.int64)
     filled = 0

@@ -16,7 +16,7 @@ from vitalring.edge_agent import budget, rosters
 from vitalring.protocol.checkpoint import Checkpoint
 from vitalring.protocol.merkle import CompactRange
 
-LAYOUT = 2
+LAYOUT = 3
 SCHEMA = """
 CREATE TABLE known_log (
     id INTEGER PRIMARY KEY CHECK (id = 1), origin TEXT NOT NULL, size INTEGER NOT NULL,

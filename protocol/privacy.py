@@ -1,9 +1,9 @@
-"""What a plan says about privacy, and what one round of it spends (SPEC 7).
+"""What a plan says about privacy and training, and the sensitivity of a step (SPEC 7).
 
 Rules kept here: a guarantee has one derivation, from the numbers that the
-device enforces; a combination that this version cannot enforce is refused by
-name; nothing here is believed because it is signed: `accountant.check_claim`
-recomputes it.
+device enforces; a combination that gives none is refused by name; nothing here
+is believed because it is signed: `accountant.check_claim` recomputes it.
+What a round spends follows from these numbers and the codec's: `guarantee`.
 """
 
 from dataclasses import dataclass
@@ -22,6 +22,9 @@ CLIP_SLACK: Final = 2.0**-7
 MAX_SAMPLED: Final = 2048
 """Most records in one step for which CLIP_SLACK was argued (SPEC 7.4)."""
 
+SAMPLER_EPSILON: Final = 2.0**-20
+"""What the sampler's last bits can add over all coordinates of a local step (SPEC 7.6)."""
+
 MIN_NOISE_MULTIPLIER: Final = 0.1
 MIN_DELTA: Final = 1e-9
 
@@ -32,9 +35,12 @@ class Privacy:
 
     `unit` is what one neighbour differs in, `noise` where noise is added.
     `epsilon` at `delta` is the claim for a whole study. `clip` bounds the L2
-    norm of one example's gradient; with unit none, 0 leaves gradients unbounded.
-    The noise on a sum of clipped gradients has standard deviation
-    `noise_multiplier` * `clip`.
+    norm of one example's gradient; with unit none and device, 0 leaves
+    gradients unbounded. Noise has the standard deviation `noise_multiplier`
+    times the clip of the unit: with unit record on a sum of gradients clipped
+    at `clip`, with unit device on a sum of updates clipped at the codec's.
+    With noise distributed that is what the devices of the smallest sum add
+    together, `colluders` of them left out, who may tell their noise or add none.
     """
 
     unit: Annotated[str, OneOf(("none", "record", "device"))] = "none"
@@ -43,6 +49,7 @@ class Privacy:
     delta: Annotated[float, Range(0.0, 0.01)] = 0.0
     clip: Annotated[float, Range(0.0, 1e6)] = 0.0
     noise_multiplier: Annotated[float, Range(0.0, 1e4)] = 0.0
+    colluders: Annotated[int, Range(0, limits.MAX_DEVICES)] = 0
 
 
 @dataclass(frozen=True)
@@ -71,33 +78,44 @@ class Spend:
     """What the accountant composes: `steps` Poisson-sampled Gaussian releases.
 
     `noise_multiplier` is the effective one: standard deviation of the noise
-    divided by the enforced sensitivity (SPEC 7.4).
+    divided by the enforced sensitivity (SPEC 7.4, 7.13). What a step is not a
+    Gaussian release by stands beside it: `epsilon` is the most that a
+    sampler's arithmetic adds to a privacy loss, `delta` the chance that a step
+    lies outside of what was argued.
     """
 
     sampling_rate: float
     noise_multiplier: float
     steps: int
+    epsilon: float = SAMPLER_EPSILON
+    delta: float = 0.0
 
 
 def check_privacy(privacy: Privacy, training: Training) -> None:
-    """Refuse what this version cannot guarantee (SPEC 7.1, 7.2).
+    """Refuse what gives no guarantee, whatever the codec (SPEC 7.1, 7.2).
 
     Raises ConfigError, which names the field.
     """
-    # 1. What this version can do.
+    # 1. What goes together.
     if (privacy.unit == "none") != (privacy.noise == "none"):
         raise ConfigError(
             f"privacy.unit is {privacy.unit} with privacy.noise {privacy.noise}: "
             "unit none goes with noise none, and with it alone"
         )
-    if privacy.unit == "device":
-        raise ConfigError("privacy.unit device is not available in this version: use record")
-    if privacy.noise == "distributed":
-        raise ConfigError("privacy.noise distributed is not available in this version: use local")
+    if privacy.colluders and privacy.noise != "distributed":
+        raise ConfigError(
+            f"privacy.colluders is {privacy.colluders} with privacy.noise {privacy.noise}: "
+            "only distributed noise has shares that others could give away; use 0"
+        )
     if privacy.unit == "record" and training.balance != "none":
         raise ConfigError(
             "training.balance is oversample with privacy.unit record: a repeated record would "
             "count more than once against the clip; use balance none"
+        )
+    if is_gradient_sum(privacy) and (training.steps != 1 or training.proximal):
+        raise ConfigError(
+            "privacy.unit record with noise distributed sends one sum of gradients a round: use "
+            "training.steps 1 and training.proximal 0"
         )
     if training.learning_rate * training.proximal >= 2.0:
         raise ConfigError(
@@ -113,8 +131,10 @@ def check_privacy(privacy: Privacy, training: Training) -> None:
     # 3. A guarantee needs every one of its numbers.
     _check_number("epsilon", privacy.epsilon, 1e-3, 100.0)
     _check_number("delta", privacy.delta, MIN_DELTA, 0.01)
-    _check_number("clip", privacy.clip, 1e-6, 1e6)
     _check_number("noise_multiplier", privacy.noise_multiplier, MIN_NOISE_MULTIPLIER, 1e4)
+    if privacy.unit == "device":
+        return
+    _check_number("clip", privacy.clip, 1e-6, 1e6)
     # 4. A delta of one record in the data set permits publishing one record.
     if privacy.delta * training.records >= 1.0:
         raise ConfigError(
@@ -126,6 +146,11 @@ def check_privacy(privacy: Privacy, training: Training) -> None:
             f"training.steps * training.rounds is {training.steps * training.rounds}, "
             "the accountant composes at most 1000000 steps"
         )
+
+
+def is_gradient_sum(privacy: Privacy) -> bool:
+    """Tell whether a device sends one clipped gradient sum a round instead of trained weights."""
+    return privacy.unit == "record" and privacy.noise == "distributed"
 
 
 def fits_a_step(records: int, sampling_rate: float) -> bool:
@@ -156,32 +181,11 @@ def sensitivity_factor(dimension: int) -> float:
 
 
 def effective_noise_multiplier(privacy: Privacy, dimension: int) -> float:
-    """Noise relative to the sensitivity that the device enforces (SPEC 7.4).
+    """Noise of a local step relative to the sensitivity that the device enforces (SPEC 7.4).
 
     `dimension` is the number of the model's parameters. Raises ConfigError.
     """
     return privacy.noise_multiplier / sensitivity_factor(dimension)
-
-
-def round_spend(privacy: Privacy, training: Training, dimension: int) -> Spend | None:
-    """Return what one round spends of a record's privacy; None for unit none (no guarantee).
-
-    Raises ConfigError where `check_privacy` does.
-    """
-    check_privacy(privacy, training)
-    if privacy.unit == "none":
-        return None
-    return Spend(
-        training.sampling_rate, effective_noise_multiplier(privacy, dimension), training.steps
-    )
-
-
-def study_spend(privacy: Privacy, training: Training, dimension: int) -> Spend | None:
-    """Return what all rounds of a study spend together; None for unit none. Raises ConfigError."""
-    spend = round_spend(privacy, training, dimension)
-    if spend is None:
-        return None
-    return Spend(spend.sampling_rate, spend.noise_multiplier, spend.steps * training.rounds)
 
 
 def _check_number(name: str, value: float, low: float, high: float) -> None:

@@ -1,16 +1,18 @@
 """Encoding of one update as fields that can be summed, and decoding of a sum.
 
 Rules (SPEC 4): a device clips its update, scales it by its weight, rotates it, keeps the
-round's coordinates, shrinks it as a whole if a coordinate is out of range, rounds it at
-random with the norm enforced after rounding, adds integer noise and an offset. Nothing is
-clamped and nothing wraps, so a sum of n fields decodes exactly to the sum of the n
-rounded vectors, and the L2 sensitivity of one device is `norm_bound`, in grid steps.
-Field 0 carries the weight.
+round's coordinates, brings it into the quantiser's range, rounds it at random, adds integer
+noise and an offset. No field wraps, so a sum of n fields decodes exactly to the sum of the n
+noisy vectors. Field 0 carries the weight. What of a guarantee rests on rounding is one of two
+things. `bounded`: a vector out of range is shrunk as a whole and its norm is enforced after
+rounding, so one device moves the sum by `norm_bound` grid steps at most. `plain`: clip, clamp
+and rounding with coins of their own never move two vectors apart by more than `distance_bound`
+says, so what one record moves stays what it was.
 """
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +20,12 @@ from numpy.typing import NDArray
 from vitalring.errors import ConfigError, EncodingRangeError
 from vitalring.protocol.limits import MAX_DEVICES
 from vitalring.protocol.rotation import kept_coordinates, rotate, unrotate
+from vitalring.schema import OneOf
+
+ROUNDINGS: Final = ("bounded", "plain")
+
+ROUNDING_RISK: Final = 2.0**-80
+"""Chance that plain rounding moves two vectors further apart than `distance_bound` (SPEC 4.6)."""
 
 _MAX_REDRAWS = 128
 
@@ -33,6 +41,7 @@ class Codec:
     reach: float = 6.0  # quantiser range in units of clip / sqrt(dimension)
     keep: float = 1.0  # fraction of the rotated coordinates that are sent
     noise_width: int = 0  # largest absolute value of a device's integer noise, in grid steps
+    rounding: Annotated[str, OneOf(ROUNDINGS)] = "bounded"  # how a vector comes onto the grid
 
     @property
     def levels(self) -> int:
@@ -62,7 +71,7 @@ class EncodedUpdate:
     fields: NDArray[np.uint64]  # (1 + kept coordinates,), field 0 is the weight
     weight: int  # 1 .. levels
     clip_factor: float  # 1 if the norm was within the clip
-    fit_factor: float  # 1 if every coordinate was within the quantiser range
+    fit_factor: float  # 1 if the vector was not shrunk to the quantiser range
 
 
 @dataclass(frozen=True)
@@ -79,7 +88,7 @@ def check_codec(codec: Codec) -> None:
         ("n_max", 1, MAX_DEVICES),
         ("clip", 1e-12, 1e12),
         ("weight_cap", 1, 1 << 40),
-        ("bits", 2, 16),
+        ("bits", 2, 20),
         ("reach", 0.1, 100.0),
         ("keep", 1e-6, 1.0),
         ("noise_width", 0, 1 << 24),
@@ -89,6 +98,8 @@ def check_codec(codec: Codec) -> None:
         # Written so that NaN fails.
         if not low <= value <= high:
             raise ConfigError(f"codec.{name} is {value}: choose from {low:g} to {high:g}")
+    if codec.rounding not in ROUNDINGS:
+        raise ConfigError(f"codec.rounding is {codec.rounding!r}: choose {' or '.join(ROUNDINGS)}")
 
 
 def kept_count(codec: Codec, dimension: int) -> int:
@@ -112,12 +123,31 @@ def norm_bound(codec: Codec, dimension: int) -> float:
     The L2 sensitivity in Theorem 1 of Kairouz, Liu and Steinke, "The Distributed Discrete
     Gaussian Mechanism for Federated Learning with Secure Aggregation" (arXiv 2102.06387),
     with beta = exp(-1/2): a vector within the clip is rounded within this bound with
-    probability 1 - beta at least.
+    probability 1 - beta at least. Plain rounding enforces the worst case alone.
     """
     norm = codec.clip / grid_step(codec, dimension)
     kept = kept_count(codec, dimension)
-    worst = (norm + math.sqrt(kept)) ** 2
-    likely = norm**2 + kept / 4 + norm + math.sqrt(kept) / 2
+    if codec.rounding == "plain":
+        return norm + math.sqrt(kept)
+    return _rounded_length(norm, kept, math.exp(-0.5))
+
+
+def distance_bound(distance: float, kept: int) -> float:
+    """Bound the L2 distance of two vectors after plain rounding, in grid steps (SPEC 4.6).
+
+    Before it they are `distance` steps apart at most, and every coin is the same for both and
+    drawn without regard to either. Coordinate j of their difference, k + f with k whole, becomes
+    k or k + 1, the latter with probability f: on average the square grows by f - f^2 <= 1/4,
+    and Hoeffding's inequality bounds the rest, except with probability ROUNDING_RISK.
+    """
+    return _rounded_length(distance, kept, ROUNDING_RISK)
+
+
+def _rounded_length(length: float, kept: int, risk: float) -> float:
+    """Bound the norm of a vector after rounding, except with probability `risk`."""
+    worst = (length + math.sqrt(kept)) ** 2
+    spread = math.sqrt(2.0 * math.log(1.0 / risk))
+    likely = length**2 + kept / 4 + spread * (length + math.sqrt(kept) / 2)
     return math.sqrt(min(worst, likely))
 
 
@@ -165,13 +195,14 @@ def encode_update(
     # 3. Rotate, then keep the round's coordinates.
     kept = kept_coordinates(dimension, kept_count(codec, dimension), seed)
     vector = rotate(vector, seed)[kept]
-    # 4. Shrink the whole vector if need be: its direction and the norm bound survive,
-    # which clamping single coordinates would not give.
+    # 4. Bring it into range, and 5. round it at random.
     vector /= grid_step(codec, dimension)
-    fit_factor = min(1.0, codec.half / max(float(np.abs(vector).max()), codec.half))
-    vector *= fit_factor
-    # 5. Round at random within the enforced norm.
-    grid = _round_within(vector, codec.half, norm_bound(codec, dimension), rng)
+    if codec.rounding == "plain":
+        fit_factor = 1.0
+        grid = _round_plain(vector, codec.half, rng)
+    else:
+        fit_factor = min(1.0, codec.half / max(float(np.abs(vector).max()), codec.half))
+        grid = _round_within(vector * fit_factor, codec.half, norm_bound(codec, dimension), rng)
     # 6. Noise, within the width that the fields have room for.
     grid += _checked_noise(noise, codec.noise_width, grid.size)
     # 7. Offset.
@@ -220,13 +251,28 @@ def _clip_factor(vector: NDArray[np.float64], clip: float) -> float:
     return min(1.0, clip / peak / relative)
 
 
+def _round_plain(
+    vector: NDArray[np.float64], half: int, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """Clamp and round each coordinate with one coin of its own, whatever the others are.
+
+    A coin that is drawn again, or a factor on the whole vector, would depend on the vector, and
+    two neighbouring ones could end further apart than `distance_bound` says.
+    """
+    coins = rng.random(vector.size)
+    grid = np.floor(np.clip(vector, -half, half) + coins).astype(np.int64)
+    return np.clip(grid, -half, half)
+
+
 def _round_within(
     vector: NDArray[np.float64], half: int, bound: float, rng: np.random.Generator
 ) -> NDArray[np.int64]:
     """Round each coordinate up or down at random, unbiased, until the norm is within `bound`.
 
-    This is the conditional randomised rounding of arXiv 2102.06387. One draw passes with
-    probability 0.39 at least, so giving up after 128 draws means a fault, not bad luck.
+    A vector out of range was shrunk as a whole before: its direction and the norm bound
+    survive, which clamping single coordinates would not give. This is the conditional
+    randomised rounding of arXiv 2102.06387. One draw passes with probability 0.39 at least, so
+    giving up after 128 draws means a fault, not bad luck.
     """
     # The last bit of a float may stand out of the range that step 4 scaled to.
     vector = np.clip(vector, -half, half)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 from vitalring.protocol import limits
+from vitalring.protocol.guarantee import Terms
 from vitalring.protocol.privacy import Privacy, Training
 from vitalring.protocol.quantise import Codec
 from vitalring.protocol.secure_sum import SECURE_SUMS
@@ -111,6 +112,11 @@ class StudyPlan:
     combine: Annotated[str, OneOf(("mean", "median", "trimmed-mean"))] = "mean"
     task: Annotated[str, OneOf(("train", "statistics"))] = "train"
     ring_suite: Annotated[int, Range(1, 2)] = 1
+
+    @property
+    def terms(self) -> Terms:
+        """Return the numbers that the study's guarantee follows from."""
+        return Terms(self.privacy, self.training, self.codec, self.model.dimension, self.min_cohort)
 
 
 @dataclass(frozen=True)

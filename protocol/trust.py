@@ -13,8 +13,7 @@ from math import comb
 from vitalring.errors import RecordError
 from vitalring.protocol import limbs, ring_suite, two_server
 from vitalring.protocol.cbor import R, digest
-from vitalring.protocol.privacy import check_privacy
-from vitalring.protocol.quantise import check_codec
+from vitalring.protocol.guarantee import check_terms
 from vitalring.protocol.records import (
     Federation,
     GlobalModel,
@@ -115,8 +114,12 @@ def open_study_plan(data: bytes, federation: Federation) -> StudyPlan:
             f"study {plan.study} asks for {plan.quorum} aggregators, "
             f"the federation has {len(federation.hospitals)}"
         )
-    check_privacy(plan.privacy, plan.training)
-    check_codec(plan.codec)
+    check_terms(plan.terms)
+    if plan.secure_sum == "plain" and plan.privacy.noise == "distributed":
+        raise RecordError(
+            f"study {plan.study} adds distributed noise to a sum in clear: single updates have "
+            "too little of it; encrypt the sum"
+        )
     _check_task(plan)
     _check_joint(plan, len(federation.hospitals))
     if plan.min_ring > ring_suite.most_keys(plan.ring_suite):

@@ -21,6 +21,7 @@ from vitalring.models.dataset.statistics import Question
 from vitalring.protocol import signing, trust
 from vitalring.protocol.bfv import choose_params
 from vitalring.protocol.cbor import digest
+from vitalring.protocol.guarantee import noise_of
 from vitalring.protocol.key_records import context_of
 from vitalring.protocol.records import (
     Federation,
@@ -29,6 +30,7 @@ from vitalring.protocol.records import (
     SumKey,
 )
 from vitalring.protocol.secure_sum import KEYLESS, threshold_params
+from vitalring.tools.calibration import too_small
 from vitalring.tools.enrolments import EnrolledKey, write_keys
 from vitalring.tools.hospital_keys import new_hospital
 from vitalring.tools.settings import StudySettings, hospitals_of, rings_of
@@ -275,6 +277,10 @@ def describe(made: Made) -> list[str]:
             f"epsilon {plan.privacy.epsilon:g} at delta {plan.privacy.delta:g} "
             f"over {plan.training.rounds} rounds"
         )
+        if plan.privacy.noise == "distributed":
+            lines[-1] += f", carried by {noise_of(plan.terms).shares} of {plan.min_cohort} devices"
+        note = too_small(plan.terms, len(roster.keys))
+        lines += [f"warning     {note}"] if note else []
     scheme = made.study.study.scheme()
     lines.append(
         f"sum         {plan.secure_sum}, {scheme.update_bytes:,} bytes an update, "

@@ -1,21 +1,24 @@
 """Draw up a study's plan from its settings, checked as every device will check it."""
 
 import hashlib
+import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-from vitalring.edge_agent.accountant import calibrate
 from vitalring.errors import ConfigError
 from vitalring.models.artefact import Artefact
 from vitalring.models.dataset.statistics import Question
 from vitalring.protocol.cbor import digest
+from vitalring.protocol.guarantee import Terms
 from vitalring.protocol.limbs import LIMB_BITS
 from vitalring.protocol.limits import DECRYPTION_FLOOR
-from vitalring.protocol.privacy import Privacy, Training, check_privacy
+from vitalring.protocol.privacy import Privacy, Training, fits_a_step, is_gradient_sum
 from vitalring.protocol.quantise import Codec, check_codec
 from vitalring.protocol.records import Model, ServerOptimiser, StudyPlan
 from vitalring.protocol.secure_sum import check_mode
+from vitalring.tools.calibration import with_noise
 from vitalring.tools.settings import (
+    Numbers,
     StudySettings,
     hospitals_of,
     least_ring,
@@ -26,46 +29,83 @@ from vitalring.tools.settings import (
 MIN_COHORT = 10
 """Fewest updates in a sum where a study does not say; a smaller fleet sums all its updates."""
 
+_ALIGNED = 0.5
+"""Length of a sum of clipped gradients, as a share of what they reach where all point one way."""
+
 _NAME_CHARACTERS = 32
 _STATISTICS = "-statistics"
 
 
-def training_of(settings: StudySettings, records: int) -> Training:
+@dataclass(frozen=True)
+class Sizes:
+    """How many records devices have: the smallest, the largest and on average."""
+
+    least: int
+    most: int
+    mean: float
+
+    @classmethod
+    def of(cls, least: int, most: int = 0, mean: float = 0.0) -> "Sizes":
+        """Take what is unknown, written 0, for equal devices. Raises ConfigError."""
+        if least < 1:
+            raise ConfigError("records is 0: say how many records every device has at least")
+        return cls(least, max(least, most), max(least, mean))
+
+
+def training_of(settings: StudySettings, records: int | Sizes) -> Training:
     """Return the training a device with `records` records does in a round. Raises ConfigError."""
-    if records < 1:
-        raise ConfigError("records is 0: say how many records every device has at least")
-    numbers = numbers_of(settings, records)
-    rate = min(1.0, numbers.batch / records)
+    sizes = records if isinstance(records, Sizes) else Sizes.of(records)
+    numbers = numbers_of(settings, sizes.least)
+    rate = min(1.0, numbers.batch / sizes.least) if numbers.batch else _largest_rate(sizes.most)
+    one_sum = settings.unit == "record" and numbers.noise == "distributed"
+    # Gradients of all devices are added up, and divided by how many there are on average.
+    batch = rate * (sizes.mean if one_sum else sizes.least)
     return Training(
         sampling_rate=rate,
-        steps=max(1, round(numbers.local_epochs / rate)),
+        steps=1 if one_sum else max(1, round(numbers.local_epochs / rate)),
         rounds=settings.rounds,
         learning_rate=numbers.lr,
-        batch=max(1, min(numbers.batch, records)),
-        records=records,
+        batch=max(1, round(batch)),
+        records=sizes.least,
         proximal=settings.proximal,
         balance=settings.balance,
     )
 
 
-def privacy_of(settings: StudySettings, training: Training, dimension: int) -> Privacy:
-    """Return the guarantee with the noise that it takes. Raises ConfigError."""
-    numbers = numbers_of(settings, training.records)
+def _largest_rate(most: int) -> float:
+    """Return the rate of the largest steps that the sensitivity is argued for (SPEC 7.4)."""
+    rates = (thousandths / 1000 for thousandths in range(1000, 0, -1))
+    return next((rate for rate in rates if fits_a_step(most, rate)), 0.001)
+
+
+def privacy_of(settings: StudySettings, numbers: Numbers, min_cohort: int) -> Privacy:
+    """Return the guarantee that the settings claim, its noise yet to be found."""
     if settings.unit == "none":
         return Privacy(clip=numbers.clip)
-    # Any noise will do here: all else is checked before `calibrate` searches for the right one.
-    probe = Privacy(
-        settings.unit, numbers.noise, settings.epsilon, settings.delta, numbers.clip, 1.0
-    )
-    check_privacy(probe, training)
-    multiplier = calibrate(
+    distributed = numbers.noise == "distributed"
+    return Privacy(
+        settings.unit,
+        numbers.noise,
         settings.epsilon,
         settings.delta,
-        training.sampling_rate,
-        training.steps * training.rounds,
-        dimension,
+        numbers.clip,
+        colluders=math.ceil(settings.colluders * min_cohort) if distributed else 0,
     )
-    return replace(probe, noise_multiplier=multiplier)
+
+
+def min_cohort_of(settings: StudySettings, devices: int) -> int:
+    """Return the fewest updates of a sum. Raises ConfigError where there are fewer devices.
+
+    The shares of distributed noise add up in the smallest sum: a plan that asks for nearly all
+    devices needs less noise of each, and one that leaves room loses fewer rounds.
+    """
+    usual = MIN_COHORT
+    if numbers_of(settings, 1).noise == "distributed":
+        usual = max(MIN_COHORT, math.floor(devices * (1.0 - settings.spare)))
+    chosen = settings.min_cohort or max(DECRYPTION_FLOOR, min(usual, devices))
+    if devices < chosen:
+        raise ConfigError(f"{devices} devices cannot make a sum of min_cohort = {chosen} updates")
+    return chosen
 
 
 def plan_of(
@@ -75,22 +115,29 @@ def plan_of(
     records: int,
     features: bytes = b"",
     most_records: int = 0,
+    mean_records: float = 0.0,
 ) -> StudyPlan:
     """Return the study's plan, checked as every device will check it.
 
     `features` is the text of the agreed feature schema, where records are rows of tables.
-    `records` are those of the smallest device, `most_records` of the largest; 0 is unknown.
+    `records` are those of the smallest device, `most_records` of the largest, `mean_records` of
+    one on average; 0 is unknown.
     Raises ConfigError.
     """
     info = artefact.info
-    training, numbers = training_of(settings, records), numbers_of(settings, records)
+    sizes = Sizes.of(records, most_records, mean_records)
+    training, numbers = training_of(settings, sizes), numbers_of(settings, records)
+    min_cohort = min_cohort_of(settings, devices)
+    privacy = privacy_of(settings, numbers, min_cohort)
+    one_sum = is_gradient_sum(privacy)
     codec = Codec(
         n_max=settings.n_max or devices,
-        clip=numbers.update_clip,
+        clip=numbers.update_clip or _ALIGNED * numbers.clip * numbers.lr * sizes.most / sizes.mean,
         weight_cap=_weight_cap(settings, records, most_records),
         bits=settings.bits,
         reach=settings.reach,
         keep=settings.keep,
+        rounding="plain" if one_sum else "bounded",
     )
     model = Model(
         name=info.name,
@@ -104,8 +151,8 @@ def plan_of(
         companions=tuple(digest(content) for content in artefact.companions),
         features=digest(features) if features else b"",
     )
-    privacy = privacy_of(settings, training, info.dimension)
-    return _plan(settings, settings.study, model, training, privacy, codec, numbers.server, devices)
+    terms = with_noise(Terms(privacy, training, codec, info.dimension, min_cohort))
+    return _plan(settings, settings.study, model, terms, numbers.server, devices)
 
 
 def _weight_cap(settings: StudySettings, records: int, most_records: int) -> int:
@@ -113,6 +160,8 @@ def _weight_cap(settings: StudySettings, records: int, most_records: int) -> int
 
     A cap far above every device would scale all updates down into the rounding of the quantiser.
     """
+    if settings.unit == "device":
+        return 1
     if settings.unit == "record":
         # With a guarantee for records every device weighs alike: its count would be a record's
         # trace (SPEC 7.11). The plan's floor of records makes the capped weight the same for all.
@@ -138,26 +187,25 @@ def statistics_plan_of(
     server = ServerOptimiser(name="fedavg", learning_rate=1.0, momentum=0.0)
     settings = replace(settings, groups=1, combine="mean")  # exact sums are of all sites at once
     name = f"{settings.study[: _NAME_CHARACTERS - len(_STATISTICS)]}{_STATISTICS}"
-    return _plan(settings, name, model, training, Privacy(), codec, server, devices, "statistics")
+    terms = Terms(Privacy(), training, codec, model.dimension, min_cohort_of(settings, devices))
+    return _plan(settings, name, model, terms, server, devices, "statistics")
 
 
 def _plan(
     settings: StudySettings,
     study: str,
     model: Model,
-    training: Training,
-    privacy: Privacy,
-    codec: Codec,
+    terms: Terms,
     server: ServerOptimiser,
     devices: int,
     task: str = "train",
 ) -> StudyPlan:
     check_mode(settings.secure_sum)
-    check_codec(codec)
-    min_cohort = settings.min_cohort or max(DECRYPTION_FLOOR, min(MIN_COHORT, devices))
-    if devices < min_cohort:
+    check_codec(terms.codec)
+    if settings.secure_sum == "plain" and terms.privacy.noise == "distributed":
         raise ConfigError(
-            f"{devices} devices cannot make a sum of min_cohort = {min_cohort} updates"
+            "noise distributed protects sums, and secure_sum plain shows every update by itself: "
+            "use an encrypted sum, or noise local"
         )
     _, threshold = hospitals_of(settings)
     suite, _ = rings_of(settings, devices)
@@ -165,12 +213,12 @@ def _plan(
         federation=settings.federation,
         study=study,
         model=model,
-        training=training,
-        privacy=privacy,
-        codec=codec,
+        training=terms.training,
+        privacy=terms.privacy,
+        codec=terms.codec,
         server=server,
         secure_sum=settings.secure_sum,
-        min_cohort=min_cohort,
+        min_cohort=terms.min_cohort,
         min_ring=least_ring(settings, devices),
         # What fewer than the threshold sign, they could not decrypt: a quorum is no smaller.
         quorum=threshold or 1,

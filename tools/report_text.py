@@ -21,7 +21,7 @@ _GUARANTEES: Final = {
 
 _NEIGHBOURS: Final = {
     "record": "one record of a device is added or removed",
-    "device": "one device with all its records is added or removed",
+    "device": "one device has all its records or, as if it had none, teaches nothing",
 }
 
 _SECURE_SUMS: Final = {
@@ -298,8 +298,10 @@ def not_protected(privacy: Mapping[str, Any], secure_sum: str) -> list[str]:
                 "protected less."
             )
         if privacy["noise"] == "distributed":
+            counted = privacy.get("shares") or "as many as were counted on"
             gaps.append(
-                "The noise suffices only while at least min_cohort devices add their share of it."
+                f"The noise suffices only while honest devices in each sum, {counted}, add their "
+                "shares of it, and nobody decrypts single updates."
             )
     else:
         gaps.append("Records: without noise, nothing bounds what the models reveal about them.")

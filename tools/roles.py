@@ -4,12 +4,16 @@ So a hospital's folder with `public/` beside it, and a device's folder by
 itself, can be copied to where they belong.
 """
 
+import math
 import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from vitalring.edge_agent.accountant import epsilon
+from vitalring.edge_agent.config import MAX_EPSILON
+from vitalring.errors import ConfigError
 from vitalring.files import write_atomic
 from vitalring.gateway.certificates import AUTHORITY
 from vitalring.gateway.mosquitto import (
@@ -18,6 +22,7 @@ from vitalring.gateway.mosquitto import (
     cohort_user,
     second_gateway_user,
 )
+from vitalring.protocol.guarantee import budget_spend, spend_of_rounds
 from vitalring.protocol.records import StudyPlan
 from vitalring.protocol.secure_sum import KEYLESS
 from vitalring.tools.federation import KEYS_FOLDER, NAMES_FILE, SUM_KEY_FILE, Cohort, Made
@@ -163,7 +168,29 @@ def floors_of(plan: StudyPlan) -> Table:
         table["allow_plain_sum"] = True
     if plan.privacy.unit == "none":
         return {**table, "allow_no_privacy": True}
-    return {**table, "epsilon": plan.privacy.epsilon, "delta": plan.privacy.delta}
+    if plan.privacy.noise == "distributed":
+        table["allow_shared_noise"] = True
+    return {**table, "epsilon": _record_epsilon(plan), "delta": plan.privacy.delta}
+
+
+def _record_epsilon(plan: StudyPlan) -> float:
+    """Return what the study spends of a record's privacy, which a device's budget is about.
+
+    With unit device a record has a guarantee of its own, weaker than that of exchanging a device's
+    records for none (SPEC 7.16). Raises ConfigError where it is beyond what a device may allow.
+    """
+    claim = plan.privacy
+    if claim.unit == "record":
+        return claim.epsilon
+    spend = spend_of_rounds(budget_spend(plan.terms), plan.training.rounds)
+    spent = epsilon((spend,), claim.delta) if spend else 0.0
+    if spent > MAX_EPSILON:
+        raise ConfigError(
+            f"epsilon {claim.epsilon:g} for a device is {spent:.1f} for a record exchanged for "
+            f"another, and no device allows more than {MAX_EPSILON:g}: use a smaller epsilon"
+        )
+    # One in a thousand above: another processor's last bits must not refuse the plan.
+    return min(MAX_EPSILON, math.ceil(spent * 1001) / 1000)
 
 
 def toml(table: Table) -> bytes:

@@ -104,9 +104,7 @@ def verify_log(folder: Path, authority_key: bytes | None) -> Verdict:
     # 10. The study spends no more privacy than it claims.
     plan = study.plan
     with blame(study_entries[1].object_path):
-        epsilon = accountant.check_claim(
-            plan.privacy, plan.training, plan.model.dimension, accountant.epsilon
-        )
+        epsilon = accountant.check_claim(plan.terms, accountant.epsilon)
     return Verdict(
         federation=federation.name,
         study=plan.study,
@@ -269,6 +267,8 @@ def _summary(verdict: Verdict) -> Iterator[str]:
             f"unit {privacy.unit}, noise {privacy.noise}: epsilon {privacy.epsilon:g} at delta "
             f"{privacy.delta:g} claimed, {verdict.epsilon:.4f} recomputed"
         )
+        if privacy.noise == "distributed":
+            claim += f", with {privacy.colluders} colluders in a sum of the fewest devices"
     yield f"  privacy      {claim}"
     for finding in verdict.findings:
         yield f"  note         {finding}"

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
-from scipy import stats
+from audit_fixture import audited_epsilon, audited_mu
 
 from vitalring.edge_agent import dpsgd
 from vitalring.edge_agent.accountant import epsilon
@@ -32,9 +32,6 @@ TRIALS = 50_000
 """Steps of each of the two runs of an honest audit: 10^5 trials together."""
 
 FEWER = 8_000
-RISK = 1e-6
-"""Chance that an honest mechanism fails an audit."""
-
 CLIP, SIGMA = 0.5, 1.0
 PRIVACY = Privacy("record", "local", 100.0, 1e-5, CLIP, SIGMA)
 CLAIM = effective_noise_multiplier(PRIVACY, 1)
@@ -71,45 +68,6 @@ def trials(values, count, *, rate=1.0, model=None) -> np.ndarray:
     last = train(model, np.zeros(1, np.float32), x, x, training, PRIVACY, fresh_generator())
     model.seen.append(float(last.weights[0]))
     return model.releases()
-
-
-def error_bounds(without, with_record, threshold) -> tuple[np.ndarray, np.ndarray]:
-    """Upper confidence bounds of false alarms and misses (Clopper and Pearson 1934)."""
-    alarms = np.sum(without[:, None] > threshold, axis=0)
-    missed = np.sum(with_record[:, None] <= threshold, axis=0)
-    return (
-        stats.beta.isf(RISK, alarms + 1, np.maximum(len(without) - alarms, 0.5)),
-        stats.beta.isf(RISK, missed + 1, np.maximum(len(with_record) - missed, 0.5)),
-    )
-
-
-def strongest(without, with_record, bound) -> float:
-    """Choose the threshold on one half of the trials, judge it on the other.
-
-    So that the choice does not bias the bound.
-    """
-    half = len(without) // 2
-    quantiles = np.quantile(np.r_[without[:half], with_record[:half]], np.linspace(0.05, 0.95, 37))
-    between = (np.max(without[:half]) + np.min(with_record[:half])) / 2
-    thresholds = np.r_[quantiles, between]
-    best = np.argmax(bound(*error_bounds(without[:half], with_record[:half], thresholds)))
-    return float(bound(*error_bounds(without[half:], with_record[half:], thresholds[[best]]))[0])
-
-
-def audited_mu(without, with_record) -> float:
-    """Lower confidence bound of mu in Gaussian DP (Nasr et al. 2023, section 4)."""
-    return strongest(
-        without, with_record, lambda alarms, misses: stats.norm.isf(alarms) - stats.norm.ppf(misses)
-    )
-
-
-def audited_epsilon(without, with_record, delta) -> float:
-    """Lower confidence bound of epsilon at delta (Kairouz, Oh, Viswanath 2015)."""
-    return strongest(
-        without,
-        with_record,
-        lambda alarms, misses: np.log(np.maximum(1e-9, 1 - delta - misses) / alarms),
-    )
 
 
 OTHERS = [-CLIP, CLIP] * 3

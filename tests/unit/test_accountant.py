@@ -15,6 +15,7 @@ from scipy import optimize, stats
 from vitalring.edge_agent import accountant
 from vitalring.edge_agent.accountant import calibrate, check_claim, epsilon, epsilon_in_child
 from vitalring.errors import ConfigError, PrivacyError
+from vitalring.protocol.guarantee import Terms
 from vitalring.protocol.privacy import (
     Privacy,
     Spend,
@@ -22,10 +23,15 @@ from vitalring.protocol.privacy import (
     effective_noise_multiplier,
     sensitivity_factor,
 )
+from vitalring.protocol.quantise import Codec
 
 TRAINING = Training(
     sampling_rate=0.1, steps=10, rounds=20, learning_rate=0.5, batch=30, records=300
 )
+
+
+def terms(privacy: Privacy, training: Training = TRAINING) -> Terms:
+    return Terms(privacy, training, Codec(n_max=20, clip=1.0, weight_cap=300), 6_000, 10)
 
 
 def gaussian_epsilon(mu: float, delta: float) -> float:
@@ -143,7 +149,8 @@ def test_refuses_what_it_cannot_account(spend, delta):
 
 @pytest.fixture(scope="module")
 def multiplier():
-    return calibrate(2.0, 1e-5, 0.1, 200, 6_000)
+    factor = sensitivity_factor(6_000)
+    return calibrate(2.0, 1e-5, lambda each: Spend(0.1, each / factor, 200))
 
 
 def test_calibration_is_sufficient_and_tight(multiplier):
@@ -154,22 +161,22 @@ def test_calibration_is_sufficient_and_tight(multiplier):
 
 def test_calibration_gives_up_by_name():
     with pytest.raises(ConfigError, match="no noise gives epsilon"):
-        calibrate(1e-5, 1e-9, 1.0, 1_000_000, 10)
+        calibrate(1e-5, 1e-9, lambda each: Spend(1.0, each, 1_000_000))
 
 
 def test_claim_is_recomputed(multiplier):
     honest = Privacy("record", "local", 2.0, 1e-5, 1.0, multiplier)
-    assert check_claim(honest, TRAINING, 6_000, epsilon) <= 2.0
-    assert check_claim(Privacy(), TRAINING, 6_000, epsilon) == 0.0
+    assert check_claim(terms(honest), epsilon) <= 2.0
+    assert check_claim(terms(Privacy()), epsilon) == 0.0
     for lie in (
         replace(honest, epsilon=1.9),
         replace(honest, noise_multiplier=multiplier * 0.95),
         replace(honest, delta=1e-6),
     ):
         with pytest.raises(PrivacyError, match="the plan claims epsilon"):
-            check_claim(lie, TRAINING, 6_000, epsilon)
+            check_claim(terms(lie), epsilon)
     with pytest.raises(PrivacyError, match="the plan claims epsilon"):
-        check_claim(honest, replace(TRAINING, rounds=23), 6_000, epsilon)
+        check_claim(terms(honest, replace(TRAINING, rounds=23)), epsilon)
 
 
 def test_a_claim_without_the_slack_is_refused(multiplier):
@@ -178,13 +185,35 @@ def test_a_claim_without_the_slack_is_refused(multiplier):
     plan = Privacy("record", "local", 2.0, 1e-5, 1.0, forgetful)
     assert effective_noise_multiplier(plan, 6_000) < forgetful
     with pytest.raises(PrivacyError):
-        check_claim(plan, TRAINING, 6_000, epsilon)
+        check_claim(terms(plan), epsilon)
+
+
+def test_what_is_not_gaussian_is_charged():
+    """SPEC 7.7: to epsilon a step, and to a share of delta that is set aside."""
+    spend = Spend(1.0, 10.0, 20)
+    plain = epsilon([spend], 1e-5)
+    charged = replace(spend, epsilon=1e-3, delta=1e-15)
+    cost = epsilon([charged], 1e-5) - plain
+    assert 0.0199 < cost < 0.0205
+    # Others with the same multiplier are not taken for the same mechanism.
+    assert epsilon([charged, spend], 1e-5) == pytest.approx(
+        epsilon([replace(spend, steps=40)], 1e-5) + 0.02, abs=1e-3
+    )
+    with pytest.raises(PrivacyError, match="costs more of delta"):
+        epsilon([replace(charged, delta=1e-9)], 1e-5)
+    # The same chance is worth more where epsilon is large.
+    assert epsilon([Spend(1.0, 1.0, 20, delta=1e-18)], 1e-3) > 20
+    with pytest.raises(PrivacyError, match="costs more of delta"):
+        epsilon([Spend(1.0, 1.0, 20, delta=1e-15)], 1e-3)
+    for broken in (replace(spend, epsilon=float("nan")), replace(spend, delta=1.5)):
+        with pytest.raises(PrivacyError, match="not a mechanism that can be accounted"):
+            epsilon([broken], 1e-5)
 
 
 def test_not_a_number_is_no_pass():
     plan = Privacy("record", "local", 2.0, 1e-5, 1.0, 2.0)
     with pytest.raises(PrivacyError):
-        check_claim(plan, TRAINING, 6_000, lambda spends, delta: float("nan"))
+        check_claim(terms(plan), lambda spends, delta: float("nan"))
 
 
 def test_child_answers_the_same_in_little_memory():

@@ -363,7 +363,7 @@ def test_not_a_number_among_the_records_ends_the_round_and_nothing_leaves(partie
     assert state.outbox(agent.db) == []
 
 
-@pytest.mark.parametrize("stage", ["train", "encode_update", "encode"])
+@pytest.mark.parametrize("stage", ["learn", "protect", "encode"])
 def test_a_crash_after_paying_is_paid_once_and_made_once(parties, make, monkeypatch, stage):
     def crash(*_args, **_options):
         raise KeyboardInterrupt
@@ -396,3 +396,13 @@ def test_a_crash_while_paying_leaves_nothing_paid(parties, make, monkeypatch):
     assert nothing_happened(first)
     first.db.close()
     assert make().consider(announced(parties), parties.now_ms) == "ready"
+
+
+def test_a_device_that_trusts_nobody_elses_noise_stays_out(parties, make):
+    agent = make()
+    study, plan = parties.federation.study, plan_of(parties)
+    shared = dataclasses.replace(plan.privacy, noise="distributed")
+    asks = (study, dataclasses.replace(plan, privacy=shared), study.rings[0], None)
+    assert "insists on carrying its guarantee alone" in agent._below_floors(*asks)
+    agent._floors = dataclasses.replace(FLOORS, allow_shared_noise=True)
+    assert agent._below_floors(*asks) is None

@@ -131,6 +131,25 @@ def test_real_accountant_holds_the_limit(tmp_path):
             budget.authorise(OTHER, "lungs", Spend(0.5, 1.0, 20), 1, **real)
 
 
+def test_studies_of_all_units_add_up(tmp_path):
+    """What rounds are charged beside their Gaussian part is kept, and composed."""
+    shared = Spend(1.0, 20.0, 1, epsilon=2.0**-24, delta=1e-15)
+    real = {"limit": 8.0, "delta": 1e-5, "accountant": epsilon}
+    with closing(BudgetFile(tmp_path / "b", create=True)) as file:
+        with file.transaction() as budget:
+            alone = budget.authorise(STUDY, "hearts", SPEND, 3, **real)
+            together = budget.authorise(OTHER, "lungs", shared, 20, **real)
+            budget.reserve(OTHER, round_plan(1), "lungs", 1, shared)
+        assert (
+            alone < together == epsilon([replace(SPEND, steps=30), replace(shared, steps=20)], 1e-5)
+        )
+        assert file.budget.spent() == (shared,)
+        assert set(file.budget.committed()) == {
+            replace(SPEND, steps=30),
+            replace(shared, steps=20),
+        }
+
+
 def test_an_accountant_without_a_number_allows_nothing(tmp_path):
     broken = {**LIMIT, "accountant": lambda spends, delta: float("nan")}
     with closing(BudgetFile(tmp_path / "b", create=True)) as file:
@@ -213,6 +232,8 @@ def test_missing_existing_and_foreign_files(tmp_path):
         {"spend": Spend(float("nan"), 1.5, 10)},
         {"spend": Spend(0.1, float("inf"), 10)},
         {"spend": Spend(0.1, 1.5, 0)},
+        {"spend": Spend(0.1, 1.5, 10, epsilon=float("inf"))},
+        {"spend": Spend(0.1, 1.5, 10, delta=-1e-9)},
         {"study_plan": b"short"},
         {"study": "h\u00e9arts"},
         {"rounds": -1},
@@ -237,6 +258,8 @@ COLUMNS = (
     "sampling_rate",
     "noise_multiplier",
     "steps",
+    "epsilon",
+    "delta",
     "chain",
 )
 
@@ -254,7 +277,7 @@ def test_a_changed_value_is_noticed(tmp_path, column, position):
         elif isinstance(value, str):
             value = value[:-1] + chr(ord(value[-1]) ^ 1)
         else:
-            value = value * 1.0000001 if isinstance(value, float) else value + 10
+            value = value * 1.0000001 + 1e-12 if isinstance(value, float) else value + 10
         db.execute(f"UPDATE privacy_budget SET {column} = ? WHERE position = ?", (value, position))
         db.commit()
     with pytest.raises(PrivacyError):

@@ -280,8 +280,17 @@ def test_oversampling_with_a_guarantee_for_records_is_refused():
     assert model.sizes == []
 
 
+def test_unit_device_trains_without_noise_of_its_own():
+    """The whole update is protected afterwards; two trainings with equal coins are equal."""
+    device = Privacy("device", "local", 8.0, 1e-5, 0.0, 1.0)
+    one, two = (
+        run(Logistic(), privacy=device, generator=np.random.default_rng(3)) for _ in range(2)
+    )
+    assert np.array_equal(one.weights, two.weights)
+
+
 def test_plans_that_cannot_be_guaranteed_are_refused():
-    for change in ({"unit": "device"}, {"noise": "distributed"}, {"noise_multiplier": 0.0}):
+    for change in ({"unit": "none"}, {"noise": "distributed"}, {"noise_multiplier": 0.0}):
         model = Logistic()
         with pytest.raises(ConfigError):
             run(model, privacy=replace(PRIVATE, **change))

@@ -48,6 +48,10 @@ BUILDERS = {
     "models/trace.py",
     # What the device's own path is measured against.
     "tools/bench/tensorflow_process.py",
+    "tools/bench/papers/dpsgd_process.py",
+    # Attacks, in processes of that environment.
+    "tools/attack/inversion_tensorflow.py",
+    "tools/attack/membership_tensorflow.py",
 }
 
 

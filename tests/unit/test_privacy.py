@@ -23,8 +23,8 @@ def test_accepts_what_this_version_can_do():
 @pytest.mark.parametrize(
     ("change", "names"),
     [
-        ({"unit": "device"}, "privacy.unit device is not available in this version"),
-        ({"noise": "distributed"}, "privacy.noise distributed is not available in this version"),
+        ({"noise": "distributed"}, "use training.steps 1"),
+        ({"colluders": 1}, "privacy.colluders is 1 with privacy.noise local"),
         ({"unit": "none"}, "privacy.unit is none with privacy.noise local"),
         ({"noise": "none"}, "privacy.unit is record with privacy.noise none"),
         ({"unit": "none", "noise": "none"}, "must be 0"),
@@ -41,9 +41,6 @@ def test_accepts_what_this_version_can_do():
 def test_refuses_by_name(change, names):
     with pytest.raises(ConfigError, match=names):
         p.check_privacy(replace(RECORD_LOCAL, **change), TRAINING)
-    if change.get("unit") != "none":
-        with pytest.raises(ConfigError, match=names):
-            p.round_spend(replace(RECORD_LOCAL, **change), TRAINING, 100)
 
 
 def test_refuses_more_steps_than_are_accounted():
@@ -73,16 +70,6 @@ def test_sensitivity_charges_lattice_and_arithmetic():
     for dimension in (0, 10**8):
         with pytest.raises(ConfigError, match="dimension"):
             p.sensitivity_factor(dimension)
-
-
-def test_spends():
-    one = p.round_spend(RECORD_LOCAL, TRAINING, 6_000)
-    all_rounds = p.study_spend(RECORD_LOCAL, TRAINING, 6_000)
-    assert one is not None
-    assert one.steps == 10
-    assert all_rounds == replace(one, steps=200)
-    assert p.round_spend(p.Privacy(), TRAINING, 6_000) is None
-    assert p.study_spend(p.Privacy(), TRAINING, 6_000) is None
 
 
 def test_a_step_samples_no_more_than_it_is_argued_for():

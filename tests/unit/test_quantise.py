@@ -243,7 +243,7 @@ def test_a_device_without_samples_is_refused(samples):
         ("clip", float("inf")),
         ("weight_cap", 0),
         ("bits", 1),
-        ("bits", 17),
+        ("bits", 21),
         ("reach", 0.0),
         ("reach", float("nan")),
         ("keep", 0.0),

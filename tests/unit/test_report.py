@@ -299,6 +299,26 @@ def test_durations(seconds: float | None, words: str) -> None:
     assert report_text.duration(seconds) == words
 
 
+@pytest.mark.parametrize(
+    ("unit", "noise", "words"),
+    [
+        ("record", "distributed", ("the decrypted sums and the models", "one record of a device")),
+        ("device", "distributed", ("the decrypted sums and the models", "teaches nothing")),
+        ("device", "local", ("a device's updates, even decrypted,", "teaches nothing")),
+    ],
+)
+def test_each_unit_and_place_of_the_noise_is_explained(
+    unit: str, noise: str, words: tuple[str, ...]
+) -> None:
+    report = make_report()
+    report["privacy"] |= {"unit": unit, "noise": noise, "shares": 9, "note": "over 5 rounds …"}
+    page = render(report)
+    assert all(each in report_text.meaning(report["privacy"]) for each in words)
+    assert "The fleet is small for this guarantee: over 5 rounds …." in page
+    gaps = " ".join(report_text.not_protected(report["privacy"], "threshold-he"))
+    assert ("in each sum, 9, add their shares" in gaps) == (noise == "distributed")
+
+
 def test_the_meaning_of_epsilon_is_its_definition() -> None:
     privacy = make_report()["privacy"]
     assert f"e^ε = {math.exp(8.0):,.4g}" in report_text.meaning(privacy)

@@ -46,6 +46,24 @@ class Pool:
         return self.held_out.x.shape[1:]
 
 
+def load_people(
+    folder: Path, most_rows: int, wanted: int
+) -> tuple[DatasetInfo, tuple[Records, ...]]:
+    """Return a data set's people, of each `most_rows` rows at random. Raises DataError.
+
+    Where those who train have fewer rows than `wanted` together, whole people that are held out
+    of training take part too.
+    """
+    pool = load_pool(folder, most_rows)
+    people, info = pool.people, pool.info
+    if sum(map(len, people)) < wanted and not holds_tables(folder, info):
+        train, test = devices(folder, info)
+        generator = np.random.default_rng(1)
+        more = [load_device(folder, name, info) for name in test if name not in train]
+        people += tuple(_some(records, most_rows, generator) for records in more)
+    return info, people
+
+
 def load_pool(folder: Path, most_rows: int) -> Pool:
     """Read a data set, of each person `most_rows` rows at random. Raises DataError.
 

@@ -12,11 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from vitalring.aggregator import optimisers
-from vitalring.edge_agent.dpsgd import train
+from vitalring.edge_agent.contribution import learn, protect
 from vitalring.edge_agent.randomness import fresh_generator
 from vitalring.models.dataset import Records
 from vitalring.models.runtime import TrainableModel
-from vitalring.protocol.quantise import decode_sum, encode_update
+from vitalring.protocol.quantise import decode_sum
 from vitalring.protocol.records import StudyPlan
 from vitalring.protocol.weights import pack_weights, unpack_weights
 
@@ -49,25 +49,16 @@ def play(
     """
     optimiser = optimisers.build(plan.server)
     state = optimiser.init(start.astype(np.float64))
-    private = plan.privacy.unit == "record"
+    terms, private = plan.terms, plan.privacy.unit != "none"
     for number in range(1, plan.training.rounds + 1):
         weights = unpack_weights(pack_weights(state.weights), start.size)
         rotation = hashlib.sha256(f"{seed} {number}".encode()).digest()
         fields = []
         for place, records in enumerate(devices):
             coins = np.random.default_rng([seed, number, place])
-            result = train(
-                model,
-                weights,
-                records.x,
-                records.y,
-                plan.training,
-                plan.privacy,
-                fresh_generator() if private else coins,
-            )
-            update = result.weights.astype(np.float64) - weights
-            samples = plan.training.records if private else len(records)
-            fields.append(encode_update(update, samples, plan.codec, rotation, rng=coins).fields)
+            update = learn(model, weights, records, terms, fresh_generator() if private else coins)
+            secret = fresh_generator() if private else coins
+            fields.append(protect(update, len(records), terms, rotation, secret).fields)
         updates = [decode_sum(each, 1, plan.codec, start.size, rotation).mean for each in fields]
         total: npt.NDArray[np.uint64] = np.sum(np.stack(fields), axis=0, dtype=np.uint64)
         mean = decode_sum(total, len(fields), plan.codec, start.size, rotation).mean

@@ -21,15 +21,16 @@ def run_child(
     *,
     python: str = sys.executable,
     group: Path | None = None,
+    timeout_s: float = _TIMEOUT_S,
 ) -> dict[str, Any]:
     """Run `python -m vitalring.tools.bench.MODULE` on a request and return its answer.
 
     `group` is a control group of its own to run in. Raises ConfigError with the
-    child's last words where it fails.
+    child's last words where it fails or takes longer than `timeout_s`.
     """
     # -P: a file in the working directory must not pass for a module of ours.
     command = [python, "-P", "-m", f"vitalring.tools.bench.{module}", json.dumps(request)]
-    return _run(command, module, group)
+    return _run(command, module, group, timeout_s)
 
 
 def run_script(script: Path, request: Mapping[str, Any], *, python: str) -> dict[str, Any]:
@@ -40,7 +41,9 @@ def run_script(script: Path, request: Mapping[str, Any], *, python: str) -> dict
     return _run([python, "-P", str(script), json.dumps(request)], script.stem, None)
 
 
-def _run(command: list[str], name: str, group: Path | None) -> dict[str, Any]:
+def _run(
+    command: list[str], name: str, group: Path | None, timeout_s: float = _TIMEOUT_S
+) -> dict[str, Any]:
     if group is not None:
         # The shell enters the group and becomes the child, so all of the child is charged to it.
         enter = 'echo $$ > "$0" && exec "$@"'
@@ -51,7 +54,7 @@ def _run(command: list[str], name: str, group: Path | None) -> dict[str, Any]:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             env={**os.environ, **_ONE_THREAD},
-            timeout=_TIMEOUT_S,
+            timeout=timeout_s,
             check=True,
         )
         # What libraries print on their own comes before the answer.

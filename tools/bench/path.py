@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from vitalring.protocol.privacy import study_spend
+from vitalring.protocol.guarantee import study_spend
 from vitalring.tools.bench import work as works
 from vitalring.tools.bench.child import require_modules, run_child
 from vitalring.tools.bench.control_group import control_group, group_peak
@@ -73,7 +73,7 @@ def _prepare(settings: SimulationSettings, folder: Path) -> works.Work:
 def _accounting(work: works.Work, repeats: int) -> dict[str, Any]:
     """Measure the agent's accounting process, which runs once a plan."""
     plan = work.plan
-    spend = study_spend(plan.privacy, plan.training, plan.model.dimension)
+    spend = study_spend(plan.terms)
     request = {"spends": [asdict(spend)] if spend else [], "delta": plan.privacy.delta}
     runs = [run_child("accounting_process", request) for _ in range(repeats)]
     return {

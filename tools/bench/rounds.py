@@ -76,7 +76,7 @@ def measure_rounds(
         )
         if not run.finished:
             raise ConfigError("the measured simulation was stopped before its end")
-        reports = _reports(out / "log")
+        reports = reports_in(out / "log")
     missing = sum(report.expected - report.admitted for report in reports)
     if missing:
         raise ConfigError(f"{missing} updates did not arrive: the measured rounds are not whole")
@@ -164,7 +164,7 @@ def _write_fleet(folder: Path, devices: int) -> None:
     (folder / "dataset.toml").write_text(text)
 
 
-def _reports(log: Path) -> list[RoundReport]:
+def reports_in(log: Path) -> list[RoundReport]:
     """Return the round reports in a log's folder, in their order."""
     found = []
     for path in (log / "objects").iterdir():

@@ -3,14 +3,14 @@
 import argparse
 import json
 import re
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from vitalring.files import write_atomic
-from vitalring.tools.bench.table import markdown, print_tables
+from vitalring.tools.bench.table import Table, markdown, print_tables
 from vitalring.tools.simulate.layout import SHIPPED_DATA
 
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -45,10 +45,185 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--window", type=float, default=3.0, help="seconds within which real devices submit"
     )
     source.add_argument("--out", type=Path, help="folder for JSON, Markdown and the picture")
+    _add_membership(actions.add_parser("membership", help="was this record trained on"))
+    source.set_defaults(attack=_source_inference)
+    _add_inversion(actions.add_parser("inversion", help="rebuild records from what was sent"))
+
+
+def _add_membership(parser: argparse.ArgumentParser) -> None:
+    _add_data(parser)
+    parser.add_argument(
+        "--defences",
+        default="none,record/local/8",
+        help="how studies train: none, none:PASSES or UNIT/NOISE/EPSILON, with commas between",
+    )
+    for name, default, text in (
+        ("rows", 500, "most records of a person; half of them are trained on"),
+        ("rounds", 20, "rounds of a study"),
+        ("studies", 16, "studies of each kind: each is attacked, the others are its shadows"),
+        ("resamples", 200, "bootstrap draws of the records"),
+    ):
+        parser.add_argument(f"--{name}", type=int, default=default, help=text)
+    parser.add_argument(
+        "--tensorflow-privacy",
+        metavar="PYTHON",
+        help="interpreter with tensorflow-privacy 0.8.12, whose attacks are run too",
+    )
+    parser.set_defaults(attack=_membership)
+
+
+def _add_inversion(parser: argparse.ArgumentParser) -> None:
+    _add_data(parser)
+    parser.add_argument(
+        "--tensorflow", required=True, metavar="PYTHON", help="interpreter with vitalring[models]"
+    )
+    parser.add_argument(
+        "--defences",
+        default="none,record/local/8",
+        help="how studies train: none, none:PASSES or UNIT/NOISE/EPSILON, with commas between",
+    )
+    for name, default, text in (
+        ("devices", 10, "devices of a cohort, all of which are in its sum"),
+        ("rows", 50, "most records of a device"),
+        ("seeds", 3, "cohorts"),
+        ("targets", 8, "records of a cohort that are asked about"),
+        ("dummies", 4, "records that are rebuilt at once from many"),
+        ("iterations", 200, "steps of a descent"),
+    ):
+        parser.add_argument(f"--{name}", type=int, default=default, help=text)
+    parser.set_defaults(attack=_inversion)
+
+
+def _add_data(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--data", type=Path, help="folder of a data set; default: the electrocardiograms shipped"
+    )
+    parser.add_argument("--model", help="network; none takes one that fits the data")
+    parser.add_argument("--out", type=Path, help="folder for JSON, Markdown and the picture")
 
 
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
+    code: int = options.attack(options)
+    return code
+
+
+def _membership(options: argparse.Namespace) -> int:
+    from vitalring.tools.attack.membership import (  # noqa: PLC0415
+        Defence,
+        MembershipSettings,
+        measure_membership,
+    )
+    from vitalring.tools.attack.membership_peer import check_peer  # noqa: PLC0415
+    from vitalring.tools.attack.membership_text import (  # noqa: PLC0415
+        LIMITS,
+        membership_facts,
+        membership_plot,
+        membership_tables,
+    )
+
+    settings = MembershipSettings(
+        defences=tuple(Defence.from_text(text) for text in options.defences.split(",")),
+        rows=options.rows,
+        rounds=options.rounds,
+        studies=options.studies,
+        resamples=options.resamples,
+    )
+    if options.tensorflow_privacy:
+        check_peer(options.tensorflow_privacy)
+    result = measure_membership(
+        options.data or SHIPPED_DATA,
+        options.model,
+        settings,
+        options.tensorflow_privacy,
+        Console(stderr=True).print,
+    )
+    command = (
+        f"vitalring attack membership{'' if options.data is None else ' --data FOLDER'} "
+        f"--model {result['model']} --defences {options.defences} --rows {settings.rows} "
+        f"--rounds {settings.rounds} --studies {settings.studies} "
+        f"--resamples {settings.resamples}"
+        f"{' --tensorflow-privacy PYTHON' if options.tensorflow_privacy else ''} --out docs/results"
+    )
+    picture = "Area under the ROC curve, by what the attacker has"
+    page = _Page("membership", f"Membership inference: {result['dataset']}", command, picture)
+    facts, tables = membership_facts(result), membership_tables(result)
+    _publish(page, result, facts, tables, LIMITS, membership_plot(result), options.out)
+    return 0
+
+
+def _inversion(options: argparse.Namespace) -> int:
+    from vitalring.tools.attack.inversion import (  # noqa: PLC0415
+        InversionSettings,
+        measure_inversion,
+    )
+    from vitalring.tools.attack.inversion_text import (  # noqa: PLC0415
+        MEANING,
+        inversion_facts,
+        inversion_plot,
+        inversion_tables,
+    )
+    from vitalring.tools.attack.membership import Defence  # noqa: PLC0415
+
+    numbers = ("devices", "rows", "seeds", "targets", "dummies", "iterations")
+    settings = InversionSettings(
+        defences=tuple(Defence.from_text(text) for text in options.defences.split(",")),
+        **{name: getattr(options, name) for name in numbers},
+    )
+    say = Console(stderr=True).print
+    result = measure_inversion(
+        options.data or SHIPPED_DATA, options.model, settings, options.tensorflow, say
+    )
+    command = (
+        f"vitalring attack inversion{'' if options.data is None else ' --data FOLDER'} "
+        f"--model {result['model']} --tensorflow PYTHON --defences {options.defences} "
+        + " ".join(f"--{name} {getattr(options, name)}" for name in numbers)
+        + " --out docs/results"
+    )
+    picture = "How alike rebuilt and true records are, by what the attacker has"
+    page = _Page("inversion", f"Gradient inversion: {result['dataset']}", command, picture)
+    facts, tables = inversion_facts(result), inversion_tables(result)
+    _publish(page, result, facts, tables, MEANING, inversion_plot(result), options.out)
+    return 0
+
+
+@dataclass(frozen=True)
+class _Page:
+    """What a page is called, and how it is made."""
+
+    name: str
+    title: str
+    command: str
+    picture: str
+
+
+def _publish(
+    page: _Page,
+    result: dict[str, Any],
+    facts: list[str],
+    tables: list[Table],
+    ending: str,
+    svg: str,
+    out: Path | None,
+) -> None:
+    """Print a result and, where a folder is named, write it as JSON, Markdown and a picture."""
+    console = Console()
+    print_tables(facts, tables, console)
+    console.print(ending, highlight=False, markup=False)
+    if out is None:
+        return
+    data = result["dataset"]
+    # One folder may hold the pages of several data sets.
+    name = page.name + (f"-{data}" if _FILE_NAME.fullmatch(data) else "")
+    first = replace(tables[0], notes=(*tables[0].notes, f"![{page.picture}]({name}.svg)"))
+    text = markdown(page.title, page.command, facts, [first, *tables[1:]])
+    content = json.dumps({"command": page.command, **result}, indent=2) + "\n"
+    write_atomic(out / f"{name}.md", (text + ending).encode())
+    write_atomic(out / f"{name}.json", content.encode())
+    write_atomic(out / f"{name}.svg", svg.encode())
+
+
+def _source_inference(options: argparse.Namespace) -> int:
     # Networks and their runtime are loaded only where something is attacked.
     from vitalring.tools.attack.source_inference import (  # noqa: PLC0415
         AttackSettings,
@@ -81,23 +256,14 @@ def _show(result: dict[str, Any], out: Path | None, *, shipped: bool) -> None:
         attack_tables,
     )
 
+    page = _Page(
+        "source-inference",
+        f"Source inference: {result['dataset']}",
+        _command(result, shipped=shipped),
+        "Success of source inference, by what the attacker has",
+    )
     facts, tables = attack_facts(result), attack_tables(result)
-    console = Console()
-    print_tables(facts, tables, console)
-    console.print(NOT_PROTECTED, highlight=False, markup=False)
-    if out is None:
-        return
-    data = result["dataset"]
-    # One folder may hold the pages of several data sets.
-    name = "source-inference" + (f"-{data}" if _FILE_NAME.fullmatch(data) else "")
-    picture = f"![Success of source inference, by what the attacker has]({name}.svg)"
-    tables = [replace(tables[0], notes=(*tables[0].notes, picture)), *tables[1:]]
-    command = _command(result, shipped=shipped)
-    page = markdown(f"Source inference: {data}", command, facts, tables)
-    content = json.dumps({"command": command, **result}, indent=2) + "\n"
-    write_atomic(out / f"{name}.md", (page + NOT_PROTECTED).encode())
-    write_atomic(out / f"{name}.json", content.encode())
-    write_atomic(out / f"{name}.svg", attack_plot(result).encode())
+    _publish(page, result, facts, tables, NOT_PROTECTED, attack_plot(result), out)
 
 
 def _command(result: dict[str, Any], *, shipped: bool) -> str:

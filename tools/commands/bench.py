@@ -13,6 +13,7 @@ from vitalring.errors import ConfigError
 from vitalring.files import write_atomic
 from vitalring.tools.bench import inference, ring, robust_command, secure_sum, studies
 from vitalring.tools.bench.log import log_facts, log_tables, measure_log
+from vitalring.tools.bench.papers import command as papers
 from vitalring.tools.bench.path import measure_path
 from vitalring.tools.bench.path_text import path_facts, path_tables
 from vitalring.tools.bench.rounds import measure_rounds, rounds_facts, rounds_tables
@@ -84,6 +85,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     secure_sum.add_arguments(
         actions.add_parser("secure-sum", help="the sum in every mode, beside NVFLARE and Flower")
     )
+    papers.add_arguments(
+        actions.add_parser("papers", help="the tables of two papers, on public data")
+    )
     for each, repeats in ((path, 5), (log, 3)):
         each.add_argument("--repeats", type=int, default=repeats, help="how often to measure")
         each.add_argument("--out", type=Path, help="folder for the results as JSON and Markdown")
@@ -97,6 +101,8 @@ def run(options: argparse.Namespace) -> int:
         return ring.run(options)
     if options.action == "robust":
         return robust_command.run(options)
+    if options.action == "papers":
+        return papers.run(options)
     if options.action == "secure-sum":
         return secure_sum.run(options)
     if options.action == "studies":

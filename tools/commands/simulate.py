@@ -11,7 +11,7 @@ from rich.console import Console
 
 from vitalring.config import load_config
 from vitalring.tools import report_text
-from vitalring.tools.settings import SERVERS, WITH_NOISE, WITHOUT_NOISE, SimulationSettings
+from vitalring.tools.settings import DEVICE, SERVERS, WITH_NOISE, WITHOUT_NOISE, SimulationSettings
 from vitalring.tools.simulate.api import Simulation, apply_changes, simulate
 
 
@@ -39,8 +39,13 @@ _OPTIONS: tuple[tuple[str, Any, str], ...] = (
     ("proximal", float, "FedProx: pull towards the weights that a round starts from"),
     ("balance", str, "oversample repeats records of rare classes; only with unit none"),
     ("bits", int, "bits of a quantised value"),
-    ("unit", str, "whom the guarantee protects: record or none"),
-    ("noise", str, f"where the noise is added: local or none; {_by_unit('noise')}"),
+    ("unit", str, "whom the guarantee protects: record, device or none"),
+    (
+        "noise",
+        str,
+        "who carries the guarantee: local, each device by itself, or distributed, the devices of "
+        f"a sum together; {_by_unit('noise')}, with unit device {DEVICE.noise}",
+    ),
     ("epsilon", float, "epsilon of the guarantee, for the whole study"),
     ("delta", float, "delta of the guarantee"),
     ("secure-sum", str, "threshold-he, single-he, or plain for comparison"),
@@ -128,6 +133,8 @@ def summary(result: Simulation) -> list[str]:
             f"epsilon {privacy['spent']:.2f} of {privacy['epsilon']:g} "
             f"at delta {privacy['delta']:g}"
         )
+        if privacy["note"]:
+            lines.append(f"           warning: {privacy['note']}")
     rounds = report["rounds"]
     mean_seconds = sum(row["seconds"] for row in rounds) / len(rounds)
     return [

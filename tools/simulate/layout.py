@@ -1,7 +1,8 @@
 """Choose a simulation's fleet, draw up its studies and write its roles' configuration files."""
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,7 @@ from vitalring.models.dataset.statistics import question_of
 from vitalring.protocol.privacy import MAX_SAMPLED, fits_a_step
 from vitalring.protocol.records import StudyPlan
 from vitalring.tools import federation, plans, roles
-from vitalring.tools.settings import SimulationSettings
+from vitalring.tools.settings import SimulationSettings, StudySettings
 
 Drawn = tuple[StudyPlan, Mapping[str, bytes]]
 """A study's plan and the public objects that it names."""
@@ -45,6 +46,7 @@ class Fleet:
     records: int
     """Fewest records on a device, which a simulation may know."""
     most_records: int
+    mean_records: float
     columns: tuple[str, ...]
     """Of tables, in the order of the first device's file; none for other data."""
 
@@ -65,7 +67,8 @@ def choose_fleet(settings: SimulationSettings) -> Fleet:
     if holds_tables(folder, info):
         columns = load_table(folder, chosen[0], info).columns
     counts = [len(_training_rows(settings, folder, info, name)) for name in chosen]
-    return Fleet(folder, info, chosen, min(counts), max(counts), columns)
+    mean = sum(counts) / len(counts)
+    return Fleet(folder, info, chosen, min(counts), max(counts), mean, columns)
 
 
 def _training_rows(
@@ -122,7 +125,7 @@ def artefact_of(settings: SimulationSettings, fleet: Fleet, features: bytes) -> 
 
 def draw_training(settings: SimulationSettings, fleet: Fleet, features: bytes) -> Drawn:
     """Draw up the study that trains. Raises ConfigError, before anything is written."""
-    study = settings.study
+    study = _with_room(settings, len(fleet.devices))
     artefact = artefact_of(settings, fleet, features)
     plan = plans.plan_of(
         study,
@@ -131,6 +134,7 @@ def draw_training(settings: SimulationSettings, fleet: Fleet, features: bytes) -
         study.records or fleet.records,
         features,
         fleet.most_records,
+        fleet.mean_records,
     )
     rate = plan.training.sampling_rate
     if study.unit == "record" and not fits_a_step(fleet.most_records, rate):
@@ -140,6 +144,13 @@ def draw_training(settings: SimulationSettings, fleet: Fleet, features: bytes) -
             f"the device would stay out: use a batch below {plan.training.batch}"
         )
     return plan, federation.artefact_files(artefact, features)
+
+
+def _with_room(settings: SimulationSettings, devices: int) -> StudySettings:
+    """Return the study, its sums with room for as many devices as are going to sit a round out."""
+    away = settings.dropout
+    missing = away + 3.0 * math.sqrt(away * (1.0 - away) / devices)
+    return replace(settings.study, spare=min(0.9, max(settings.study.spare, missing)))
 
 
 def write_federation(
@@ -169,6 +180,7 @@ def write_configs(
         roles.write_aggregator(made, hospital, broker, schedule, held_out)
     # Everybody's numbers are asked for once, so nobody sits that round out.
     trains = made.study.study.plan.task == "train"
+    floors = roles.floors_of(made.cohort.plan)
     for name in fleet.devices:
         more: dict[str, object] = {
             "cache_dir": state / "cache",
@@ -179,6 +191,6 @@ def write_configs(
             "retry_s": max(5.0, settings.timeout_s / 4),
             "keep_model": False,
             "personalise": settings.personalise if trains else "none",
-            "floors": roles.floors_of(made.cohort.plan),
+            "floors": floors,
         }
         roles.write_agent(made.cohort, broker, name, str(fleet.folder), more)

@@ -2,7 +2,6 @@
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -16,9 +15,10 @@ from vitalring.models import metrics
 from vitalring.models.dataset import FeatureSchema
 from vitalring.protocol import chunks, sealing, trust
 from vitalring.protocol.checkpoint import parse_and_verify
-from vitalring.protocol.privacy import study_spend
+from vitalring.protocol.guarantee import noise_of, round_spend, spend_of_rounds
 from vitalring.protocol.records import Evaluation, StudyPlan
 from vitalring.schema import to_plain
+from vitalring.tools.calibration import too_small
 from vitalring.tools.federation import Made
 from vitalring.tools.roles import MAX_PAYLOAD_BYTES
 from vitalring.tools.simulate import comparison, watch
@@ -140,11 +140,8 @@ def privacy_dict(study: trust.Study, rounds: int) -> dict[str, Any]:
     """Return the guarantee, and epsilon for the rounds that were really run."""
     plan = study.plan
     privacy, training = plan.privacy, plan.training
-    spend = study_spend(privacy, training, plan.model.dimension)
-    spent = 0.0
-    if spend is not None and rounds:
-        done = replace(spend, steps=training.steps * rounds)
-        spent = epsilon((done,), privacy.delta)
+    done = spend_of_rounds(round_spend(plan.terms), rounds)
+    spent = epsilon((done,), privacy.delta) if done and rounds else 0.0
     return {
         "unit": privacy.unit,
         "noise": privacy.noise,
@@ -153,6 +150,9 @@ def privacy_dict(study: trust.Study, rounds: int) -> dict[str, Any]:
         "spent": spent,
         "noise_multiplier": privacy.noise_multiplier,
         "clip": privacy.clip,
+        "colluders": privacy.colluders,
+        "shares": noise_of(plan.terms).shares if privacy.noise == "distributed" else None,
+        "note": too_small(plan.terms, len(study.roster.keys)),
         "sampling_rate": training.sampling_rate,
         "steps": training.steps,
         "rounds": training.rounds,

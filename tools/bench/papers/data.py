@@ -1,0 +1,90 @@
+"""The data that cells run on: a data set's folder, or a smaller copy of it for the quick form."""
+
+import hashlib
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from vitalring.errors import DataError
+from vitalring.files import write_atomic
+from vitalring.models.dataset import devices, holds_tables, load_dataset, load_table, split
+from vitalring.models.dataset.statistics import answer, count, question_of
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A folder to run on, the digest of its content, and the features of its tables, if any."""
+
+    folder: Path
+    digest: str
+    features: Path | None
+
+
+def prepare(source: Path, rows: int, room: Path) -> Prepared:
+    """Return the data to run on; with `rows`, a copy in `room` with so many rows of each device.
+
+    The sites' features are those that a study of statistics would agree on: it opens the same
+    sums. They are kept in `room`. Raises DataError or ConfigError.
+    """
+    load_dataset(source)  # a folder that is none is said so before anything is copied
+    digest = folder_digest(source)
+    folder = source.absolute()
+    if rows:
+        folder = room / f"{digest[:16]}-{rows}"
+        if not folder.exists():
+            _copy(source, rows, folder)
+        digest = folder_digest(folder)
+    features = None
+    info = load_dataset(folder)
+    if holds_tables(folder, info) and info.features is None:
+        features = room / f"{digest[:16]}-features.json"
+        if not features.exists():
+            write_atomic(features, _agreed(folder))
+    return Prepared(folder, digest, features)
+
+
+def folder_digest(folder: Path) -> str:
+    """Return the SHA-256 of what a data set's folder says and holds, as hexadecimal digits."""
+    total = hashlib.sha256()
+    for path in [folder / "dataset.toml", *sorted((folder / "devices").iterdir())]:
+        content = path.read_bytes()
+        total.update(f"{path.name} {len(content)}\n".encode() + content)
+    return total.hexdigest()
+
+
+def _copy(source: Path, rows: int, target: Path) -> None:
+    """Copy a data set with at most `rows` rows of each device, drawn at random, in their order."""
+    partial = target.with_name(f"{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    (partial / "devices").mkdir(parents=True)
+    shutil.copy(source / "dataset.toml", partial)
+    generator = np.random.default_rng(0)
+    for path in sorted((source / "devices").iterdir()):
+        copy = partial / "devices" / path.name
+        if path.suffix == ".csv":
+            head, *lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+            kept = _some(len(lines), rows, generator)
+            copy.write_text("".join([head, *(lines[n] for n in kept)]), encoding="utf-8")
+        elif path.suffix == ".npz":
+            with np.load(path) as arrays:
+                kept = _some(len(arrays["y"]), rows, generator)
+                np.savez(copy, **{name: arrays[name][kept] for name in arrays.files})
+        else:
+            raise DataError(f"{path}: is neither .csv nor .npz; remove it from the data set")
+    partial.rename(target)
+
+
+def _some(count: int, most: int, generator: np.random.Generator) -> list[int]:
+    chosen: list[int] = np.sort(generator.choice(count, min(count, most), replace=False)).tolist()
+    return chosen
+
+
+def _agreed(folder: Path) -> bytes:
+    info = load_dataset(folder)
+    names, _ = devices(folder, info)
+    tables = [split(load_table(folder, name, info), info).train for name in names]
+    question = question_of(info, tables[0].columns)
+    counts = [count(question, table) for table in tables]
+    return answer(question, [sum(numbers) for numbers in zip(*counts, strict=True)]).to_json()

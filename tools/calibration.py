@@ -1,0 +1,137 @@
+"""Choose the noise that a claim takes, and the fields that carry it (SPEC 7.12 to 7.15)."""
+
+import math
+from dataclasses import replace
+from typing import Final
+
+from vitalring.edge_agent.accountant import RISK_SHARE, calibrate, epsilon
+from vitalring.errors import ConfigError
+from vitalring.protocol.guarantee import (
+    Terms,
+    adds_integer_noise,
+    check_terms,
+    noise_of,
+    round_spend,
+    sensitivity,
+    spend_of_rounds,
+)
+from vitalring.protocol.integer_noise import width_for
+from vitalring.protocol.privacy import Spend, check_privacy
+
+_MOST_BITS: Final = 20
+_COARSE: Final = 1.015
+"""A grid is fine enough where rounding makes the sensitivity no more than this times the clip."""
+
+
+def with_noise(terms: Terms) -> Terms:
+    """Return terms whose noise gives their epsilon, whose multiplier and width were left open.
+
+    `codec.bits` is the least number of bits; more are taken where the noise needs a finer grid.
+    Raises ConfigError.
+    """
+    privacy = terms.privacy
+    if privacy.unit == "none":
+        check_terms(terms)
+        return terms
+    # Any noise will do here: all else is checked before a search for the right one.
+    check_privacy(replace(privacy, noise_multiplier=1.0), terms.training)
+    if not adds_integer_noise(privacy):
+        found = calibrate(
+            privacy.epsilon, privacy.delta, lambda each: _study(_multiplied(terms, each))
+        )
+        return _multiplied(terms, found)
+    if privacy.noise == "distributed" and privacy.colluders >= terms.min_cohort:
+        raise ConfigError(
+            f"{privacy.colluders} colluders of the {terms.min_cohort} devices of the smallest sum "
+            "leave nobody whose noise counts: raise min_cohort, or assume fewer colluders"
+        )
+    rate = terms.training.sampling_rate if privacy.unit == "record" else 1.0
+    ideal = calibrate(
+        privacy.epsilon,
+        privacy.delta,
+        lambda each: Spend(rate, each, terms.training.rounds, epsilon=0.0),
+    )
+    largest = privacy.epsilon
+    if privacy.unit == "device":
+        # What is charged has to fit into the budget's delta too, where a record spends more.
+        halved = Spend(1.0, ideal / 2.0, terms.training.rounds, epsilon=0.0)
+        largest = epsilon((halved,), privacy.delta)
+    fine = _on_fine_grid(terms, ideal, largest)
+    found = calibrate(
+        privacy.epsilon,
+        privacy.delta,
+        lambda each: _study(_with_fields(fine, each)),
+        # The ideal multiplier is a little too small for a sum that is rounded.
+        least=0.999 * ideal,
+    )
+    return _with_fields(fine, found)
+
+
+def too_small(terms: Terms, devices: int) -> str | None:
+    """Say with the arithmetic that a fleet is too small for its unit, None where it is not.
+
+    In R rounds updates that all point one way add up to R clips, noise to sqrt(R) times its
+    length on one mean update. Where the latter is longer, little is learnt.
+    """
+    privacy, training = terms.privacy, terms.training
+    if privacy.unit == "none":
+        return None
+    by_rounds = adds_integer_noise(privacy)
+    steps = training.rounds * (1 if by_rounds else training.steps)
+    each = privacy.noise_multiplier * math.sqrt(terms.dimension)
+    if privacy.unit == "record":
+        each /= training.batch
+    # How many devices' noise there is on the mean for each whose noise was asked for.
+    shares = noise_of(terms).shares if privacy.noise == "distributed" else 1
+    length = each / math.sqrt(devices * shares)
+    reach = math.sqrt(steps)
+    if length <= reach:
+        return None
+    share = shares / devices if privacy.noise == "distributed" else 1.0
+    enough = each / reach / math.sqrt(share)
+    enough = math.ceil(enough if privacy.noise == "distributed" else enough**2)
+    return (
+        f"over {steps} {'rounds' if by_rounds else 'steps'} the noise on the mean of {devices} "
+        f"devices adds up to {length * reach:.3g} clips in length, updates to {steps} at most: "
+        f"unit {privacy.unit} with noise {privacy.noise} takes about {enough:,} devices at "
+        f"epsilon {privacy.epsilon:g}"
+    )
+
+
+def _study(terms: Terms) -> Spend:
+    spend = spend_of_rounds(round_spend(terms), terms.training.rounds)
+    assert spend is not None  # noqa: S101 - unit none was left before
+    return spend
+
+
+def _multiplied(terms: Terms, multiplier: float) -> Terms:
+    return replace(terms, privacy=replace(terms.privacy, noise_multiplier=multiplier))
+
+
+def _with_fields(terms: Terms, multiplier: float) -> Terms:
+    """Return terms with this noise and fields that it fits."""
+    terms = _multiplied(terms, multiplier)
+    width = width_for(noise_of(terms).deviation)
+    return replace(terms, codec=replace(terms.codec, noise_width=width))
+
+
+def _on_fine_grid(terms: Terms, multiplier: float, largest: float) -> Terms:
+    """Return terms with as few bits as rounding and the shape of the noise allow.
+
+    `largest` is the greatest epsilon that the shape's distance from a Gaussian is charged at.
+    """
+    privacy, rounds = terms.privacy, terms.training.rounds
+    risk = privacy.delta * RISK_SHARE / (1.0 + math.exp(min(largest, 700.0))) / rounds / 2.0
+    for bits in range(terms.codec.bits, _MOST_BITS + 1):
+        tried = _with_fields(replace(terms, codec=replace(terms.codec, bits=bits)), multiplier)
+        noise = noise_of(tried)
+        # The multiplier is in clips: what they make of the sensitivity is its overhead.
+        clip = noise.deviation * math.sqrt(noise.shares) / multiplier
+        if sensitivity(tried) > _COARSE * clip or noise.delta > risk:
+            continue
+        check_terms(tried)
+        return tried
+    raise ConfigError(
+        f"no grid of up to {_MOST_BITS} bits is fine enough for unit {privacy.unit} at epsilon "
+        f"{privacy.epsilon:g}: lower codec.reach, update_clip or the batch"
+    )
