@@ -37,15 +37,8 @@ def log_keys(federation: Federation) -> tuple[VerifierKey, ...]:
     return (VerifierKey(federation.log_origin, federation.hospitals[0].log_key),)
 
 
-def check(data: bytes, federation: Federation, known: Checkpoint | None) -> Announced:
-    """Open an announcement. Raises LogError or RecordError, UnknownHistoryError among them."""
-    announced = read(data, federation)
-    check_growth(announced, known)
-    return announced
-
-
 def read(data: bytes, federation: Federation) -> Announced:
-    """Open an announcement without regard to what a device knows. Raises LogError, RecordError."""
+    """Open an announcement, without regard to what a device knows. Raises LogError, RecordError."""
     announcement = decode(PlanAnnouncement, data)
     # 1. A log of this federation signed the checkpoint, under its own name.
     checkpoint = parse_and_verify(announcement.checkpoint, log_keys(federation))

@@ -186,10 +186,12 @@ def install(folder: Path, authority_key: bytes) -> Change:
     change = _change(at, data)
     if change.missing:
         raise ConfigError(f"{at.next_path} lacks the signature of {', '.join(change.missing)}")
-    rosters.later_study(at.study, data)
-    present = read_file(at.path)
-    write_atomic(at.path.parent / BEFORE / f"{at.study.roster.serial:06}.cbor", present)
-    write_atomic(at.path, data)
+    # An installation that was cut short has all but removed its file.
+    if digest(data) != at.study.roster_digest:
+        rosters.later_study(at.study, data)
+        present = read_file(at.path)
+        write_atomic(at.path.parent / BEFORE / f"{at.study.roster.serial:06}.cbor", present)
+        write_atomic(at.path, data)
     at.next_path.unlink()
     return change
 

@@ -195,7 +195,7 @@ def test_the_newcomer_takes_part(ward):
 
 
 def test_the_new_epoch_has_new_keys_and_nobody_who_was_revoked(ward):
-    assert f"left out    {GONE}: revoked in an epoch before" in ward.said_of_epoch
+    assert f"left out    {GONE}: revoked before, or barred" in ward.said_of_epoch
     for logged in in_rounds(ward, 3):
         for pair in (*ward.old.values(), ward.new):
             assert lsag.tag_of(pair.secret, logged.context) not in logged.tags

@@ -8,7 +8,12 @@ from federation_fixture import Parties, seed, small_federation
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vitalring.edge_agent.announcement import UnknownHistoryError, check, check_roster
+from vitalring.edge_agent.announcement import (
+    UnknownHistoryError,
+    check_growth,
+    check_roster,
+    read,
+)
 from vitalring.errors import LogError, RecordError, SignatureError, VitalRingError
 from vitalring.gateway import log, rounds
 from vitalring.protocol import checkpoint as notes
@@ -38,6 +43,12 @@ def fork(small, tmp_path):
     fork.begin(fork.propose())
     yield fork
     fork.close_databases()
+
+
+def check(data, federation, known):
+    found = read(data, federation)
+    check_growth(found, known)
+    return found
 
 
 def opened(parties, data, known=None):

@@ -98,14 +98,16 @@ def test_an_announcement_convinces_a_device(parties, federation):
     parties.begin(parties.propose())
     data = rounds.announcement(parties.db, rounds.latest(parties.db))
     fed = federation.study.federation
-    known = announcement.check(data, fed, None).checkpoint
+    known = announcement.read(data, fed).checkpoint
     assert known.size == log.size(parties.db)
     parties.submit(range(4))
     parties.close()
     parties.finish(parties.conclude())
     parties.begin(parties.propose())
     data = rounds.announcement(parties.db, rounds.latest(parties.db))
-    assert announcement.check(data, fed, known).plan_digest == rounds.latest(parties.db).plan
+    later = announcement.read(data, fed)
+    announcement.check_growth(later, known)
+    assert later.plan_digest == rounds.latest(parties.db).plan
 
 
 def refused(parties, proposal, match, error=RecordError):

@@ -21,6 +21,7 @@ from vitalring.tools.commands.founding import authority_key
 from vitalring.tools.commands.services import add_parent_option, stop_on_signals
 from vitalring.tools.federation import FIRST_EPOCH
 from vitalring.tools.settings import StudySettings
+from vitalring.tools.tickets import LIST_FILE
 
 BrokerOf = Callable[[argparse.Namespace, Sequence[str]], roles.Broker]
 """From the options and the users that come to it to the broker."""
@@ -59,7 +60,7 @@ def run(options: argparse.Namespace, broker_of: BrokerOf) -> int:
         sealing.load_secret(read_secret(home / "sealing.key", 32)),
     )
     config = _config(broker_of(options, [GATEWAY]))
-    listed = options.tickets or home / "tickets.txt"
+    listed = options.tickets or home / LIST_FILE
     tickets = enrolment.parse_tickets(read_file(listed).decode(errors="replace"))
     stop = stop_on_signals(options)
     with closing(store.open_store(home / founding.OFFICE)) as db:
