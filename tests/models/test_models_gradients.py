@@ -130,9 +130,7 @@ NETWORKS = {
 
 def inputs(network: Network, seed: int = 0) -> tuple[Any, Any, Any]:
     rng = np.random.default_rng(seed)
-    parts = [
-        rng.uniform(-1, 1, block.size) * (block.limit or 0.1) for block in network.layer.blocks
-    ]
+    parts = [rng.uniform(-1, 1, size) * (limit or 0.1) for size, limit in network.first_blocks]
     x = rng.normal(0, 0.7, (ROWS, *network.layer.in_shape))
     y = np.eye(len(network.classes))[rng.integers(0, len(network.classes), ROWS)]
     return tuple(tf.constant(a, tf.float32) for a in (np.concatenate(parts), x, y))
