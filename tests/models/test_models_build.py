@@ -391,5 +391,5 @@ def test_exports_come_from_the_artefact_alone() -> None:
 
 
 def test_an_unknown_network_is_named() -> None:
-    with pytest.raises(ModelError, match="no network is called 'ecg'; there are cnn1d_small, ecg_bank"):
+    with pytest.raises(ModelError, match="no network is called 'ecg'; there are cnn1d_small, ecg_"):
         build("ecg")
