@@ -18,7 +18,9 @@ from vitalring.models.network import (  # noqa: E402
     probabilities,
     signatures,
 )
+from vitalring.models.networks.ecg_bank import ecg_bank  # noqa: E402
 from vitalring.models.networks.ecg_cnn import ecg_cnn  # noqa: E402
+from vitalring.models.networks.har_bank import har_bank  # noqa: E402
 
 pytestmark = pytest.mark.tensorflow
 
@@ -114,6 +116,8 @@ def with_frozen_trunk() -> Callable[..., Network]:
 
 NETWORKS = {
     "ecg_cnn": ecg_cnn,
+    "ecg_bank": ecg_bank,
+    "har_bank": har_bank,
     "small": small,
     "gaps": gaps,
     "same padding": same_and_plain(1),
