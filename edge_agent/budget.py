@@ -114,7 +114,7 @@ class Budget:
         if known not in (None, wanted):
             raise PrivacyError(f"study {study} was authorised with other numbers: {known}")
         _refuse_closed(entries, study_plan, study)
-        total = accountant(_committed(entries if known else (*entries, wanted)), delta)
+        total = accountant(committed_of(entries if known else (*entries, wanted)), delta)
         if not total <= limit:
             raise PrivacyError(
                 f"study {study} would bring this device to epsilon {total:.4f} at delta {delta:g}, "
@@ -191,13 +191,11 @@ class Budget:
 
     def spent(self) -> tuple[Spend, ...]:
         """Return all rounds charged, of all studies, for the accountant."""
-        return merge(
-            entry.spend for entry in self.entries() if entry.kind in (CHARGED, UNACCOUNTED)
-        )
+        return spent_of(self.entries())
 
     def committed(self) -> tuple[Spend, ...]:
         """Return what is spent and what open studies may still spend."""
-        return _committed(self.entries())
+        return committed_of(self.entries())
 
     def _append(self, entry: Entry) -> None:
         if not self._connection.in_transaction:
@@ -295,6 +293,21 @@ class BudgetFile:
         self._connection.close()
 
 
+def spent_of(entries: Sequence[Entry]) -> tuple[Spend, ...]:
+    """Return the rounds that are charged in these entries."""
+    return merge(entry.spend for entry in entries if entry.kind in (CHARGED, UNACCOUNTED))
+
+
+def committed_of(entries: Sequence[Entry]) -> tuple[Spend, ...]:
+    """Add the rounds that open studies have left to the rounds charged."""
+    spends = [entry.spend for entry in entries if entry.kind in (CHARGED, UNACCOUNTED)]
+    for entry in entries:
+        if entry.kind == AUTHORISED and not _closed(entries, entry.study_plan):
+            left = max(0, entry.round - len(_charged(entries, entry.study_plan)))
+            spends.append(replace(entry.spend, steps=entry.spend.steps * left))
+    return merge(spends)
+
+
 def _authorisation(entries: Sequence[Entry], study_plan: bytes) -> Entry | None:
     return next((e for e in entries if e.kind == AUTHORISED and e.study_plan == study_plan), None)
 
@@ -314,16 +327,6 @@ def _charged(entries: Sequence[Entry], study_plan: bytes) -> set[bytes]:
         for e in entries
         if e.study_plan == study_plan and e.kind in (CHARGED, UNACCOUNTED)
     }
-
-
-def _committed(entries: Sequence[Entry]) -> tuple[Spend, ...]:
-    """Add the rounds that open studies have left to the rounds charged."""
-    spends = [entry.spend for entry in entries if entry.kind in (CHARGED, UNACCOUNTED)]
-    for entry in entries:
-        if entry.kind == AUTHORISED and not _closed(entries, entry.study_plan):
-            left = max(0, entry.round - len(_charged(entries, entry.study_plan)))
-            spends.append(replace(entry.spend, steps=entry.spend.steps * left))
-    return merge(spends)
 
 
 def _check(entry: Entry) -> None:

@@ -5,6 +5,8 @@ Abadi et al., "Deep Learning with Differential Privacy", 2016. Rules kept here:
 - Every record enters a step by its own coin. A batch that does not fit the
   model's physical batch is worked off in chunks, never truncated, and an empty
   batch gets its noise too: the accountant's theorem is about these batches.
+- With a guarantee for records, one record more changes one chunk: chunks are cut
+  by coins too, and their sums added as whole numbers, in no order's favour.
 - Sensitivity comes from the enforced clip. The model's word for a norm counts
   for nothing; a sum that is too long stops the training.
 - Only the noisy sum touches the weights, so the weights are what may leave. What
@@ -31,7 +33,9 @@ from vitalring.protocol.guarantee import gradient_scale
 from vitalring.protocol.privacy import (
     CLIP_SLACK,
     LATTICE_BITS,
+    MAX_CHUNK,
     MAX_SAMPLED,
+    SUM_BITS,
     Privacy,
     Training,
     check_privacy,
@@ -124,12 +128,14 @@ def train(
     for _ in range(training.steps):
         chosen = rows[_sample(rows.size, training.sampling_rate, generator)]
         if private:
-            _check_sampled(chosen.size)
-            total = _clipped_sum(model, weights, x, y, chosen, clip=privacy.clip, tally=tally)
+            total = _private_sum(model, weights, x, y, chosen, training, privacy, generator, tally)
             update = privatise(total, privacy, generator) / training.batch
         else:
             clip = privacy.clip or NO_CLIP
-            total = _clipped_sum(model, weights, x, y, chosen, clip=clip, tally=tally)
+            total = np.zeros(weights.size, np.float64)
+            for weight, part in _by_class(chosen, y, training):
+                for chunk in _in_order(part, model.physical_batch):
+                    total += weight * _chunk_sum(model, weights, x, y, chunk, clip, tally)
             update = total / max(1, chosen.size)
         if training.proximal:
             update = update + training.proximal * (weights - start)
@@ -179,8 +185,7 @@ def gradient_update(
     # 2. One step, as of `train`, without its noise.
     tally = _Tally()
     chosen = _sample(len(x), training.sampling_rate, generator)
-    _check_sampled(chosen.size)
-    total = _clipped_sum(model, weights, x, y, chosen, clip=privacy.clip, tally=tally)
+    total = _private_sum(model, weights, x, y, chosen, training, privacy, generator, tally)
     seen = max(1, tally.examples)
     return GradientUpdate(
         -gradient_scale(training) * total, tally.examples, tally.loss / seen, tally.clipped / seen
@@ -225,53 +230,106 @@ def _sample(count: int, rate: float, generator: np.random.Generator) -> NDArray[
     return np.flatnonzero(generator.random(count) < rate)
 
 
-def _chunks(chosen: NDArray[np.intp], size: int) -> Iterator[NDArray[np.intp]]:
+def _by_class(
+    chosen: NDArray[np.intp], y: Array, training: Training
+) -> Iterator[tuple[float, NDArray[np.intp]]]:
+    """Tell records of classes apart that have weights of their own: each weight and its records."""
+    if not training.class_weights:
+        yield 1.0, chosen
+    for label, weight in enumerate(training.class_weights):
+        yield weight, chosen[y[chosen] == label]
+
+
+def _in_order(chosen: NDArray[np.intp], size: int) -> Iterator[NDArray[np.intp]]:
     """Cut a batch into pieces of at most `size`; every record comes in exactly one."""
     for start in range(0, chosen.size, size):
         yield chosen[start : start + size]
 
 
-def _clipped_sum(
+def _chunks(
+    chosen: NDArray[np.intp], size: int, generator: np.random.Generator
+) -> Iterator[NDArray[np.intp]]:
+    """Cut a batch into pieces of at most `size`, such that one record more changes one (SPEC 7.4).
+
+    Every record draws a number of its own in [0, 1), and an interval with more than `size` records
+    is halved. One record more adds to one piece, or halves it: all others stay as they are.
+    """
+    coins = generator.random(chosen.size)
+    order = np.argsort(coins)
+    yield from _halved(chosen[order], coins[order], size, (0.0, 1.0))
+
+
+def _halved(
+    rows: NDArray[np.intp], coins: NDArray[np.float64], size: int, interval: tuple[float, float]
+) -> Iterator[NDArray[np.intp]]:
+    if rows.size <= size:
+        if rows.size:
+            yield rows
+        return
+    low, high = interval
+    middle = (low + high) / 2
+    if not low < middle < high:
+        raise PrivacyError(f"{rows.size} coins are the same: the generator is broken")
+    place = int(np.searchsorted(coins, middle))
+    yield from _halved(rows[:place], coins[:place], size, (low, middle))
+    yield from _halved(rows[place:], coins[place:], size, (middle, high))
+
+
+def _private_sum(
     model: TrainableModel,
     weights: Weights,
     x: Array,
     y: Array,
     chosen: NDArray[np.intp],
-    *,
+    training: Training,
+    privacy: Privacy,
+    generator: np.random.Generator,
+    tally: _Tally,
+) -> NDArray[np.float64]:
+    """Sum the clipped gradients of the records `chosen`, for a guarantee for each (SPEC 7.4)."""
+    if chosen.size > MAX_SAMPLED:
+        raise PrivacyError(
+            f"a step sampled {chosen.size} records, the sensitivity is argued for "
+            f"{MAX_SAMPLED} (SPEC 7.4): lower training.sampling_rate"
+        )
+    step = privacy.clip / 2.0**SUM_BITS
+    steps = np.zeros(weights.size, np.float64)  # whole numbers below 2^53: their sums are exact
+    for weight, part in _by_class(chosen, y, training):
+        for chunk in _chunks(part, min(model.physical_batch, MAX_CHUNK), generator):
+            total = _chunk_sum(model, weights, x, y, chunk, privacy.clip, tally)
+            steps += np.rint(weight * total / step)
+    return steps * step
+
+
+def _chunk_sum(
+    model: TrainableModel,
+    weights: Weights,
+    x: Array,
+    y: Array,
+    chunk: NDArray[np.intp],
     clip: float,
     tally: _Tally,
 ) -> NDArray[np.float64]:
-    """Sum the clipped gradients of the records `chosen`, checked chunk by chunk (SPEC 7.4)."""
-    total = np.zeros(weights.size, np.float64)
-    for chunk in _chunks(chosen, model.physical_batch):
-        gradient, loss, norms = model.gradient_sum(weights, x[chunk], y[chunk], clip)
-        if gradient.shape != weights.shape:
-            raise ModelError(f"gradient has shape {gradient.shape}, weights {weights.shape}")
-        exact = gradient.astype(np.float64)
-        norm = math.sqrt(float(exact @ exact))
-        # `not <=` also refuses NaN.
-        if not norm <= chunk.size * clip * (1.0 + CLIP_SLACK):
-            if clip == NO_CLIP:
-                raise ModelError(
-                    f"{chunk.size} gradients sum to norm {norm:g}: lower training.learning_rate"
-                )
-            raise PrivacyError(
-                f"{chunk.size} gradients clipped at {clip:g} sum to norm {norm:g}: "
-                "the model does not clip, or a gradient is not finite; nothing may leave"
+    """Sum the clipped gradients of one chunk, and check how long the sum is (SPEC 7.4)."""
+    gradient, loss, norms = model.gradient_sum(weights, x[chunk], y[chunk], clip)
+    if gradient.shape != weights.shape:
+        raise ModelError(f"gradient has shape {gradient.shape}, weights {weights.shape}")
+    exact = gradient.astype(np.float64)
+    norm = math.sqrt(float(exact @ exact))
+    # `not <=` also refuses NaN.
+    if not norm <= chunk.size * clip * (1.0 + CLIP_SLACK):
+        if clip == NO_CLIP:
+            raise ModelError(
+                f"{chunk.size} gradients sum to norm {norm:g}: lower training.learning_rate"
             )
-        total += exact
-        tally.examples += chunk.size
-        tally.loss += float(loss)
-        tally.clipped += int(np.count_nonzero(norms > clip))
-    return total
-
-
-def _check_sampled(count: int) -> None:
-    if count > MAX_SAMPLED:
         raise PrivacyError(
-            f"a step sampled {count} records, the sensitivity is argued for "
-            f"{MAX_SAMPLED} (SPEC 7.4): lower training.sampling_rate"
+            f"{chunk.size} gradients clipped at {clip:g} sum to norm {norm:g}: "
+            "the model does not clip, or a gradient is not finite; nothing may leave"
         )
+    tally.examples += chunk.size
+    tally.loss += float(loss)
+    tally.clipped += int(np.count_nonzero(norms > clip))
+    return exact
 
 
 def check_generator(generator: np.random.Generator) -> None:

@@ -48,7 +48,8 @@ def find_artefact(model: str, input_shape: tuple[int, ...], classes: tuple[str, 
 def suggest_model(input_shape: tuple[int, ...], kind: str, classes: tuple[str, ...]) -> str:
     """Return the shipped network for data of this shape where the user names none.
 
-    One made for exactly this size is preferred to a sizeable one. `kind` is that of the data set.
+    One made for exactly this size is preferred to a sizeable one, and one of more weights to one of
+    fewer. `kind` is that of the data set.
 
     Raises:
         ModelError: no shipped network takes such data.
@@ -123,15 +124,18 @@ def _beside(model: Path) -> Path:
 
 
 def _fitting(input_shape: tuple[int, ...], classes: tuple[str, ...]) -> list[str]:
-    """Return the shipped networks that take such data, those of one size first."""
+    """Return the shipped networks that take such data: those of one size first, then by weights.
+
+    Most weights come first, since who names no network gets the first.
+    """
     exact, open_ = [], []
     for name in shipped_names():
         info, sizing = read_artefact(SHIPPED, name).info, read_sizing(SHIPPED, name)
         if sizing is not None and len(sizing.axes) == len(input_shape):
-            open_.append(name)
+            open_.append((-info.dimension, name))
         elif sizing is None and (info.input_shape, len(info.classes)) == (
             input_shape,
             len(classes),
         ):
-            exact.append(name)
-    return exact + open_
+            exact.append((-info.dimension, name))
+    return [name for _, name in sorted(exact) + sorted(open_)]

@@ -61,7 +61,7 @@ def build_artefact(network: Network, initial: bytes = b"", export: bytes = b"") 
         input_shape=network.layer.in_shape,
         physical_batch=network.physical_batch,
         dimension=network.layer.dimension,
-        blocks=tuple((block.size, block.limit) for block in network.layer.blocks),
+        blocks=network.first_blocks,
         head=network.head,
         sha256=sha256(model).hexdigest(),
         initial=sha256(initial).hexdigest() if initial else "",

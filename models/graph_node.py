@@ -13,7 +13,7 @@ Shapes leave the batch out: (time, channels) or (features,); T time, C channels,
     tile          each axis repeated `shape` times
     slice         begin, shape; -1 is all that is left
     concat        any number of vectors
-    relu, square, rsqrt        of each number
+    relu, square, rsqrt, log   of each number
     add, subtract, multiply    a value with another, or with a weight; they broadcast
     range         clips to low..high, in int8 its levels; that of the logits (the last) only marks
 
@@ -234,7 +234,7 @@ _RULES: Mapping[str, Callable[[Node, list[Shape]], Shape]] = {
     **dict.fromkeys(WEIGHTED, _weighted),
     **dict.fromkeys(("max_pool", "average_pool"), _pool),
     **dict.fromkeys(("mean", "maximum"), _reduced),
-    **dict.fromkeys(("relu", "square", "rsqrt", "range"), _as_given),
+    **dict.fromkeys(("relu", "square", "rsqrt", "log", "range"), _as_given),
     **dict.fromkeys(("add", "subtract", "multiply"), _broadcast),
     "pad": _padded,
     "reshape": _reshaped,

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 import tensorflow as tf
 
 from vitalring.models.layers import Layer, Shape, Size, Tensor
+from vitalring.models.sizing import first_limits
 
 
 @dataclass(frozen=True)
@@ -35,10 +36,18 @@ class Network:
     sized: Callable[[Shape, Size], Layer] | None = None
 
     @property
+    def first_blocks(self) -> tuple[tuple[int, float], ...]:
+        """Size of each run of weights, and the bound that they are at first uniform within."""
+        limits = first_limits([block.shape for block in self.layer.blocks])
+        return tuple(
+            (block.size, limit) for block, limit in zip(self.layer.blocks, limits, strict=True)
+        )
+
+    @property
     def head(self) -> int:
         """How many weights, from the last kernel on, make the last dense layer."""
         blocks = self.layer.blocks
-        last = max(place for place, block in enumerate(blocks) if block.limit > 0)
+        last = max(place for place, block in enumerate(blocks) if len(block.shape) > 1)
         return sum(block.size for block in blocks[last:])
 
 

@@ -8,7 +8,9 @@ written when the network was built, says how.
 import json
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from vitalring.errors import ModelError
 from vitalring.models.artefact import ArtefactInfo
@@ -18,14 +20,17 @@ AXES = {1: ("inputs",), 2: ("time", "channels")}  # names of an input's lengths,
 CLASSES = "classes"
 
 
-def first_limit(shape: tuple[int, ...]) -> float:
-    """Return the bound of the first weights of a block with this shape.
+def first_limits(shapes: Sequence[tuple[Any, ...]]) -> tuple[float, ...]:
+    """Return the bound of the first weights of each block of a network with these shapes.
 
-    √(6/inputs) for a kernel (..., outputs) (He et al. 2015), and 0 for one number an output.
+    √(6/inputs) for a kernel (..., outputs) (He et al. 2015), and 0 for one number an output. A
+    network with one kernel starts from 0: its loss is convex, and equal weights do not stay equal.
     """
-    if len(shape) == 1:
-        return 0.0
-    return float((6.0 / math.prod(shape[:-1])) ** 0.5)
+    if sum(len(shape) > 1 for shape in shapes) < 2:
+        return (0.0,) * len(shapes)
+    return tuple(
+        0.0 if len(shape) == 1 else float((6.0 / math.prod(shape[:-1])) ** 0.5) for shape in shapes
+    )
 
 
 @dataclass(frozen=True)
@@ -86,7 +91,7 @@ class Sizing:
             classes=classes,
             input_shape=input_shape,
             dimension=sum(sizes),
-            blocks=tuple((math.prod(shape), first_limit(shape)) for shape in shapes),
+            blocks=tuple(zip(sizes, first_limits(shapes), strict=True)),
             head=sum(sizes[last:]),
             initial="",
             export="",

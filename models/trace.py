@@ -301,6 +301,7 @@ _TRANSLATIONS: Mapping[str, Callable[[_Tracer, Tensor, list[_Traced]], _Traced]]
     "Relu": _Tracer.each,
     "Square": _Tracer.each,
     "Rsqrt": _Tracer.each,
+    "Log": _Tracer.each,
     "FakeQuantWithMinMaxArgs": _Tracer.fake_quant,
     "Mean": _Tracer.reduction,
     "Max": _Tracer.reduction,

@@ -24,6 +24,7 @@ _KINDS = {
     "mean": "ReduceMean",
     "maximum": "ReduceMax",
     "relu": "Relu",
+    "log": "Log",
     "add": "Add",
     "subtract": "Sub",
     "multiply": "Mul",
@@ -165,7 +166,7 @@ class _Writer:
     def concat(self, name: str, _node: Node, given: list[str]) -> str:
         return self.add("Concat", given, name, axis=1)
 
-    def relu(self, name: str, node: Node, given: list[str]) -> str:
+    def each(self, name: str, node: Node, given: list[str]) -> str:
         return self.add(_KINDS[node.op], given, name)
 
     def square(self, name: str, _node: Node, given: list[str]) -> str:
@@ -222,7 +223,8 @@ _FORMS: Mapping[str, Callable[[_Writer, str, Node, list[str]], str]] = {
     "pad": _Writer.pad,
     "tile": _Writer.tile,
     "concat": _Writer.concat,
-    "relu": _Writer.relu,
+    "relu": _Writer.each,
+    "log": _Writer.each,
     "square": _Writer.square,
     "rsqrt": _Writer.rsqrt,
     "add": _Writer.binary,

@@ -243,6 +243,8 @@ class _Lowering:
 
     def _unary(self, value: int, node: Node) -> _Held:
         given = self._held[node.inputs[0]]
+        if node.op == "mean" and self._wanted(value) is None:
+            given = _Held(self._float(node.inputs[0]), None)  # the given levels are too few for it
         quant = given.quant
         if quant is not None and node.op in ("mean", "relu"):
             quant = self._wanted(value) or quant

@@ -11,7 +11,7 @@ from typing import Annotated, Final
 
 from vitalring.errors import ConfigError
 from vitalring.protocol import limits
-from vitalring.schema import OneOf, Range
+from vitalring.schema import OneOf, Range, Size
 
 LATTICE_BITS: Final = 20
 """The clip is 2^20 steps of the lattice that sums and noise live on (SPEC 7.5)."""
@@ -19,8 +19,14 @@ LATTICE_BITS: Final = 20
 CLIP_SLACK: Final = 2.0**-7
 """Share of the clip that float32 arithmetic may add to the sensitivity (SPEC 7.4)."""
 
-MAX_SAMPLED: Final = 2048
-"""Most records in one step for which CLIP_SLACK was argued (SPEC 7.4)."""
+SUM_BITS: Final = 30
+"""Sums of chunks are whole multiples of clip / 2^30, so that adding them is exact (SPEC 7.4)."""
+
+MAX_CHUNK: Final = 1024
+"""Most records in one chunk for which CLIP_SLACK was argued (SPEC 7.4)."""
+
+MAX_SAMPLED: Final = 2**20
+"""Most records in one step: their sum, in steps of SUM_BITS, is a whole float64 (SPEC 7.4)."""
 
 SAMPLER_EPSILON: Final = 2.0**-20
 """What the sampler's last bits can add over all coordinates of a local step (SPEC 7.6)."""
@@ -60,7 +66,9 @@ class Training:
     divided by `batch`, which does not depend on the device's own count of
     records. A device with fewer than `records` does not take part. `proximal`
     is FedProx's mu (Li et al. 2020). `balance` oversample repeats records of
-    rare classes until all classes are equal.
+    rare classes until all classes are equal. `class_weights`, one for each
+    class or none, multiply the clipped gradients of a class's records; none
+    exceeds 1, so that a record still moves the sum by the clip at most.
     """
 
     sampling_rate: Annotated[float, Range(1e-6, 1.0)]
@@ -71,6 +79,7 @@ class Training:
     records: Annotated[int, Range(1, 100_000_000)]
     proximal: Annotated[float, Range(0.0, 100.0)] = 0.0
     balance: Annotated[str, OneOf(("none", "oversample"))] = "none"
+    class_weights: Annotated[tuple[Annotated[float, Range(0.0, 1.0)], ...], Size(0, 100)] = ()
 
 
 @dataclass(frozen=True)
@@ -111,6 +120,11 @@ def check_privacy(privacy: Privacy, training: Training) -> None:
         raise ConfigError(
             "training.balance is oversample with privacy.unit record: a repeated record would "
             "count more than once against the clip; use balance none"
+        )
+    if not all(0.0 <= weight <= 1.0 for weight in training.class_weights):
+        raise ConfigError(
+            f"training.class_weights are {training.class_weights}: each must lie between 0 and 1, "
+            "or a record would count more than its clip allows"
         )
     if is_gradient_sum(privacy) and (training.steps != 1 or training.proximal):
         raise ConfigError(

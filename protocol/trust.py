@@ -120,6 +120,12 @@ def open_study_plan(data: bytes, federation: Federation) -> StudyPlan:
             f"study {plan.study} adds distributed noise to a sum in clear: single updates have "
             "too little of it; encrypt the sum"
         )
+    weights = plan.training.class_weights
+    if weights and len(weights) != len(plan.model.classes):
+        raise RecordError(
+            f"study {plan.study} has {len(weights)} class weights for {len(plan.model.classes)} "
+            "classes; name one for each, or none"
+        )
     _check_task(plan)
     _check_joint(plan, len(federation.hospitals))
     if plan.min_ring > ring_suite.most_keys(plan.ring_suite):

@@ -25,6 +25,7 @@ COMMANDS = {
     "model": ("vitalring.tools.commands.model", "build, list, inspect, import, export, explain"),
     "verify": ("vitalring.tools.verify", "check a log from outside"),
     "claim": ("vitalring.tools.commands.claim", "show one verifier whose update one was"),
+    "privacy": ("vitalring.tools.commands.privacy", "what was spent, and whether claims hold"),
     "attack": ("vitalring.tools.commands.attack", "measure what attackers get"),
     "bench": ("vitalring.tools.commands.bench", "measure"),
 }

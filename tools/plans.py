@@ -69,6 +69,7 @@ def training_of(settings: StudySettings, records: int | Sizes) -> Training:
         records=sizes.least,
         proximal=settings.proximal,
         balance=settings.balance,
+        class_weights=settings.class_weights,
     )
 
 

@@ -9,7 +9,7 @@ from typing import Annotated
 from vitalring.errors import ConfigError
 from vitalring.protocol import limits, ring_suite
 from vitalring.protocol.records import Name, ServerOptimiser
-from vitalring.schema import OneOf, Range
+from vitalring.schema import OneOf, Range, Size
 
 SERVERS: Mapping[str, ServerOptimiser] = {
     "fedavg": ServerOptimiser(name="fedavg", learning_rate=1.0, momentum=0.0),
@@ -55,6 +55,8 @@ class StudySettings:
     """FedProx's mu: how strongly a device is held at the weights that a round starts from."""
     balance: Annotated[str, OneOf(("none", "oversample"))] = "none"
     """Whether records of rare classes are repeated in training; only with unit none."""
+    class_weights: Annotated[tuple[Annotated[float, Range(0.0, 1.0)], ...], Size(0, 100)] = ()
+    """What a record of each class counts, in the order of the classes; () is 1 for all."""
     unit: Annotated[str, OneOf(("none", "record", "device"))] = "record"
     noise: Annotated[str | None, OneOf(("none", "local", "distributed"))] = None
     epsilon: Annotated[float, Range(0.001, 100.0)] = 8.0

@@ -16,8 +16,9 @@ from pathlib import Path
 from vitalring.edge_agent import accountant
 from vitalring.errors import LogError, VitalRingError
 from vitalring.protocol import trust
+from vitalring.protocol.checkpoint import Checkpoint
 from vitalring.protocol.privacy import Privacy
-from vitalring.protocol.records import StudyPlan
+from vitalring.protocol.records import Federation, StudyPlan
 from vitalring.protocol.trust import FEATURES_FILE
 from vitalring.tools import log_shares
 from vitalring.tools.log_checks import (
@@ -68,8 +69,21 @@ class Verdict:
     """Whose log this is, where two gateways have one each."""
 
 
-def verify_log(folder: Path, authority_key: bytes | None) -> Verdict:
-    """Check the log in `folder`; without `authority_key` believe the one in the folder.
+@dataclass(frozen=True)
+class SoundLog:
+    """A log whose records are signed and fit one another; its claims are yet to be recomputed."""
+
+    federation: Federation
+    study: trust.Study
+    plan_path: str
+    checkpoint: Checkpoint
+    rosters: tuple[RosterVerdict, ...]
+    rounds: tuple[RoundVerdict, ...]
+    hospital: int
+
+
+def read_log(folder: Path, authority_key: bytes | None) -> SoundLog:
+    """Check the records in `folder`; without `authority_key` believe the one in the folder.
 
     Raises LogError, whose message begins with the path of the file at fault.
     """
@@ -101,25 +115,41 @@ def verify_log(folder: Path, authority_key: bytes | None) -> Verdict:
         weights = verdicts[-1].weights or weights
     # 9. No file is left over.
     files.require_all_asked()
-    # 10. The study spends no more privacy than it claims.
-    plan = study.plan
-    with blame(study_entries[1].object_path):
+    return SoundLog(
+        federation,
+        study,
+        study_entries[1].object_path,
+        checkpoint,
+        tuple(rosters),
+        tuple(verdicts),
+        hospital,
+    )
+
+
+def verify_log(folder: Path, authority_key: bytes | None) -> Verdict:
+    """Check the log in `folder`, and that its study spends no more privacy than it claims.
+
+    Without `authority_key` the one in the folder is believed. Raises LogError as `read_log`.
+    """
+    log = read_log(folder, authority_key)
+    plan, verdicts = log.study.plan, log.rounds
+    with blame(log.plan_path):
         epsilon = accountant.check_claim(plan.terms, accountant.epsilon)
     return Verdict(
-        federation=federation.name,
+        federation=log.federation.name,
         study=plan.study,
         task=plan.task,
-        authority_key=federation.authority_key,
-        size=checkpoint.size,
-        root=checkpoint.root,
-        rosters=tuple(rosters),
-        rounds=tuple(verdicts),
+        authority_key=log.federation.authority_key,
+        size=log.checkpoint.size,
+        root=log.checkpoint.root,
+        rosters=log.rosters,
+        rounds=verdicts,
         updates=sum(verdict.admitted for verdict in verdicts),
         final_weights=next((v.weights for v in reversed(verdicts) if v.weights), None),
         privacy=plan.privacy,
         epsilon=epsilon,
         findings=tuple(_findings(plan, verdicts, key_from_folder=authority_key is None)),
-        hospital=hospital,
+        hospital=log.hospital,
     )
 
 

@@ -4,6 +4,7 @@ from vitalring.models.layers.combine import beside_constants, chain, frozen
 from vitalring.models.layers.convolution import conv1d, depthwise_conv1d
 from vitalring.models.layers.dense import dense
 from vitalring.models.layers.elementwise import flatten, relu
+from vitalring.models.layers.fixed import fixed
 from vitalring.models.layers.layer import Backward, Block, Layer, Shape, Size, Tape, Tensor
 from vitalring.models.layers.normalisation import channel_affine, group_norm
 from vitalring.models.layers.pooling import (
@@ -31,6 +32,7 @@ __all__ = [
     "conv1d",
     "dense",
     "depthwise_conv1d",
+    "fixed",
     "flatten",
     "frozen",
     "global_average_pool",

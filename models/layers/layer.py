@@ -17,8 +17,6 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from vitalring.models.sizing import first_limit
-
 Tensor = Any  # tensorflow ships no types
 Tape = Any  # what one pass keeps for the next; its layer alone reads it
 Size = Any  # int, or a scalar integer tensor
@@ -26,10 +24,7 @@ Shape = tuple[Size, ...]
 
 
 class Block(NamedTuple):
-    """A run of weights: a kernel (..., outputs), or one number for each output.
-
-    Kernels are at first uniform in [-limit, limit), other numbers 0.
-    """
+    """A run of weights: a kernel (..., outputs), or one number for each output."""
 
     shape: Shape
 
@@ -37,11 +32,6 @@ class Block(NamedTuple):
     def size(self) -> Size:
         """How many weights there are."""
         return math.prod(self.shape)
-
-    @property
-    def limit(self) -> float:
-        """Bound of the first weights."""
-        return first_limit(self.shape)
 
 
 class Backward(NamedTuple):

@@ -21,7 +21,7 @@ from vitalring.protocol import rosters as succession
 from vitalring.protocol.bfv import choose_params
 from vitalring.protocol.cbor import decode, digest, encode
 from vitalring.protocol.privacy import Privacy, Training
-from vitalring.protocol.quantise import Codec, encode_update
+from vitalring.protocol.quantise import Codec, encode_update, kept_count
 from vitalring.protocol.records import (
     Bundle,
     Federation,
@@ -183,8 +183,9 @@ class SmallFederation:
         """Fields of a made-up update."""
         plan, rng = self.study.plan, np.random.default_rng(rng_seed)
         update = rng.normal(size=plan.model.dimension)
+        none = np.zeros(kept_count(plan.codec, plan.model.dimension), np.int64)
         return encode_update(
-            update, samples, plan.codec, rotation_seed(plan_digest), rng=rng
+            update, samples, plan.codec, rotation_seed(plan_digest), rng=rng, noise=none
         ).fields
 
     def encrypt(self, fields):
@@ -226,10 +227,12 @@ def small_federation(
     threshold=0,
     ring_suite=1,
     name="study",
+    codec=None,
+    training=None,
 ):
     """Make a federation with a signed study; its artefact can be made to describe another size."""
     info, artefact = artefact_of(described_dimension or dimension)
-    codec = Codec(n_max=n_max, clip=1.0, weight_cap=10)
+    codec = codec or Codec(n_max=n_max, clip=1.0, weight_cap=10)
     identity, authority = SmallFederation.identity_seed, SmallFederation.authority_seed
     pairs = sorted((lsag.keygen() for _ in range(devices)), key=lambda pair: pair.public)
     federation = Federation(
@@ -249,7 +252,8 @@ def small_federation(
             classes=CLASSES,
             initial_seed=seed("initial weights"),
         ),
-        training=Training(
+        training=training
+        or Training(
             sampling_rate=0.05,
             steps=10,
             rounds=study_rounds,
@@ -294,6 +298,7 @@ class Parties:
     def __init__(self, federation, folder: Path):
         self.federation = federation
         self.now_ms = START_MS
+        self.folder = folder
         self.db = store.open_store(folder / "gateway")
         self.aggregator_db = aggregator_store.open_store(folder / "aggregator")
         study = federation.study

@@ -51,7 +51,7 @@ FAULTS = {
     "aggregator-propose": ("vitalring.aggregator.rounds", "propose", "after"),
     "aggregator-release": ("vitalring.aggregator.goals", "decode_group", "before"),
     "aggregator-conclude": ("vitalring.aggregator.rounds", "conclude", "after"),
-    "agent-charge": ("vitalring.edge_agent.agent", "train", "before"),
+    "agent-charge": ("vitalring.edge_agent.agent", "learn", "before"),
     "agent-outbox": ("vitalring.edge_agent.state", "put_outbox", "after"),
     "agent-submit": ("vitalring.edge_agent.daemon", "submit", "after"),
     "agent-settle": ("vitalring.edge_agent.state", "settle", "before"),

@@ -125,8 +125,8 @@ def test_truncated_batch_is_caught(monkeypatch):
     """A batch cut to its first chunk lets a new record push another one out."""
     real = dpsgd._chunks
 
-    def truncated(chosen, size):
-        yield next(real(chosen, size))
+    def truncated(*given):
+        yield next(real(*given))
 
     monkeypatch.setattr(dpsgd, "_chunks", truncated)
     pulls = [-CLIP] * 4

@@ -18,7 +18,9 @@ from vitalring.models.network import (  # noqa: E402
     probabilities,
     signatures,
 )
+from vitalring.models.networks.ecg_bank import ecg_bank  # noqa: E402
 from vitalring.models.networks.ecg_cnn import ecg_cnn  # noqa: E402
+from vitalring.models.networks.har_bank import har_bank  # noqa: E402
 
 pytestmark = pytest.mark.tensorflow
 
@@ -114,6 +116,8 @@ def with_frozen_trunk() -> Callable[..., Network]:
 
 NETWORKS = {
     "ecg_cnn": ecg_cnn,
+    "ecg_bank": ecg_bank,
+    "har_bank": har_bank,
     "small": small,
     "gaps": gaps,
     "same padding": same_and_plain(1),
@@ -130,9 +134,7 @@ NETWORKS = {
 
 def inputs(network: Network, seed: int = 0) -> tuple[Any, Any, Any]:
     rng = np.random.default_rng(seed)
-    parts = [
-        rng.uniform(-1, 1, block.size) * (block.limit or 0.1) for block in network.layer.blocks
-    ]
+    parts = [rng.uniform(-1, 1, size) * (limit or 0.1) for size, limit in network.first_blocks]
     x = rng.normal(0, 0.7, (ROWS, *network.layer.in_shape))
     y = np.eye(len(network.classes))[rng.integers(0, len(network.classes), ROWS)]
     return tuple(tf.constant(a, tf.float32) for a in (np.concatenate(parts), x, y))

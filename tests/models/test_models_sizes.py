@@ -28,6 +28,7 @@ from vitalring.models.network import (  # noqa: E402
 )
 from vitalring.models.networks.cnn1d_small import cnn1d_small  # noqa: E402
 from vitalring.models.networks.ehr_mlp import ehr_mlp  # noqa: E402
+from vitalring.models.networks.linear import linear  # noqa: E402
 from vitalring.models.registry import NETWORKS, build  # noqa: E402
 
 pytestmark = pytest.mark.tensorflow
@@ -35,7 +36,11 @@ pytestmark = pytest.mark.tensorflow
 VECTORS = Path(__file__).resolve().parents[1] / "vectors" / "networks.npz"
 BATCH = 64
 CLIP = 1.0
-BUILDERS: dict[str, Callable[..., Network]] = {"ehr_mlp": ehr_mlp, "cnn1d_small": cnn1d_small}
+BUILDERS: dict[str, Callable[..., Network]] = {
+    "ehr_mlp": ehr_mlp,
+    "cnn1d_small": cnn1d_small,
+    "linear": linear,
+}
 SIZES = [
     ("ehr_mlp", (1,), 2),
     ("ehr_mlp", (265,), 6),
@@ -45,6 +50,9 @@ SIZES = [
     ("cnn1d_small", (50, 1), 2),
     ("cnn1d_small", (128, 6), 6),
     ("cnn1d_small", (217, 4), 3),
+    ("linear", (1,), 2),
+    ("linear", (861,), 2),
+    ("linear", (265,), 6),
 ]
 IN_VECTORS = [("har_mlp", (265,), 6), ("har_cnn", (128, 6), 6), *SIZES[:1], *SIZES[4:5]]
 
@@ -95,8 +103,7 @@ def by_tensorflow(network: Network, w: Any, x: Any, y: Any) -> dict[str, np.ndar
 def test_one_model_computes_every_size(name: str, shape: tuple[int, ...], classes: int) -> None:
     artefact, network = at(name, shape, classes)
     info = artefact.info
-    blocks = network.layer.blocks
-    assert info.blocks == tuple((block.size, block.limit) for block in blocks)
+    assert info.blocks == network.first_blocks
     assert (info.dimension, info.head) == (network.layer.dimension, network.head)
     given = example(artefact, BATCH)
     wanted, found = by_tensorflow(network, *given), by_tflite(artefact.model, *given, classes)

@@ -72,9 +72,12 @@ def test_start_weights_are_left_alone():
 def test_large_batches_go_in_chunks_and_none_is_lost():
     model = Logistic(physical_batch=16)
     everything = replace(TRAINING, sampling_rate=1.0, steps=3)
-    result = run(model, training=everything)
+    result = run(model, training=everything, privacy=NONE)
     assert result.examples_seen == 3 * 300
     assert model.sizes == ([16] * 18 + [12]) * 3
+    private = Logistic(physical_batch=16)
+    assert run(private, training=everything).examples_seen == 3 * 300
+    assert sum(private.sizes) == 3 * 300
 
 
 def test_chunks_do_not_change_the_sum():
@@ -87,9 +90,78 @@ def test_chunks_do_not_change_the_sum():
 @given(st.integers(1, 400), st.integers(1, 64))
 def test_chunks_are_a_partition(count, size):
     chosen = np.arange(count)
-    pieces = list(dpsgd._chunks(chosen, size))
-    assert max(len(piece) for piece in pieces) <= size
-    np.testing.assert_array_equal(np.concatenate(pieces), chosen)
+    in_order = list(dpsgd._in_order(chosen, size))
+    by_coins = list(dpsgd._chunks(chosen, size, fresh_generator()))
+    for pieces in (in_order, by_coins):
+        assert (
+            0 < min(len(piece) for piece in pieces) <= max(len(piece) for piece in pieces) <= size
+        )
+        np.testing.assert_array_equal(np.sort(np.concatenate(pieces)), chosen)
+    np.testing.assert_array_equal(np.concatenate(in_order), chosen)
+
+
+class _Coins:
+    """Gives out coins that are given."""
+
+    def __init__(self, coins):
+        self.coins = coins
+
+    def random(self, size):
+        assert size == len(self.coins)
+        return self.coins
+
+
+@given(st.lists(st.floats(0, 1, exclude_max=True), min_size=1, max_size=80, unique=True), st.data())
+def test_one_record_more_changes_one_chunk(coins, data):
+    size = data.draw(st.integers(1, 20))
+    place = data.draw(st.integers(0, len(coins) - 1))
+    with_it = dpsgd._chunks(np.arange(len(coins)), size, _Coins(np.array(coins)))
+    others = np.delete(np.arange(len(coins)), place)
+    without = dpsgd._chunks(others, size, _Coins(np.delete(np.array(coins), place)))
+    more, fewer = {frozenset(piece) for piece in with_it}, {frozenset(piece) for piece in without}
+    assert len(fewer - more) <= 1, "one chunk at most loses its records"
+    assert len(more - fewer) <= 2, "and its place is taken by one, or by its two halves"
+    assert frozenset().union(*(more - fewer)) == {place}.union(*(fewer - more))
+
+
+def test_coins_that_are_all_the_same_are_refused():
+    with pytest.raises(PrivacyError, match="5 coins are the same"):
+        list(dpsgd._chunks(np.arange(5), 4, _Coins(np.full(5, 0.3))))
+
+
+def test_the_order_of_chunks_does_not_show_in_the_sum():
+    """Sums are added as whole numbers, so records that cancel leave nothing behind."""
+
+    class Pulls(Logistic):
+        def gradient_sum(self, weights, x, y, clip):
+            return x.sum(0), 0.0, np.linalg.norm(x, axis=1)
+
+    x = np.random.default_rng(1).normal(size=(501, 4)).astype(np.float32) / 10
+    x = np.concatenate([x, -x])
+    sums = {
+        dpsgd._private_sum(
+            Pulls(1), np.zeros(4, np.float32), x, np.zeros(len(x)), np.arange(len(x)),
+            TRAINING, PRIVATE, fresh_generator(), dpsgd._Tally(),
+        ).tobytes()
+        for _ in range(5)
+    }  # fmt: skip
+    assert sums == {np.zeros(4).tobytes()}
+
+
+@pytest.mark.parametrize("privacy", [NONE, PRIVATE])
+def test_class_weights_multiply_the_clipped_gradients(privacy):
+    class Ones(Logistic):
+        def gradient_sum(self, weights, x, y, clip):
+            assert len(set(y)) == 1
+            return np.eye(4, dtype=np.float32)[int(y[0])] * len(y), 0.0, np.ones(len(y))
+
+    y = np.array([0] * 60 + [1] * 30 + [2] * 10)
+    training = replace(TRAINING, sampling_rate=1.0, steps=1, class_weights=(0.1, 1.0, 0.5))
+    quiet = replace(privacy, noise_multiplier=0.1) if privacy is PRIVATE else privacy
+    found = run(Ones(), training=training, privacy=quiet, data=(np.zeros((100, 4)), y))
+    divided = 100 if privacy is NONE else training.batch
+    wanted = -0.5 * np.array([6.0, 30.0, 5.0, 0.0]) / divided
+    np.testing.assert_allclose(found.weights, wanted, atol=1e-7 if privacy is NONE else 0.01)
 
 
 def test_every_record_has_its_own_coin():

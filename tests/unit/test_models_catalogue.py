@@ -22,7 +22,7 @@ from vitalring.models.artefact import (
 from vitalring.models.catalogue import find_artefact, read_sizing, sized, suggest_model
 from vitalring.models.export import export_graph
 from vitalring.models.runtime import TrainableModel
-from vitalring.models.sizing import Sizing, first_limit
+from vitalring.models.sizing import Sizing, first_limits
 
 SIX = tuple("abcdef")
 EHR, EHR_SIZING = load_artefact("ehr_mlp"), read_sizing(SHIPPED, "ehr_mlp")
@@ -67,7 +67,7 @@ def test_no_network_is_suggested_for_what_none_takes() -> None:
 @pytest.mark.parametrize(
     ("model", "shape", "classes", "match"),
     [
-        ("nothing", (1,), SIX, "no network is called 'nothing'.*there are cnn1d_small, ecg_cnn"),
+        ("nothing", (1,), SIX, "no network is called 'nothing'.*there are cnn1d_small, ecg_bank"),
         ("ecg_cnn", (216, 4), ("N", "S"), r"3 classes, but the data.*that fit: cnn1d_small"),
         ("har_cnn", (128, 3), SIX, r"takes input \(128, 6\).*that fit: cnn1d_small"),
         ("har_mlp", (2, 2, 2), SIX, "none that is shipped"),
@@ -150,15 +150,23 @@ def test_weights_are_counted_by_the_rule(time: int, channels: int, classes: int)
         5 * 16 + 16 + 16 * 32 + 32 + 5 * 32 + 32 + 32 * 64 + 64 + 65 * classes
     )
     assert window.head == 65 * classes
-    assert window.blocks[0] == (8 * channels * 16, first_limit((8, channels, 16)))
+    assert window.blocks[0] == (8 * channels * 16, first_limits([(8, channels, 16), (5, 16)])[0])
     row = sized(EHR, EHR_SIZING, (time,), names).info
     assert row.dimension == 129 + (time - 1) * 128 + 127 + 129 * 64 + 65 * 32 + 33 * classes
     assert row.head == 33 * classes
 
 
 def test_first_weights_are_bound_by_their_inputs() -> None:
-    assert first_limit((5, 3, 7)) == pytest.approx((6 / 15) ** 0.5)
-    assert first_limit((7,)) == 0
+    found = first_limits([(5, 3, 7), (7,), (9, 2)])
+    assert found == pytest.approx(((6 / 15) ** 0.5, 0, (6 / 9) ** 0.5))
+
+
+def test_one_dense_layer_starts_from_zero() -> None:
+    assert first_limits([(9, 2), (2,)]) == (0, 0)
+    linear = find_artefact("linear", (9,), ("no", "yes"))
+    assert not initial_weights(linear, b"seed").any()
+    assert linear.info.dimension == 20
+    assert find_artefact("har_bank", (128, 6), SIX).info.blocks == ((360, 0.0), (6, 0.0))
 
 
 @pytest.mark.parametrize(

@@ -74,14 +74,32 @@ def test_sensitivity_charges_lattice_and_arithmetic():
 
 def test_a_step_samples_no_more_than_it_is_argued_for():
     # At rate 1 the count decides.
-    assert p.fits_a_step(2048, 1.0)
-    assert not p.fits_a_step(2049, 1.0)
+    assert p.fits_a_step(p.MAX_SAMPLED, 1.0)
+    assert not p.fits_a_step(p.MAX_SAMPLED + 1, 1.0)
     # Below it chance does: at the largest count that passes, a step that samples too many is
     # rarer than 2^-60, and at the next count the bound is not far away.
     for rate in (1e-3, 0.05, 0.3, 0.7):
-        count = max(n for n in range(1, 2_000_000, 7) if p.fits_a_step(n, rate))
+        near = int(p.MAX_SAMPLED / rate)
+        count = max(
+            n for n in range(near * 9 // 10, near, near // 10_000) if p.fits_a_step(n, rate)
+        )
         assert stats.binom.sf(p.MAX_SAMPLED, count, rate) < 2.0**-60
-        assert count * rate > 1600
+        assert count * rate > 0.98 * p.MAX_SAMPLED
+
+
+def test_no_class_weighs_more_than_one():
+    p.check_privacy(RECORD_LOCAL, replace(TRAINING, class_weights=(0.0, 1.0)))
+    with pytest.raises(ConfigError, match="count more than its clip allows"):
+        p.check_privacy(RECORD_LOCAL, replace(TRAINING, class_weights=(0.5, 1.01)))
+
+
+def test_sums_of_chunks_are_exact():
+    """As many steps as a sum can have are a whole float64, and their error fits into the slack."""
+    assert p.MAX_SAMPLED * 2**p.SUM_BITS * (1 + p.CLIP_SLACK) < 2**53
+    joined = 2 * (p.MAX_CHUNK + 1) * 2.0**-20
+    lattice = 1.5 * 2.0 ** (22 / 2 - p.SUM_BITS)  # three half steps in each of 2^22 coordinates
+    last = 2 * p.MAX_SAMPLED * 2.0**-53
+    assert joined + lattice + last < p.CLIP_SLACK / 2
 
 
 def test_a_pull_that_overshoots_is_refused():

@@ -148,6 +148,14 @@ def changed(record, **changes):
             lambda p: {"training": changed(p.training, balance="oversample")},
             "balance is oversample with privacy.unit record",
         ),
+        (
+            lambda p: {"training": changed(p.training, class_weights=(0.5,))},
+            "1 class weights for 2 classes",
+        ),
+        (
+            lambda p: {"training": changed(p.training, class_weights=(0.5, 1.5))},
+            r"class_weights\[1\] is 1.5",
+        ),
     ],
 )
 def test_a_study_plan_that_cannot_be_kept_is_refused(federation, records, change, match):

@@ -13,9 +13,9 @@ import numpy.typing as npt
 
 from vitalring.aggregator import optimisers
 from vitalring.edge_agent.contribution import learn, protect
+from vitalring.edge_agent.dpsgd import TrainableModel
 from vitalring.edge_agent.randomness import fresh_generator
 from vitalring.models.dataset import Records
-from vitalring.models.runtime import TrainableModel
 from vitalring.protocol.quantise import decode_sum
 from vitalring.protocol.records import StudyPlan
 from vitalring.protocol.weights import pack_weights, unpack_weights

@@ -48,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_membership(actions.add_parser("membership", help="was this record trained on"))
     source.set_defaults(attack=_source_inference)
     _add_inversion(actions.add_parser("inversion", help="rebuild records from what was sent"))
+    _add_audit(actions.add_parser("audit", help="hold a whole training against its epsilon"))
 
 
 def _add_membership(parser: argparse.ArgumentParser) -> None:
@@ -92,6 +93,22 @@ def _add_inversion(parser: argparse.ArgumentParser) -> None:
     ):
         parser.add_argument(f"--{name}", type=int, default=default, help=text)
     parser.set_defaults(attack=_inversion)
+
+
+def _add_audit(parser: argparse.ArgumentParser) -> None:
+    _add_data(parser)
+    parser.add_argument(
+        "--defences",
+        default="none,record/local/8,record/distributed/8",
+        help="how studies train: none, none:PASSES or UNIT/NOISE/EPSILON, with commas between",
+    )
+    for name, default, text in (
+        ("rows", 300, "most records of a person, besides canaries"),
+        ("rounds", 20, "rounds of a study"),
+        ("canaries", 1000, "canaries of each kind; half of them are trained on, by lot"),
+    ):
+        parser.add_argument(f"--{name}", type=int, default=default, help=text)
+    parser.set_defaults(attack=_audit)
 
 
 def _add_data(parser: argparse.ArgumentParser) -> None:
@@ -185,6 +202,37 @@ def _inversion(options: argparse.Namespace) -> int:
     facts, tables = inversion_facts(result), inversion_tables(result)
     _publish(page, result, facts, tables, MEANING, inversion_plot(result), options.out)
     return 0
+
+
+def _audit(options: argparse.Namespace) -> int:
+    from vitalring.tools.attack.audit import AuditSettings, measure_audit  # noqa: PLC0415
+    from vitalring.tools.attack.audit_text import (  # noqa: PLC0415
+        MEANING,
+        audit_facts,
+        audit_plot,
+        audit_tables,
+        broken_claims,
+    )
+    from vitalring.tools.attack.membership import Defence  # noqa: PLC0415
+
+    numbers = ("rows", "rounds", "canaries")
+    settings = AuditSettings(
+        defences=tuple(Defence.from_text(text) for text in options.defences.split(",")),
+        **{name: getattr(options, name) for name in numbers},
+    )
+    say = Console(stderr=True).print
+    result = measure_audit(options.data or SHIPPED_DATA, options.model, settings, say)
+    command = (
+        f"vitalring attack audit{'' if options.data is None else ' --data FOLDER'} "
+        f"--model {result['model']} --defences {options.defences} "
+        + " ".join(f"--{name} {getattr(options, name)}" for name in numbers)
+        + " --out docs/results"
+    )
+    picture = "Lower bounds on epsilon beside the claims, by what the auditor sees"
+    page = _Page("audit", f"Audit of whole trainings: {result['dataset']}", command, picture)
+    facts, tables = audit_facts(result), audit_tables(result)
+    _publish(page, result, facts, tables, MEANING, audit_plot(result), options.out)
+    return 1 if broken_claims(result) else 0
 
 
 @dataclass(frozen=True)

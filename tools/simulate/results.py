@@ -131,6 +131,7 @@ def training_dict(plan: StudyPlan) -> dict[str, Any]:
         "learning_rate": training.learning_rate,
         "proximal": training.proximal,
         "balance": training.balance,
+        "class_weights": list(training.class_weights),
         "update_clip": plan.codec.clip,
         "server": to_plain(plan.server),
     }
