@@ -21,6 +21,8 @@ from vitalring.protocol.privacy import Spend, check_privacy
 _MOST_BITS: Final = 20
 _COARSE: Final = 1.015
 """A grid is fine enough where rounding makes the sensitivity no more than this times the clip."""
+_COARSEST: Final = 1.25
+"""The finest grid is taken up to here: a record is small beside sums of many thousands."""
 
 
 def with_noise(terms: Terms) -> Terms:
@@ -127,7 +129,8 @@ def _on_fine_grid(terms: Terms, multiplier: float, largest: float) -> Terms:
         noise = noise_of(tried)
         # The multiplier is in clips: what they make of the sensitivity is its overhead.
         clip = noise.deviation * math.sqrt(noise.shares) / multiplier
-        if sensitivity(tried) > _COARSE * clip or noise.delta > risk:
+        most = _COARSE if bits < _MOST_BITS else _COARSEST
+        if sensitivity(tried) > most * clip or noise.delta > risk:
             continue
         check_terms(tried)
         return tried

@@ -12,7 +12,7 @@ from vitalring.protocol.cbor import digest
 from vitalring.protocol.guarantee import Terms
 from vitalring.protocol.limbs import LIMB_BITS
 from vitalring.protocol.limits import DECRYPTION_FLOOR
-from vitalring.protocol.privacy import Privacy, Training, fits_a_step, is_gradient_sum
+from vitalring.protocol.privacy import Privacy, Training, is_gradient_sum
 from vitalring.protocol.quantise import Codec, check_codec
 from vitalring.protocol.records import Model, ServerOptimiser, StudyPlan
 from vitalring.protocol.secure_sum import check_mode
@@ -31,6 +31,9 @@ MIN_COHORT = 10
 
 _ALIGNED = 0.5
 """Length of a sum of clipped gradients, as a share of what they reach where all point one way."""
+
+_MOST_IN_A_SUM = 20_000
+"""Most records of a device in one sum, unless a study says: of more, one is lost in the grid."""
 
 _NAME_CHARACTERS = 32
 _STATISTICS = "-statistics"
@@ -74,9 +77,8 @@ def training_of(settings: StudySettings, records: int | Sizes) -> Training:
 
 
 def _largest_rate(most: int) -> float:
-    """Return the rate of the largest steps that the sensitivity is argued for (SPEC 7.4)."""
-    rates = (thousandths / 1000 for thousandths in range(1000, 0, -1))
-    return next((rate for rate in rates if fits_a_step(most, rate)), 0.001)
+    """Return the rate of the largest steps that serve a device of `most` records."""
+    return max(0.001, math.floor(1000 * min(1.0, _MOST_IN_A_SUM / most)) / 1000)
 
 
 def privacy_of(settings: StudySettings, numbers: Numbers, min_cohort: int) -> Privacy:

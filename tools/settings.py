@@ -170,8 +170,8 @@ def hospitals_of(settings: StudySettings) -> tuple[int, int]:
 class Numbers:
     """The numbers of a study that want other values for each unit and place of the noise.
 
-    Fields are those of `StudySettings`. A `batch` of 0 is as many records as a step may take,
-    an `update_clip` of 0 as long as a sum of clipped gradients is likely to be.
+    Fields are those of `StudySettings`. A `batch` of 0 is all records, or 20,000 of the largest
+    device, an `update_clip` of 0 as long as a sum of clipped gradients is likely to be.
     """
 
     local_epochs: float

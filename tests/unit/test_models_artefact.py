@@ -31,7 +31,7 @@ def test_the_shipped_artefact_says_what_it_is() -> None:
 
 
 def test_unknown_names_are_refused() -> None:
-    with pytest.raises(ModelError, match=r"there are cnn1d_small, ecg_cnn, "):
+    with pytest.raises(ModelError, match=r"there are cnn1d_small, ecg_bank, "):
         load_artefact("nothing")
     with pytest.raises(ModelError, match="no network is called"):
         load_artefact("../../LICENSE")
