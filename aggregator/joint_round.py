@@ -111,7 +111,7 @@ class JointRound:
     def advance(self, now_ms: int) -> None:
         """Do whatever is possible now. Raises StorageError."""
         if self._recomputation is not None:
-            self._watch(now_ms)
+            self._watch(self._recomputation, now_ms)
         if self._recomputation is not None and self._recomputation.complete:
             self._begin_release(self._recomputation)
         if self._release is not None:
@@ -188,12 +188,15 @@ class JointRound:
         self._counts = tuple(len(group) for group in groups)
         return recomputed.sums(groups)
 
-    def _watch(self, now_ms: int) -> None:
+    def _watch(self, recomputation: Recomputation, now_ms: int) -> None:
         """Give up on a gateway that brings nothing any more."""
         if self._since_ms is None:
             self._since_ms = now_ms
         elif now_ms - self._since_ms > _PATIENCES * self._party.patience_ms:
-            self._refuse(Refused("missing_update", b"", "the gateway shows no more updates"))
+            try:
+                recomputation.give_up()
+            except RefusalError as error:
+                self._refuse(error.refused)
 
     def _refuse(self, refused: Refused) -> None:
         _log.error("round %d is not decrypted here: %s", self._plan.round, refused.detail)

@@ -119,12 +119,9 @@ class JointService:
     def _number(self) -> int:
         return self._current.number if self._current else 0
 
-    @property
-    def _new_rosters(self) -> tuple[bytes, ...]:
-        return self._rosters.after(self._current.proposal if self._current else b"")
-
     def _stand_at(self, current: store.Round | None) -> None:
         self._current, self._model = current, None
+        self._serial = self._rosters.serial_of(current.proposal if current else b"")
         self._inbox.number = self._number
         if current is not None and current.model is not None:
             record = decode(Bundle, current.model).record
@@ -265,7 +262,7 @@ class JointService:
 
     def _next_plan(self, now_ms: int) -> tuple[RoundPlan, bytes]:
         """Return the plan of the next round as of now, and the weights that it starts from."""
-        study = self._rosters.newest
+        study, _ = self._rosters.next(self._serial)
         if self._next is None or self._next[0].roster != study.roster_digest:
             aggregator = replace(self._aggregator, study=study)
             self._next = rounds.next_plan(self._db, aggregator, 0)
@@ -341,6 +338,7 @@ class JointService:
         """Bring the matter in hand forward: the closed round's model, or the next round's plan."""
         now, number = self._now_ms(), self._number
         signed: bytes | None = None
+        new: tuple[bytes, ...] = ()
         if self._result is not None:
             result = self._result[1]
             models = self._drafts_of(GlobalModel, number, now)
@@ -360,6 +358,7 @@ class JointService:
                 self._notices.stand(topics.model_topic(self._name), encode(bundle))
         elif self._may_plan(now):
             self._rosters.look()
+            _, new = self._rosters.next(self._serial)
             plans = self._drafts_of(RoundPlan, number + 1, now)
             mine, weights = self._next_plan(now)
             signed = plans.advance(
@@ -370,13 +369,11 @@ class JointService:
                 now,
             )
             if signed:
-                proposal = encode(Bundle(signed, (weights, *self._new_rosters)))
+                proposal = encode(Bundle(signed, (weights, *new)))
                 self._notices.stand(topics.propose_topic(self._name), proposal)
         else:
             self._matter = None
         own = self._matter
-        planning = own is not None and own.kind is RoundPlan
-        new = self._new_rosters if planning else ()
         self._stand("roster", new[-1] if new else None)
         self._stand("draft", own.draft if own else None)
         self._stand("signature", own.signature if own else None)

@@ -204,6 +204,11 @@ class Recomputation:
         self._asked_at = None
         self._take(part.updates)
 
+    def give_up(self) -> None:
+        """End the round: the gateway shows nothing more. Raises RefusalError, always."""
+        self._prove()
+        raise RefusalError("missing_update", b"", "the gateway shows no more updates")
+
     def result(self) -> Recomputed:
         """Compare the sum and return it. Raises RefusalError, or ConfigError before the end."""
         if not self.complete or self._total is None:

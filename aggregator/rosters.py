@@ -45,7 +45,7 @@ def newest_record(db: sqlite3.Connection) -> bytes | None:
 
 
 class Rosters:
-    """What is known; `newest` is what the next plan names."""
+    """What is known; the next plan names the newest."""
 
     def __init__(
         self,
@@ -74,11 +74,6 @@ class Rosters:
         """Return the study under the newest roster."""
         return self._newest
 
-    @property
-    def newest_record(self) -> bytes:
-        """Return the newest roster, signed by all hospitals."""
-        return self._records[self._newest.roster_digest]
-
     def of_plan(self, signed_plan: bytes) -> trust.Study:
         """Return the study under the roster that a signed round plan names.
 
@@ -93,17 +88,27 @@ class Rosters:
         """Open a round plan under its own roster. Raises as `of_plan` and `open_round_plan` do."""
         return trust.open_round_plan(signed_plan, self.of_plan(signed_plan))
 
-    def after(self, proposal: bytes) -> tuple[bytes, ...]:
-        """Return the rosters after that of the newest round, in order: a log may lack them.
+    def serial_of(self, proposal: bytes) -> int:
+        """Return the number of the roster under which a round was proposed.
 
-        `proposal` is that round's; no bytes before the first, or where it was missed: then all
-        are returned.
+        -1 for no bytes: before the first round, or where it was missed. Raises as `of_plan` does.
         """
-        last = -1
-        if proposal:
-            last = self.of_plan(decode(Bundle, proposal).record).roster.serial
-        later = {s.roster.serial: d for d, s in self._studies.items() if s.roster.serial > last}
-        return tuple(self._records[later[serial]] for serial in sorted(later))[-_CHAIN:]
+        if not proposal:
+            return -1
+        return self.of_plan(decode(Bundle, proposal).record).roster.serial
+
+    def next(self, last: int) -> tuple[trust.Study, tuple[bytes, ...]]:
+        """Return the study of the next plan, and the rosters after number `last` up to its own.
+
+        A log may lack these. It is the newest, unless there are more between than a proposal has
+        room for: then the round after goes on from there.
+        """
+        later = {s.roster.serial: s for s in self._studies.values() if s.roster.serial > last}
+        if not later:
+            return self._newest, ()
+        later[self._newest.roster.serial] = self._newest
+        chain = [later[serial] for serial in sorted(later)][:_CHAIN]
+        return chain[-1], tuple(self._records[study.roster_digest] for study in chain)
 
     def learn(self, record: bytes) -> None:
         """Know a signed roster; where it is later than all others, go by it from the next plan on.

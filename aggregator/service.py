@@ -114,8 +114,9 @@ class AggregatorService:
     def _propose(self) -> store.Round:
         """Keep the next plan, under the newest roster; the gateway gets what its log may lack."""
         self._rosters.look()
-        new = self._rosters.after(self._standing.proposal if self._standing else b"")
-        aggregator = replace(self._aggregator, study=self._rosters.newest)
+        last = self._rosters.serial_of(self._standing.proposal if self._standing else b"")
+        study, new = self._rosters.next(last)
+        aggregator = replace(self._aggregator, study=study)
         return rounds.propose(self._db, aggregator, self._now_ms(), new)
 
     def _may_propose(self) -> bool:

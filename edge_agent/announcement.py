@@ -57,9 +57,24 @@ def read(data: bytes, federation: Federation) -> Announced:
 
 def check_growth(announced: Announced, known: Checkpoint | None) -> None:
     """Check that the log a device knew is a prefix. Raises LogError, UnknownHistoryError."""
-    # 3. The log we knew is a prefix of it.
-    if known is not None:
-        _check_growth(announced.announcement, known, announced.checkpoint)
+    if known is None:
+        return
+    new = announced.checkpoint
+    if new.size < known.size:
+        raise LogError(
+            f"the log shrank from {known.size} to {new.size} entries: it was rolled back "
+            "or another log is shown"
+        )
+    if new.size == known.size:
+        verify_consistency(known.size, new.size, (), known.root, new.root)
+        return
+    for proof in announced.announcement.consistency:
+        if proof.size == known.size:
+            verify_consistency(known.size, new.size, proof.hashes, known.root, new.root)
+            return
+    raise UnknownHistoryError(
+        f"the announcement has no proof from our checkpoint of {known.size} entries"
+    )
 
 
 def check_roster(announced: Announced, federation: Federation) -> None:
@@ -85,21 +100,3 @@ def check_roster(announced: Announced, federation: Federation) -> None:
         )
     except LogError as error:
         raise LogError(f"false ring: roster {roster.hex()} is not in the log: {error}") from error
-
-
-def _check_growth(announcement: PlanAnnouncement, known: Checkpoint, new: Checkpoint) -> None:
-    if new.size < known.size:
-        raise LogError(
-            f"the log shrank from {known.size} to {new.size} entries: it was rolled back "
-            "or another log is shown"
-        )
-    if new.size == known.size:
-        verify_consistency(known.size, new.size, (), known.root, new.root)
-        return
-    for proof in announcement.consistency:
-        if proof.size == known.size:
-            verify_consistency(known.size, new.size, proof.hashes, known.root, new.root)
-            return
-    raise UnknownHistoryError(
-        f"the announcement has no proof from our checkpoint of {known.size} entries"
-    )

@@ -168,41 +168,6 @@ def judge(
     return Judged(tuple(valid), tuple(refused), tuple(again), tuple(undecided))
 
 
-def check(
-    store: sqlite3.Connection,
-    current: RoundChecks | None,
-    box: bytes,
-    secret: PrivateKey,
-    now_ms: int,
-    open_message: Open = open_update,
-) -> Admission | None:
-    """Return the update in `box`, all of it checked, or None where it is counted already.
-
-    Raises RefusedError with the first reason that applies.
-    """
-    screened = screen(store, current, box, secret, now_ms, open_message)
-    if screened is None:
-        return None
-    judged = judge(store, current, [screened], max_passes=1)
-    for _, refusal in judged.refused:
-        raise refusal
-    return judged.valid[0]
-
-
-def fold(
-    store: sqlite3.Connection,
-    current: RoundChecks,
-    admission: Admission,
-    spent_us: int,
-    *,
-    keep: bool,
-    add: bool = True,
-) -> None:
-    """Count one checked update, as `count` does. Raises RefusedError."""
-    for _, refusal in count(store, current, [admission], spent_us, keep=keep, add=add):
-        raise refusal
-
-
 def count(
     store: sqlite3.Connection,
     current: RoundChecks,

@@ -48,7 +48,7 @@ class Agreement:
 
 
 def open_share(message: bytes) -> tuple[SealedUpdate, bytes]:
-    """Read a half, for `admission.check`: its update, and link with share. Raises RecordError."""
+    """Read a half, for `admission.screen`: its update, and link with share. Raises RecordError."""
     half = decode(UpdateShare, message)
     return half.update, half.update.ciphertexts + half.share
 

@@ -56,6 +56,7 @@ class WaitingUpdates:
         # By log entry: an update that the broker delivers again takes its own place.
         self._updates: dict[bytes, _Waiting] = {}
         self._bytes = 0
+        self._newest = b""
         self._batch = MOST
         self._left_open = False
 
@@ -81,8 +82,8 @@ class WaitingUpdates:
 
     def holds(self, message: Message) -> bool:
         """Tell whether this message, the last to arrive, is to be acknowledged later."""
-        last = next(reversed(self._updates.values()), None)
-        return last is not None and last.message is message
+        newest = self._updates.get(self._newest)
+        return newest is not None and newest.message is message
 
     def add(
         self, admission: Admission, message: Message, spent_us: int, now_s: float
@@ -91,9 +92,10 @@ class WaitingUpdates:
 
         `spent_us` is the time that its checks took so far.
         """
-        known = self._updates.pop(admission.entry, None)
+        known = self._updates.get(admission.entry)
         since_s = now_s if known is None else known.since_s
-        self._updates[admission.entry] = _Waiting(admission, message, spent_us, since_s)
+        self._newest = admission.entry
+        self._updates[self._newest] = _Waiting(admission, message, spent_us, since_s)
         self._bytes += 0 if known else admission.held_bytes
         return known.message if known else None
 

@@ -28,6 +28,9 @@ __all__ = [
 
 LSAG: Final = 1
 ONE_OF_MANY: Final = 2
+
+Item = tuple[bytes, bytes]
+"""The digest of a message, 32 bytes, and a signature on it."""
 LSAG_UP_TO: Final = 11
 """Keys of the largest ring whose signatures are smaller with LSAG (SPEC 6.21)."""
 
@@ -44,32 +47,24 @@ class Ring(ABC):
     signature_bytes: int
 
     @abstractmethod
-    def sign(
-        self, secret: bytes, context: bytes, digest: bytes, *, tag_base: bytes | None = None
-    ) -> bytes:
+    def sign(self, secret: bytes, context: bytes, digest: bytes) -> bytes:
         """Sign a digest of 32 bytes, once in a context, ever. Raises SignatureError."""
 
     @abstractmethod
-    def verify_batch(
-        self,
-        context: bytes,
-        items: Sequence[tuple[bytes, bytes]],
-        *,
-        max_passes: int,
-        tag_base: bytes | None = None,
-    ) -> list[Verdict]:
-        """Return a verdict on each (digest, signature), in their order.
+    def verify_batch(self, context: bytes, items: Sequence[Item], max_passes: int) -> list[Verdict]:
+        """Return a verdict on each item, in their order.
 
         A pass walks the ring once. Where `max_passes` are used up, verdicts may be missing:
         they have neither tag nor error. As many passes as items leave none open. Equal tags
         are not looked for. Raises ConfigError where no pass is allowed.
         """
 
-    @abstractmethod
-    def verify(
-        self, context: bytes, digest: bytes, signature: bytes, *, tag_base: bytes | None = None
-    ) -> bytes:
+    def verify(self, context: bytes, digest: bytes, signature: bytes) -> bytes:
         """Return the tag of a valid signature. Raises SignatureError."""
+        verdict = self.verify_batch(context, [(digest, signature)], 1)[0]
+        if verdict.tag is None:
+            raise verdict.error or SignatureError("one pass did not decide on one signature")
+        return verdict.tag
 
 
 @dataclass(frozen=True)
@@ -81,33 +76,19 @@ class _Lsag(Ring):
         ring = lsag.Ring.of(keys)
         return cls(ring.keys, ring.digest, lsag.signature_bytes(len(ring.keys)), ring)
 
-    def sign(
-        self, secret: bytes, context: bytes, digest: bytes, *, tag_base: bytes | None = None
-    ) -> bytes:
-        return lsag.sign(self.ring, secret, context, digest, tag_base=tag_base)
+    def sign(self, secret: bytes, context: bytes, digest: bytes) -> bytes:
+        return lsag.sign(self.ring, secret, context, digest)
 
-    def verify_batch(
-        self,
-        context: bytes,
-        items: Sequence[tuple[bytes, bytes]],
-        *,
-        max_passes: int,
-        tag_base: bytes | None = None,
-    ) -> list[Verdict]:
+    def verify_batch(self, context: bytes, items: Sequence[Item], max_passes: int) -> list[Verdict]:
         if max_passes < 1:
             raise ConfigError(f"{max_passes} passes over the ring check nothing; allow 1 or more")
-        base = lsag.tag_base(context) if tag_base is None else tag_base
+        base = lsag.tag_base(context)
         checked = [self._verdict(context, *item, base) for item in items[:max_passes]]
         return checked + [Verdict()] * (len(items) - len(checked))
 
-    def verify(
-        self, context: bytes, digest: bytes, signature: bytes, *, tag_base: bytes | None = None
-    ) -> bytes:
-        return lsag.verify(self.ring, context, digest, signature, tag_base=tag_base)
-
     def _verdict(self, context: bytes, digest: bytes, signature: bytes, base: bytes) -> Verdict:
         try:
-            return Verdict(tag=self.verify(context, digest, signature, tag_base=base))
+            return Verdict(lsag.verify(self.ring, context, digest, signature, tag_base=base))
         except SignatureError as error:
             return Verdict(error=error)
 
@@ -121,27 +102,11 @@ class _OneOfMany(Ring):
         ring = statement.Ring.of(keys)
         return cls(ring.keys, ring.digest, statement.signature_bytes(len(ring.keys)), ring)
 
-    def sign(
-        self, secret: bytes, context: bytes, digest: bytes, *, tag_base: bytes | None = None
-    ) -> bytes:
-        return signing.sign(self.ring, secret, context, digest, tag_base=tag_base)
+    def sign(self, secret: bytes, context: bytes, digest: bytes) -> bytes:
+        return signing.sign(self.ring, secret, context, digest)
 
-    def verify_batch(
-        self,
-        context: bytes,
-        items: Sequence[tuple[bytes, bytes]],
-        *,
-        max_passes: int,
-        tag_base: bytes | None = None,
-    ) -> list[Verdict]:
-        return verifying.verify_batch(
-            self.ring, context, items, max_passes=max_passes, tag_base=tag_base
-        )
-
-    def verify(
-        self, context: bytes, digest: bytes, signature: bytes, *, tag_base: bytes | None = None
-    ) -> bytes:
-        return verifying.verify(self.ring, context, digest, signature, tag_base=tag_base)
+    def verify_batch(self, context: bytes, items: Sequence[Item], max_passes: int) -> list[Verdict]:
+        return verifying.verify_batch(self.ring, context, items, max_passes=max_passes)
 
 
 def for_size(keys: int) -> int:

@@ -67,15 +67,13 @@ class RoundChecks:
     scheme: SumScheme
     rings: tuple[Ring, ...]
     context: bytes
-    tag_base: bytes
 
 
 def round_checks(
     plan: RoundPlan, plan_digest: bytes, scheme: SumScheme, rings: tuple[Ring, ...]
 ) -> RoundChecks:
     """Prepare the checks of a round's updates."""
-    context = round_context(plan)
-    return RoundChecks(plan, plan_digest, scheme, rings, context, lsag.tag_base(context))
+    return RoundChecks(plan, plan_digest, scheme, rings, round_context(plan))
 
 
 def check_ring(current: RoundChecks, update: SealedUpdate) -> Ring:
@@ -119,12 +117,8 @@ def check_signatures(
     verdicts = [Verdict()] * len(updates)
     for number in {number for number, _, _ in updates}:
         places = [place for place, update in enumerate(updates) if update[0] == number]
-        found = current.rings[number].verify_batch(
-            current.context,
-            [updates[place][1:] for place in places],
-            max_passes=max_passes,
-            tag_base=current.tag_base,
-        )
+        items = [updates[place][1:] for place in places]
+        found = current.rings[number].verify_batch(current.context, items, max_passes)
         for place, verdict in zip(places, found, strict=True):
             verdicts[place] = verdict
     return verdicts

@@ -112,6 +112,7 @@ class _Payload(bytes):
         return f"<{len(self)} bytes>"
 
 
+# As above: the base has no types.
 class _SimulationBroker(Broker):  # type: ignore[misc]
     """amqtt 0.11 and 0.12 with three faults cured."""
 

@@ -8,13 +8,14 @@ import hashlib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import admission_fixture
 import numpy as np
 
 from vitalring.aggregator import goals
 from vitalring.aggregator import rounds as aggregator_rounds
 from vitalring.aggregator import store as aggregator_store
 from vitalring.aggregator.key import SecretKey, generate
-from vitalring.gateway import admission, log, rounds, store
+from vitalring.gateway import log, rounds, store
 from vitalring.models.artefact import ArtefactInfo
 from vitalring.protocol import lsag, sealing, trust
 from vitalring.protocol import rosters as succession
@@ -349,7 +350,7 @@ class Parties:
         return round_checks(plan, current.plan, self.federation.scheme, self.federation.rings)
 
     def check(self, box):
-        return admission.check(
+        return admission_fixture.check(
             self.db, self.open_round(), box, self.federation.sealing_key, self.now_ms
         )
 
@@ -358,7 +359,7 @@ class Parties:
         admitted = self.check(box)
         if admitted is not None:
             keep = self.federation.study.joint is not None
-            admission.fold(self.db, self.open_round(), admitted, 100, keep=keep)
+            admission_fixture.fold(self.db, self.open_round(), admitted, 100, keep=keep)
         return admitted is not None
 
     def close(self, refused=None):

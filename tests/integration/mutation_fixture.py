@@ -271,14 +271,19 @@ def _head(rng, data, spares):
             return before + tag + data[begin:]
 
 
-def _other_spelling(rng, data, _spares):
-    """The same values, written in another way."""
+def _read(data):
+    """The values of CBOR; None where an earlier change left none."""
     try:
-        plain = cbor2.loads(data)
-    except Exception:
-        return data
+        return cbor2.loads(data)
+    except Exception:  # a foreign decoder may raise anything on such bytes
+        return None
+
+
+def _other_spelling(rng, data, spares):
+    """The same values, written in another way."""
+    plain = _read(data)
     if not isinstance(plain, dict) or not plain:
-        return data
+        return _any_bytes(rng, data, spares)
     names = list(plain)
     rng.shuffle(names)
     match rng.randrange(5):
@@ -300,10 +305,9 @@ def _other_spelling(rng, data, _spares):
 
 def _other_values(rng, data, spares):
     """Another value somewhere, in the one encoding: what only a later check can refuse."""
-    try:
-        plain = cbor2.loads(data)
-    except Exception:
-        return data
+    plain = _read(data)
+    if plain is None:
+        return _any_bytes(rng, data, spares)
     return cbor2.dumps(_changed(rng, plain, spares), canonical=True)
 
 

@@ -139,7 +139,7 @@ def test_a_hospital_that_was_away_over_two_rosters_comes_back(world, federation)
     world.hospitals[2].start()
     world.run_rounds(5)
     assert world.models()[-1].applied
-    assert world.hospitals[2].service._rosters.newest_record == second
+    assert world.hospitals[2].service._rosters.newest.roster_digest == digest(second)
     world.check()
 
 
@@ -167,7 +167,7 @@ def test_a_lost_database_learns_the_roster_from_the_log(world, federation):
     world.hospitals[2].lose_database()
     world.hospitals[2].start()
     world.run_rounds(4)
-    assert world.hospitals[2].service._rosters.newest_record == record
+    assert world.hospitals[2].service._rosters.newest.roster_digest == digest(record)
     world.check()
 
 

@@ -188,7 +188,8 @@ def test_options_that_cannot_be_are_refused(
 
 
 @pytest.mark.skipif(
-    importlib.util.find_spec("tensorflow") is not None, reason="TensorFlow is installed here"
+    importlib.util.find_spec("tensorflow") is not None,
+    reason="LEFT OUT: TensorFlow is installed here, so nothing says that it is missing",
 )
 def test_what_needs_tensorflow_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "net.onnx").write_bytes(b"")

@@ -2,9 +2,10 @@
 
 from dataclasses import replace
 
+import admission_fixture
 from federation_fixture import START_MS, SmallFederation, seed
 
-from vitalring.gateway import admission, agreement, log, rounds, store
+from vitalring.gateway import agreement, log, rounds, store
 from vitalring.protocol import sealing, trust, two_server
 from vitalring.protocol.agreement import Closing, UpdateShare
 from vitalring.protocol.cbor import digest, encode
@@ -76,14 +77,14 @@ class ShareGateway:
 
     def check(self, half):
         box = sealing.seal(encode(half), bytes(self.sealing_key.public_key))
-        return admission.check(
+        return admission_fixture.check(
             self.db, self.checks(), box, self.sealing_key, self.now_ms, agreement.open_share
         )
 
     def admit(self, half):
         admitted = self.check(half)
         if admitted is not None:
-            admission.fold(self.db, self.checks(), admitted, 100, keep=True, add=False)
+            admission_fixture.fold(self.db, self.checks(), admitted, 100, keep=True, add=False)
         return admitted is not None
 
     def hold(self):

@@ -11,7 +11,6 @@ from device_fixture import (
     catch_up,
     charges,
     device,
-    devices,
     statuses,
 )
 from federation_fixture import SOME_PRIVACY, Parties, seed, small_federation
@@ -29,23 +28,10 @@ from vitalring.protocol.signing import sign
 from vitalring.protocol.update import update_digest
 
 
-@pytest.fixture(scope="module")
-def small():
-    return small_federation(privacy=SOME_PRIVACY)
-
-
 @pytest.fixture
-def parties(small, tmp_path):
-    parties = Parties(small, tmp_path / "parties")
+def parties(parties):
     parties.begin(parties.propose())
-    yield parties
-    parties.close_databases()
-
-
-@pytest.fixture
-def make(parties, tmp_path):
-    with devices(parties, tmp_path) as made:
-        yield made
+    return parties
 
 
 def plan_of(parties):

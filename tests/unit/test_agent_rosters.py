@@ -3,7 +3,7 @@
 import dataclasses
 
 import pytest
-from device_fixture import announce, announced, catch_up, charges, device, devices
+from device_fixture import announce, announced, catch_up, charges, device
 from federation_fixture import SOME_PRIVACY, Parties, small_federation
 
 from vitalring.edge_agent import rosters, state
@@ -14,24 +14,6 @@ from vitalring.protocol.cbor import decode, digest, encode
 from vitalring.protocol.records import PlanAnnouncement, SealedUpdate
 from vitalring.protocol.signing import sign
 from vitalring.protocol.update import round_context
-
-
-@pytest.fixture(scope="module")
-def small():
-    return small_federation(privacy=SOME_PRIVACY)
-
-
-@pytest.fixture
-def parties(small, tmp_path):
-    parties = Parties(small, tmp_path / "parties")
-    yield parties
-    parties.close_databases()
-
-
-@pytest.fixture
-def make(parties, tmp_path):
-    with devices(parties, tmp_path) as made:
-        yield made
 
 
 def open_round(parties):

@@ -48,10 +48,10 @@ def test_a_file_that_follows_is_taken_up_and_kept(known, db, federation, tmp_pat
     install(tmp_path, record)
     known.look()
     assert known.newest.roster_digest == digest(record)
-    assert known.newest_record == known_rosters.newest_record(db) == record
+    assert known.newest.roster_digest == digest(known_rosters.newest_record(db)) == digest(record)
     # A restart, with the study's older file.
     again = Rosters(db, federation.study, federation.files.records["roster"], tmp_path)
-    assert again.newest_record == record
+    assert again.newest.roster_digest == digest(record)
 
 
 def test_what_is_wrong_with_a_file_is_said_once(known, federation, tmp_path, caplog):
@@ -68,14 +68,30 @@ def test_what_is_wrong_with_a_file_is_said_once(known, federation, tmp_path, cap
 def test_a_later_roster_that_somebody_else_has_is_taken_up(known, federation):
     far = federation.next_roster(devices=range(5), serial=9)
     known.learn(far)
-    assert known.newest_record == far
+    assert known.newest.roster_digest == digest(far)
     # One before it is known then, and does not count.
     before = federation.next_roster(devices=range(4), serial=3)
     known.learn(before)
-    assert known.newest_record == far
+    assert known.newest.roster_digest == digest(far)
     # Nor does another one of the same number.
     known.learn(federation.next_roster(devices=range(4), serial=9))
-    assert known.newest_record == far
+    assert known.newest.roster_digest == digest(far)
+
+
+def test_more_rosters_than_a_proposal_has_room_for_come_with_several_rounds(known, federation):
+    chain = [federation.next_roster(serial=serial) for serial in range(1, 21)]
+    for record in chain:
+        known.learn(record)
+    study, new = known.next(0)
+    assert new == tuple(chain[:15])
+    assert study.roster_digest == digest(chain[14])
+    assert succession.follow(federation.study, study.roster_digest, new)[0].roster == study.roster
+    study, new = known.next(study.roster.serial)
+    assert (study, new) == (known.newest, tuple(chain[15:]))
+    assert known.next(20) == (known.newest, ())
+    # Another record of the newest number, which somebody else has, is not what a plan names.
+    known.learn(federation.next_roster(devices=range(4), serial=20))
+    assert known.next(15) == (study, new)
 
 
 def test_strangers_rosters_are_refused(known, federation):

@@ -5,7 +5,7 @@ import tracemalloc
 
 import pytest
 from device_fixture import announce, announced, catch_up, charges, device, statuses
-from federation_fixture import SOME_PRIVACY, Parties, small_federation
+from federation_fixture import Parties
 
 from vitalring.edge_agent import state
 from vitalring.edge_agent.budget import CHARGED, UNACCOUNTED
@@ -14,18 +14,6 @@ from vitalring.gateway import log, rounds
 from vitalring.protocol.cbor import decode, encode
 from vitalring.protocol.records import AcceptedUpdate, SealedUpdate
 from vitalring.protocol.tiles import decode_bundle_start, encode_bundle
-
-
-@pytest.fixture(scope="module")
-def small():
-    return small_federation(privacy=SOME_PRIVACY)
-
-
-@pytest.fixture
-def parties(small, tmp_path):
-    parties = Parties(small, tmp_path / "parties")
-    yield parties
-    parties.close_databases()
 
 
 def take_part(agent, parties):

@@ -3,13 +3,14 @@
 import shutil
 import sqlite3
 
+import admission_fixture
 import numpy as np
 import pytest
 from federation_fixture import NAMES, Parties, small_federation
 from gateway_fixture import HandLink, gateway_of
 
 from vitalring.errors import RecordError, SignatureError
-from vitalring.gateway import admission, contributions, log, rounds, store, words
+from vitalring.gateway import contributions, log, rounds, store, words
 from vitalring.gateway.contributions import KeptUpdates, SetServer, window
 from vitalring.gateway.service import subscriptions
 from vitalring.mqtt import Message
@@ -474,7 +475,7 @@ def test_a_crash_between_update_and_sum_keeps_neither(federation, tmp_path):
             return parties.db.execute(statement, *values)
 
     with pytest.raises(Crash):
-        admission.fold(Dying(), parties.open_round(), admitted, 1, keep=True)
+        admission_fixture.fold(Dying(), parties.open_round(), admitted, 1, keep=True)
     assert rounds.latest(parties.db).admitted == 0
     assert kept(parties.db) == 0
     assert contributions.any_kept(parties.db) is False

@@ -10,7 +10,6 @@ import threading
 
 import pytest
 from device_fixture import announced, catch_up, charges, device, keyring, statuses
-from federation_fixture import SOME_PRIVACY, Parties, small_federation
 
 from vitalring.edge_agent import rosters, state
 from vitalring.edge_agent.budget import CHARGED, UNACCOUNTED
@@ -29,18 +28,6 @@ NOW_MS = 1_700_000_000_000
 CALL = EnrolmentCall("fed", "ward", 2, bytes(32), NOW_MS + 86_400_000)
 TICKET = b"t" * 32
 GOING = threading.Event()
-
-
-@pytest.fixture(scope="module")
-def small():
-    return small_federation(privacy=SOME_PRIVACY)
-
-
-@pytest.fixture
-def parties(small, tmp_path):
-    parties = Parties(small, tmp_path / "parties")
-    yield parties
-    parties.close_databases()
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import contextlib
 import secrets
 from dataclasses import replace
 
+import admission_fixture
 import numpy as np
 import pytest
 from federation_fixture import Parties, small_federation
@@ -11,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vitalring.errors import Reason, RefusedError
-from vitalring.gateway import admission, log, rounds
+from vitalring.gateway import log, rounds
 from vitalring.protocol import sealing, trust
 from vitalring.protocol.cbor import decode, digest, encode
 from vitalring.protocol.ciphertext import decode_ciphertexts, encode_ciphertexts
@@ -167,7 +168,9 @@ def test_no_round_is_open(parties, signed_plan):
     ):
         box = sealed(parties, replace(update, plan=plan))
         with pytest.raises(RefusedError) as caught:
-            admission.check(parties.db, None, box, parties.federation.sealing_key, parties.now_ms)
+            admission_fixture.check(
+                parties.db, None, box, parties.federation.sealing_key, parties.now_ms
+            )
         assert caught.value.reason is expected
 
 
@@ -178,7 +181,7 @@ def test_a_retry_that_crosses_its_receipt_is_no_refusal(parties, signed_plan):
     parties.close()
     box = parties.federation.box(update)
     key = parties.federation.sealing_key
-    assert admission.check(parties.db, None, box, key, parties.now_ms) is None
+    assert admission_fixture.check(parties.db, None, box, key, parties.now_ms) is None
 
 
 def test_after_the_deadline(parties, signed_plan):
@@ -320,7 +323,7 @@ def test_a_crash_at_any_statement_leaves_all_or_nothing(parties, signed_plan):
     while True:
         database = CrashingDatabase(parties.db, statements)
         try:
-            admission.fold(database, parties.open_round(), admitted, 100, keep=False)
+            admission_fixture.fold(database, parties.open_round(), admitted, 100, keep=False)
             break
         except Crash:
             if parties.db.in_transaction:
@@ -347,7 +350,7 @@ def test_a_crash_in_the_addition_leaves_nothing(parties, signed_plan):
             raise Crash
 
     with pytest.raises(Crash):
-        admission.fold(
+        admission_fixture.fold(
             parties.db, replace(parties.open_round(), scheme=Scheme()), admitted, 1, keep=False
         )
     assert state(parties.db) == before
@@ -457,7 +460,7 @@ def test_ciphertexts_that_cancel_one_another_are_refused(encrypted):
     before = state(db)
     admitted = encrypted.check(sealed(encrypted, other))
     with pytest.raises(RefusedError) as caught:
-        admission.fold(db, encrypted.open_round(), admitted, 1, keep=False)
+        admission_fixture.fold(db, encrypted.open_round(), admitted, 1, keep=False)
     assert caught.value.reason is Reason.BAD_CIPHERTEXT
     assert state(db) == before
     # The round goes on, and its sum is that of the rest.

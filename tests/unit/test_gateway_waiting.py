@@ -344,6 +344,18 @@ def test_an_update_that_comes_again_takes_its_own_place():
     assert updates.holds(again)
     assert not updates.holds(first)
     assert updates.left_s(0.4) == pytest.approx(waiting.LINGER_S - 0.4)
+    # Whoever has one delivered again and again does not keep it from its turn.
+    assert updates.add(Admitted(2), message(3), 0, 0.4) is None
+    assert updates.add(Admitted(1), message(4), 0, 0.45) is again
+    order = []
+
+    def judge(batch, _):
+        order.extend(each.entry for each in batch)
+        return admission.Judged(again=tuple(batch))
+
+    assert [each.packet_id for each in updates.step(judge, None).done] == [4, 3]
+    assert order == [b"\x01", b"\x02"]
+    assert not updates.holds(message(4))
 
 
 def test_batches_shrink_while_passes_do_not_suffice_and_grow_again():

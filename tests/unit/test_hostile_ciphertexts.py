@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from itertools import combinations
 from math import prod
 
+import admission_fixture
 import numpy as np
 import pytest
 from federation_fixture import Parties, small_federation
 
 from vitalring.aggregator.recompute import Recomputation, RefusalError
 from vitalring.errors import CiphertextError, EncodingRangeError, Reason, RefusedError
-from vitalring.gateway import admission, rounds
+from vitalring.gateway import rounds
 from vitalring.protocol import chunks, seal, sealing
 from vitalring.protocol.bfv import choose_params
 from vitalring.protocol.bits import pack_bits
@@ -160,12 +161,12 @@ class Gateway:
 
     def check(self, box):
         key = self.house.federation.sealing_key
-        return admission.check(self.db, self.current, box, key, self.parties.now_ms)
+        return admission_fixture.check(self.db, self.current, box, key, self.parties.now_ms)
 
     def admit(self, update):
         admitted = self.check(self.house.federation.box(update))
         keep = self.house.mode == "threshold-he"
-        admission.fold(self.db, self.current, admitted, 1, keep=keep)
+        admission_fixture.fold(self.db, self.current, admitted, 1, keep=keep)
 
     def refuses(self, update):
         """Return why an update is refused; nothing is written."""

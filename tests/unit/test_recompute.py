@@ -554,6 +554,19 @@ def test_the_first_of_several_forged_ones_is_named(one_ring, spool, bad, window)
     assert (reason.reason, reason.subject) == ("bad_update", first)
 
 
+@pytest.mark.parametrize("forged", [True, False])
+def test_what_came_is_judged_before_a_gateway_is_called_silent(one_ring, spool, forged):
+    signature = bytearray(one_ring.updates[0].signature)
+    signature[-64] ^= forged
+    first = encode(replace(one_ring.updates[0], signature=bytes(signature)))
+    state = recomputation(one_ring, spool, window_bytes=1)
+    answer(state, [first, *one_ring.contents[1:]])
+    with pytest.raises(RefusalError) as caught:
+        state.give_up()
+    named = ("bad_update", digest_of(one_ring.updates[0])) if forged else ("missing_update", b"")
+    assert (caught.value.refused.reason, caught.value.refused.subject) == named
+
+
 @pytest.mark.parametrize("window", [1, 1 << 22])
 @pytest.mark.parametrize("later", ["no update", "left out", "all left out"])
 def test_a_forged_one_is_named_before_what_is_cheaper_to_see_further_on(

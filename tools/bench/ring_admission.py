@@ -128,7 +128,7 @@ def _ciphertexts(checks: RoundChecks) -> bytes:
 def _update(checks: RoundChecks, secret: bytes) -> SealedUpdate:
     ciphertexts = _ciphertexts(checks)
     digest = update_digest(_PLAN, 0, ciphertexts)
-    signature = checks.rings[0].sign(secret, checks.context, digest, tag_base=checks.tag_base)
+    signature = checks.rings[0].sign(secret, checks.context, digest)
     return SealedUpdate(_PLAN, 0, ciphertexts, signature)
 
 

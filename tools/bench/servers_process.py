@@ -85,13 +85,15 @@ def _admit(
     watch.done("check ciphertexts")
     digest = update_digest(update.plan, update.ring, update.ciphertexts)
     ring = current.rings[update.ring]
-    ring.verify(current.context, digest, update.signature, tag_base=current.tag_base)
+    ring.verify(current.context, digest, update.signature)
     watch.done("verify ring signature")
-    admitted = admission.check(db, current, boxes[0], keys.sealing, _now_ms())
-    watch.done("all checks")
-    if admitted is None:
+    screened = admission.screen(db, current, boxes[0], keys.sealing, _now_ms())
+    if screened is None:
         raise ConfigError("an update that is measured was counted before")
-    admission.fold(db, current, admitted, 0, keep=keep)
+    judged = admission.judge(db, current, [screened], max_passes=1)
+    watch.done("all checks")
+    if judged.refused or admission.count(db, current, judged.valid, 0, keep=keep):
+        raise ConfigError("an update that is measured was refused")
     watch.done("fold, commit")
     return watch.seconds
 

@@ -35,6 +35,7 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
     network = build(request["model"])
     rows = network.physical_batch
 
+    # TensorFlow carries no types.
     @tf.function  # type: ignore[untyped-decorator]
     def gradient(w: Any, some_x: Any, some_y: Any, mask: Any) -> Any:  # noqa: ANN401
         clip = tf.constant(privacy["clip"], tf.float32)

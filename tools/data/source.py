@@ -27,6 +27,7 @@ from vitalring.tools.data.origins import Origin
 MAX_FILES = 100_000  # of a folder or zip
 MAX_MEMBER_BYTES = 1 << 31  # of one file, unpacked
 
+# A member that is damaged, encrypted (RuntimeError) or packed in a way that zipfile lacks.
 _FAULTS = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, NotImplementedError)
 
 
