@@ -30,8 +30,6 @@ def invert(request: dict[str, Any]) -> dict[str, Any]:
 
     from vitalring.models.registry import NETWORKS  # noqa: PLC0415
 
-    tf.config.threading.set_intra_op_parallelism_threads(1)
-    tf.config.threading.set_inter_op_parallelism_threads(1)
     with np.load(request["arrays"]) as arrays:
         given = dict(arrays)
     network: Any = NETWORKS[request["model"]](quantised=False)  # type: ignore[call-arg]

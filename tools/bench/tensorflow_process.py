@@ -24,8 +24,6 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
     from vitalring.models.network import clipped_gradient_sum  # noqa: PLC0415
     from vitalring.models.registry import build  # noqa: PLC0415
 
-    tf.config.threading.set_intra_op_parallelism_threads(1)
-    tf.config.threading.set_inter_op_parallelism_threads(1)
     imported = time.perf_counter() - _BEGAN
     with np.load(request["arrays"]) as arrays:
         x, y, start = arrays["x"], arrays["y"], arrays["weights"]

@@ -34,8 +34,6 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
 
     from vitalring.models.network import log_softmax, probabilities  # noqa: PLC0415
 
-    tf.config.threading.set_intra_op_parallelism_threads(1)
-    tf.config.threading.set_inter_op_parallelism_threads(1)
     tf.random.set_seed(request["seed"])
     coins = np.random.default_rng(request["seed"])
     with np.load(request["arrays"]) as arrays:
