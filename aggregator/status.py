@@ -6,7 +6,7 @@ from typing import Any
 from vitalring.aggregator import rosters, store
 from vitalring.aggregator.config import AggregatorConfig, load_study
 from vitalring.aggregator.release_store import failed_checks
-from vitalring.database import open_read_only
+from vitalring.database import is_made, open_read_only
 from vitalring.errors import ConfigError
 from vitalring.files import read_secret
 from vitalring.protocol import trust
@@ -25,7 +25,7 @@ def status(config: AggregatorConfig) -> dict[str, Any]:
     Raises ConfigError where it has not run yet.
     """
     path = config.state_dir / store.FILE
-    if not path.exists():
+    if not is_made(path):
         raise ConfigError(f"{path} does not exist: the aggregator has not run yet")
     db = open_read_only(path)
     try:

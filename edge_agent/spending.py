@@ -9,7 +9,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from vitalring.database import open_read_only
+from vitalring.database import is_made, open_read_only
 from vitalring.edge_agent.accountant import Accountant
 from vitalring.edge_agent.budget import (
     AUTHORISED,
@@ -78,7 +78,7 @@ def spending(config: AgentConfig, accountant: Accountant) -> Spending:
     Raises ConfigError where there is no state, PrivacyError where the chain is damaged.
     """
     path = config.state_dir / "agent.sqlite"
-    if not path.exists():
+    if not is_made(path):
         raise ConfigError(f"{path} does not exist: the agent has not run yet")
     with closing(open_read_only(path)) as db:
         entries = Budget(db).entries()

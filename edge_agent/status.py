@@ -4,7 +4,7 @@ from contextlib import closing
 from dataclasses import asdict
 from typing import Any
 
-from vitalring.database import open_read_only
+from vitalring.database import is_made, open_read_only
 from vitalring.edge_agent import accountant, model_in_use, rosters, state
 from vitalring.edge_agent.budget import Budget
 from vitalring.edge_agent.config import AgentConfig
@@ -20,7 +20,7 @@ def status(config: AgentConfig) -> dict[str, Any]:
     ConfigError where there is no state, PrivacyError where the budget is damaged.
     """
     path = config.state_dir / "agent.sqlite"
-    if not path.exists():
+    if not is_made(path):
         raise ConfigError(f"{path} does not exist: the agent has not run yet")
     with closing(open_read_only(path)) as db:
         rounds = dict(db.execute("SELECT status, COUNT(*) FROM rounds GROUP BY status").fetchall())

@@ -11,7 +11,7 @@ the last six tables are the enrolment office's (`gateway.enrolment`).
 import sqlite3
 from pathlib import Path
 
-from vitalring.database import open_database, open_read_only
+from vitalring.database import is_made, open_database, open_read_only
 from vitalring.errors import ConfigError
 
 FILE = "gateway.sqlite"
@@ -79,7 +79,7 @@ def read_store(state_dir: Path) -> sqlite3.Connection:
     gateway's own user could then not open.
     """
     path = state_dir / FILE
-    if not path.exists():
+    if not is_made(path):
         raise ConfigError(f"{path} does not exist: the gateway has not run yet")
     return open_read_only(path)
 

@@ -49,6 +49,20 @@ def open_database(path: Path, schema: str, version: int) -> sqlite3.Connection:
     return connection
 
 
+def is_made(path: Path) -> bool:
+    """Tell whether there is a database with its tables: its owner may be about to make them.
+
+    Raises StorageError where it cannot be read.
+    """
+    if not path.exists():
+        return False
+    try:
+        with contextlib.closing(open_read_only(path)) as beside:
+            return bool(beside.execute("PRAGMA user_version").fetchone()[0])
+    except sqlite3.Error as error:
+        raise _cannot(path, "read", error) from error
+
+
 def open_read_only(path: Path) -> sqlite3.Connection:
     """Open a database beside the process that owns it, without writing. Raises StorageError."""
     try:

@@ -26,7 +26,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from vitalring.database import open_read_only
+from vitalring.database import is_made, open_read_only
 from vitalring.edge_agent.sensing.buffer import FILE, last_number
 from vitalring.edge_agent.sensing.config import SensingConfig
 from vitalring.edge_agent.sensing.cutting import Window
@@ -95,7 +95,7 @@ def newest_windows(config: SensingConfig, state_dir: Path, most: int) -> list[Wi
     Reads beside a running agent. Raises ConfigError where nothing was ever recorded.
     """
     path, sensor = state_dir / FILE, config.sensor
-    if not path.exists():
+    if not is_made(path):
         raise ConfigError(f"{path} does not exist: the agent has not run with this sensor yet")
     with closing(open_read_only(path)) as db:
         rows = db.execute(

@@ -4,7 +4,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from vitalring.database import open_read_only
+from vitalring.database import is_made, open_read_only
 from vitalring.edge_agent.sensing.buffer import FILE, last_number
 from vitalring.edge_agent.sensing.config import SensingConfig
 
@@ -41,7 +41,7 @@ def sensing_status(config: SensingConfig, state_dir: Path) -> dict[str, Any]:
     mostly those of the newest block, which a power cut now would have handed on again.
     """
     path = state_dir / FILE
-    if not path.exists():
+    if not is_made(path):
         return {"windows": {"kept": 0}}
     with closing(open_read_only(path)) as db:
         db.execute("BEGIN")

@@ -16,6 +16,7 @@ from vitalring.aggregator.evaluate import final_rows
 from vitalring.errors import ConfigError, DataError, ModelError
 from vitalring.models import metrics
 from vitalring.models.runtime import interpreter
+from vitalring.protocol import privacy
 from vitalring.tools.simulate.api import Simulation
 from vitalring.tools.simulate.layout import SHIPPED_DATA
 from vitalring.tools.verify import verify_log
@@ -183,8 +184,7 @@ def _processes_with(text: str) -> list[str]:
         ({"secure_sum": "two-server", "hospitals": 3}, "gateways of 2 hospitals"),
         ({"secure_sum": "two-server", "threshold": 2}, "gateways of 2 hospitals"),
         ({"secure_sum": "secret"}, "'secret' is not known"),
-        ({"unit": "device"}, "unit device is not available"),
-        ({"noise": "distributed"}, "noise distributed is not available"),
+        ({"noise": "distributed", "secure_sum": "plain"}, "noise distributed protects sums"),
         ({"unit": "none", "noise": "local"}, "noise none"),
         ({"hospitals": 3, "secure_sum": "single-he"}, "threshold-he"),
         ({"hospitals": 3, "threshold": 4}, "4 of 3 hospitals"),
@@ -222,7 +222,9 @@ def test_bad_configuration_names_file_and_field(tmp_path, text, words):
     assert "Traceback" not in done.stderr
 
 
-def test_a_device_too_large_for_the_guarantee_is_said_before_the_run(tmp_path):
+def test_a_device_too_large_for_the_guarantee_is_said_before_the_run(tmp_path, monkeypatch):
+    # The true limit takes a device of more than a million records.
+    monkeypatch.setattr(privacy, "MAX_SAMPLED", 2048)
     data = tmp_path / "data"
     (data / "devices").mkdir(parents=True)
     lines = (SHIPPED_DATA / "dataset.toml").read_text().splitlines()

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from vitalring.database import open_database, open_read_only, transaction
+from vitalring.database import is_made, open_database, open_read_only, transaction
 from vitalring.errors import RecordError, StorageError
 
 SCHEMA = "CREATE TABLE things (n INTEGER PRIMARY KEY, content BLOB); CREATE TABLE more (n)"
@@ -242,3 +242,15 @@ def test_a_database_is_read_beside_its_owner_whatever_its_folder_is_called(tmp_p
         put(beside, 8)
     beside.close()
     db.close()
+
+
+def test_a_database_is_made_once_its_tables_are_there(tmp_path):
+    path = tmp_path / "test.sqlite"
+    assert not is_made(path)
+    path.touch()  # as far as its owner came when somebody asked
+    assert not is_made(path)
+    open_database(path, SCHEMA, 1).close()
+    assert is_made(path)
+    path.write_bytes(b"no database at all" * 100)
+    with pytest.raises(StorageError, match=r"test\.sqlite"):
+        is_made(path)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from vitalring.aggregator import optimisers
 from vitalring.aggregator.evaluate import evaluator, final_rows, has_validation, round_rows
 from vitalring.errors import DataError
 from vitalring.models import metrics
@@ -201,6 +202,25 @@ def test_pooled_training_has_no_server_whose_momentum_could_throw_it_off() -> No
     plan = recipe()
     momentum = replace(plan, server=replace(plan.server, name="momentum", momentum=0.9))
     assert pooled_recipe(momentum, 3) == pooled_recipe(plan, 3)
+
+
+def test_pooling_devices_that_take_all_records_is_the_same_descent_momentum_and_all(
+    tmp_path: Path,
+) -> None:
+    folder = write_folder(tmp_path, 'test_devices = ["d"]')
+    plan = recipe(sampling_rate=1.0, steps=1, rounds=3)
+    plan = replace(plan, server=replace(plan.server, name="momentum", momentum=0.9))
+    assert pooled_recipe(plan, 3) == plan
+    parts = [training_rows(folder, (name,), None, None) for name in ("a", "b")]
+    whole = training_rows(folder, ("a", "b"), None, None)
+    pooled = train_rounds(plan, whole.x, whole.y, seed=0)
+    model, optimiser = TrainableModel(ARTEFACT), optimisers.build(plan.server)
+    state = optimiser.init(first_weights())
+    for _ in range(3):
+        start = state.weights.astype(np.float32)
+        sums = [model.gradient_sum(start, each.x, each.y, 1.0)[0] for each in parts]
+        state = optimiser.apply(state, -0.5 * np.sum(sums, axis=0) / len(whole))
+    np.testing.assert_allclose(pooled.weights, state.weights, atol=1e-5)
 
 
 def test_training_in_one_place_is_the_plan_s_own(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """Train rows that lie in one place, as the rounds of a federation would, without privacy."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -71,16 +71,26 @@ def train_rounds(
     There is no pull back to the round's start (FedProx): nobody else is there to drift from.
     Raises DataError or ModelError.
     """
+    examples = 0
+    for number, (weights, seen) in enumerate(rounds_of(recipe, x, y, seed), start=1):
+        examples += seen
+        trained = Trained(weights, examples)
+        on_round(number)
+    return trained  # a plan has one round or more
+
+
+def rounds_of(
+    recipe: Recipe, x: npt.NDArray[np.float32], y: npt.NDArray[np.int64], seed: int
+) -> Iterator[tuple[npt.NDArray[np.float64], int]]:
+    """Yield the weights (d,) after each round and how many records it saw, as `train_rounds`."""
     model = TrainableModel(recipe.artefact)
     optimiser = optimisers.build(recipe.server)
     generator = np.random.default_rng(seed)
     training = replace(recipe.training, proximal=0.0)
     first = initial_weights(recipe.artefact, recipe.initial_seed)
-    state, examples = optimiser.init(first.astype(np.float64)), 0
-    for number in range(1, training.rounds + 1):
+    state = optimiser.init(first.astype(np.float64))
+    for _ in range(training.rounds):
         start = state.weights.astype(np.float32)
         result = train(model, start, x, y, training, Privacy(clip=recipe.clip), generator)
         state = optimiser.apply(state, result.weights.astype(np.float64) - start)
-        examples += result.examples_seen
-        on_round(number)
-    return Trained(state.weights, examples)
+        yield state.weights, result.examples_seen

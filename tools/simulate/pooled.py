@@ -103,8 +103,11 @@ def pooled_recipe(recipe: Recipe, devices: int) -> Recipe:
     """Return the recipe for the records of so many devices in one place.
 
     A record enters a step `devices` times less often, and there are `devices` times more rounds,
-    each of which goes on where the last one ended.
+    each of which goes on where the last one ended. A recipe that takes all records in each step
+    stays as it is.
     """
+    if recipe.training.sampling_rate == 1.0:
+        return recipe
     training = replace(
         recipe.training,
         sampling_rate=recipe.training.sampling_rate / devices,

@@ -4,7 +4,6 @@
 """
 
 import json
-import sqlite3
 import statistics
 from collections.abc import Iterable
 from contextlib import closing
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vitalring.database import open_read_only
+from vitalring.database import is_made, open_read_only
 from vitalring.protocol import trust
 from vitalring.protocol.cbor import decode
 from vitalring.protocol.records import Bundle, GlobalModel, RoundReport
@@ -97,13 +96,7 @@ def _one(path: Path, query: str, values: tuple[Any, ...] = ()) -> tuple[Any, ...
 
 
 def _all(path: Path, query: str, values: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    if not path.exists():
+    if not is_made(path):
         return []
     with closing(open_read_only(path)) as db:
-        try:
-            return db.execute(query, values).fetchall()
-        except sqlite3.OperationalError as error:
-            # The party is creating its tables at this moment.
-            if "no such table" in str(error):
-                return []
-            raise
+        return db.execute(query, values).fetchall()

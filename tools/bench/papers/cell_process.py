@@ -13,6 +13,7 @@ from vitalring.tools.bench.child import answer
 KINDS: Final[Mapping[str, str]] = {
     "study": "studies",
     "time": "studies",
+    "played": "played",
     "pooled": "pooled",
     "pace": "pooled",
     "central": "central",

@@ -124,7 +124,7 @@ def _table_a(setup: Setup, each: DataSet) -> dict[str, Cell]:
 def _guarantees(each: DataSet) -> dict[str, SimulationSettings]:
     plain, named = load_study(each.study), tuple(load_study(path) for path in each.private)
     first = named[0]
-    local = with_unit(plain, named, first.study.unit, "local")
+    local = with_unit(named, first.study.unit, "local")
     if local not in named:
         local = apply_changes(local, {"epsilon": first.study.epsilon})
     return {"none": plain, "local": local, "private": first}
@@ -150,14 +150,14 @@ def _figure(setup: Setup, each: DataSet) -> dict[str, Cell]:
     made = {}
     for seed in range(setup.form.epsilon_seeds):
         study = apply_changes(plain, {"seed": seed})
-        made[f"f/{each.name}/none/0/{seed}"] = _training(setup, "study", each.name, study)
+        made[f"f/{each.name}/none/0/{seed}"] = _training(setup, "played", each.name, study)
         for unit, noise in offered()[0]:
             for epsilon in setup.papers.epsilons:
                 study = apply_changes(
-                    with_unit(plain, named, unit, noise), {"epsilon": epsilon, "seed": seed}
+                    with_unit(named, unit, noise), {"epsilon": epsilon, "seed": seed}
                 )
                 label = f"f/{each.name}/{unit}-{noise}/{epsilon:g}/{seed}"
-                made[label] = _training(setup, "study", each.name, study)
+                made[label] = _training(setup, "played", each.name, study)
         if setup.tensorflow is not None:
             for epsilon in setup.papers.epsilons:
                 label = f"f/{each.name}/central/{epsilon:g}/{seed}"

@@ -98,7 +98,7 @@ def _write(options: argparse.Namespace, setup: Any, known: Mapping[str, Any]) ->
         "command": _command(options),
         "form": asdict(setup.form),
         "sets": [
-            {"name": each.name, "title": each.title}
+            {"name": each.name, "title": each.title, "judged_by": each.judged_by}
             for each in setup.papers.sets
             if each.name in setup.data
         ],

@@ -7,26 +7,24 @@ rows as the federation makes, and no noise.
 import statistics
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from vitalring.aggregator.evaluate import evaluate_weights, has_validation, round_rows
-from vitalring.edge_agent.dpsgd import train
 from vitalring.errors import ConfigError
-from vitalring.models.artefact import Artefact, initial_weights
+from vitalring.models.artefact import Artefact
 from vitalring.models.dataset import FeatureSchema, Records
 from vitalring.models.runtime import TrainableModel
-from vitalring.protocol.privacy import Privacy
 from vitalring.tools.bench.papers.studies import others, settings_of
 from vitalring.tools.bench.papers.watching import Watch
 from vitalring.tools.settings import SimulationSettings
 from vitalring.tools.simulate import layout
 from vitalring.tools.simulate.comparison import test_dict
 from vitalring.tools.simulate.final import FinalEvaluation, evaluate_final
-from vitalring.tools.simulate.one_place import Recipe, training_rows
+from vitalring.tools.simulate.one_place import Recipe, rounds_of, training_rows
 from vitalring.tools.simulate.pooled import pooled_recipe
 
 
@@ -77,7 +75,7 @@ def pooled_cell(request: Mapping[str, Any]) -> dict[str, Any]:
     model = TrainableModel(work.artefact)
     held_out = round_rows(work.fleet.folder, work.features)
     curve = []
-    for weights in _worths(work, model):
+    for weights in _worths(work):
         curve.append(evaluate_weights(model, weights, held_out.x, held_out.y).accuracy)
     test = test_dict(work.evaluate(weights))
     return {
@@ -94,7 +92,7 @@ def pace_cell(request: Mapping[str, Any]) -> dict[str, Any]:
     with Watch() as watch:
         work = work_of(settings_of(request))
         seconds, began = [], time.perf_counter()
-        for _ in _worths(work, TrainableModel(work.artefact)):
+        for _ in _worths(work):
             seconds.append(time.perf_counter() - began)
             began = time.perf_counter()
     return {
@@ -105,15 +103,11 @@ def pace_cell(request: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _worths(work: Work, model: TrainableModel) -> Iterator[npt.NDArray[np.float32]]:
+def _worths(work: Work) -> Iterator[npt.NDArray[np.float32]]:
     """Yield the weights (d,) after each round's worth of training."""
-    count = len(work.fleet.devices)
-    recipe = pooled_recipe(work.recipe, count)
-    training = replace(recipe.training, proximal=0.0)
-    generator = np.random.default_rng(work.seed)
-    weights = initial_weights(work.artefact, recipe.initial_seed)
-    x, y, privacy = work.records.x, work.records.y, Privacy(clip=recipe.clip)
-    for _ in range(work.recipe.training.rounds):
-        for _ in range(count):
-            weights = train(model, weights, x, y, training, privacy, generator).weights
-        yield weights
+    recipe = pooled_recipe(work.recipe, len(work.fleet.devices))
+    count = recipe.training.rounds // work.recipe.training.rounds
+    x, y = work.records.x, work.records.y
+    for number, (weights, _) in enumerate(rounds_of(recipe, x, y, work.seed), start=1):
+        if number % count == 0:
+            yield weights.astype(np.float32)

@@ -31,13 +31,17 @@ class Central:
 
 @dataclass(frozen=True)
 class DataSet:
-    """A data set's studies: `study` without privacy, `private` with it, the default one first."""
+    """A data set's studies: `study` without privacy, `private` with it, the default one first.
+
+    `judged_by` is the figure that tells good models of this data from bad ones.
+    """
 
     name: Name
     title: str
     study: Path
     private: tuple[Path, ...]
     central: Central = Central()
+    judged_by: Annotated[str, OneOf(("accuracy", "macro_f1", "auroc"))] = "accuracy"
 
 
 @dataclass(frozen=True)
@@ -166,17 +170,13 @@ def offered() -> tuple[tuple[tuple[str, str], ...], dict[str, str]]:
     return tuple(found), refused
 
 
-def with_unit(
-    plain: SimulationSettings, named: tuple[SimulationSettings, ...], unit: str, noise: str
-) -> SimulationSettings:
-    """Return the study of a unit and noise: the first named one, or else `plain` with them.
+def with_unit(named: tuple[SimulationSettings, ...], unit: str, noise: str) -> SimulationSettings:
+    """Return the study of a unit and noise: the one of `named` that has them, or else the first.
 
-    The numbers of training without noise do not serve with it, so those are the unit's own.
+    The first then trains its network with the numbers of the unit, for one unit's do not serve
+    another.
     """
     for each in named:
         if (each.study.unit, each.study.noise or "local") == (unit, noise):
             return each
-    changes: dict[str, object] = dict.fromkeys(_OF_THE_UNIT)
-    first = named[0].study
-    changes |= {"unit": unit, "noise": noise, "balance": "none", "delta": first.delta}
-    return apply_changes(plain, changes)
+    return apply_changes(named[0], {**dict.fromkeys(_OF_THE_UNIT), "unit": unit, "noise": noise})

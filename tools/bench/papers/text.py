@@ -7,7 +7,7 @@ from vitalring.tools.bench.papers.reported import LEDGER_B
 from vitalring.tools.bench.papers.shown import Found, Known, estimate, measured, timed, untimed
 from vitalring.tools.bench.papers.store import WAITING
 from vitalring.tools.bench.papers.text_a import table_a
-from vitalring.tools.bench.papers.text_b import figure_b, table_b
+from vitalring.tools.bench.papers.text_b import figures_b, table_b
 from vitalring.tools.bench.table import Table
 
 
@@ -55,9 +55,8 @@ def papers_tables(result: Mapping[str, Any]) -> list[Table]:
     tables = [table_a(result, each) for each in result["sets"] if _any(known, f"a/{each['name']}")]
     if _any(known, "b"):
         tables.append(table_b(result))
-    tables += [
-        figure_b(result, each) for each in result["sets"] if _any(known, f"f/{each['name']}")
-    ]
+    for each in result["sets"]:
+        tables += figures_b(result, each) if _any(known, f"f/{each['name']}") else ()
     tables += [_central(known)] if any("/central/" in label for label in known) else []
     tables += [_ledger(known["ledger"])] if "ledger" in known else []
     return [*tables, *_missing(known)]

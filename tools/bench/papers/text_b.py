@@ -2,7 +2,7 @@
 
 import statistics
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from vitalring.tools.bench.papers.cells import SIDES
 from vitalring.tools.bench.papers.reported import (
@@ -95,9 +95,17 @@ def _column_b(runs: Sequence[Found], time: Found | None) -> dict[str, str]:
     return column
 
 
-def figure_b(result: Mapping[str, Any], each: Mapping[str, Any]) -> Table:
-    """Return accuracy by epsilon on one data set."""
-    points = figure_points(result["cells"], each["name"])
+MEASURES: Final = {"accuracy": "accuracy", "macro_f1": "macro-F1", "auroc": "AUROC"}
+
+
+def figures_b(result: Mapping[str, Any], each: Mapping[str, Any]) -> tuple[Table, ...]:
+    """Return accuracy by epsilon on one data set, and the figure that it is judged by."""
+    measures = dict.fromkeys(("accuracy", each["judged_by"]))
+    return tuple(_figure(result, each, measure) for measure in measures)
+
+
+def _figure(result: Mapping[str, Any], each: Mapping[str, Any], measure: str) -> Table:
+    points = figure_points(result["cells"], each["name"], measure)
     # A curve of which nothing could be measured stands there all the same, as such.
     wanted = {
         label.split("/")[2]: None
@@ -113,19 +121,25 @@ def figure_b(result: Mapping[str, Any], each: Mapping[str, Any]) -> Table:
             for curve in curves
         ]
         paper = f"{reported[epsilon]:g}" if epsilon in reported else "–"
-        rows.append((f"{epsilon:g}", *cells, paper))
+        rows.append((f"{epsilon:g}", *cells, paper if measure == "accuracy" else "–"))
     none = points.get("none", {}).get(0.0)
     rows.append(
         ("no privacy", *[percent(none) if none else NO_FIGURE, *["–"] * (len(curves) - 1)], "–")
     )
     titles = ("epsilon", *map(curve_name, curves), "paper")
-    refused = [f"{unit}: {why}." for unit, why in result["refused_units"].items()]
-    notes = (
-        "Accuracy in per cent; the paper says `up to 86.8` for epsilon 2 and 5.",
-        *refused,
-        *_too_small(result["cells"], each["name"]),
-    )
-    return Table(f"Paper B, Figure 2: {each['title']}", titles, tuple(rows), notes)
+    notes: tuple[str, ...] = (f"{MEASURES[measure]} in per cent, of each point's runs.",)
+    if measure == "accuracy":
+        refused = [f"{unit}: {why}." for unit, why in result["refused_units"].items()]
+        notes = (
+            "Accuracy in per cent; the paper says `up to 86.8` for epsilon 2 and 5. Each point is "
+            "a study played in one process by what devices and server compute, without what "
+            "changes no sum: encryption, signatures, messages.",
+            *refused,
+            *_too_small(result["cells"], each["name"]),
+        )
+    title = f"Paper B, Figure 2: {each['title']}"
+    title += "" if measure == "accuracy" else f", {MEASURES[measure]}"
+    return Table(title, titles, tuple(rows), notes)
 
 
 def _too_small(known: Known, name: str) -> list[str]:
@@ -139,14 +153,16 @@ def _too_small(known: Known, name: str) -> list[str]:
     return list(said.values())
 
 
-def figure_points(known: Known, name: str) -> dict[str, dict[float, list[float]]]:
-    """Return the accuracies of Figure 2 by curve and epsilon; `none` has epsilon 0."""
+def figure_points(
+    known: Known, name: str, measure: str = "accuracy"
+) -> dict[str, dict[float, list[float]]]:
+    """Return what Figure 2 measures by curve and epsilon; `none` has epsilon 0."""
     points: dict[str, dict[float, list[float]]] = {}
     for label, found in known.items():
         kind, *parts = label.split("/")
         if kind == "f" and parts[0] == name and measured(found):
             curve = points.setdefault(parts[1], {})
-            curve.setdefault(float(parts[2]), []).append(found["result"]["accuracy"]["value"])
+            curve.setdefault(float(parts[2]), []).append(found["result"][measure]["value"])
     return points
 
 
