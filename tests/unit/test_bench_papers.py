@@ -17,6 +17,7 @@ from vitalring.tools.bench.papers.data import Prepared, folder_digest, prepare
 from vitalring.tools.bench.papers.dpsgd_process import CHUNK, chunks_of, stated_epsilon
 from vitalring.tools.bench.papers.ledger import ledger_cell
 from vitalring.tools.bench.papers.measuring import CellError, known_cells, measure_cells
+from vitalring.tools.bench.papers.played import played_cell
 from vitalring.tools.bench.papers.reported import (
     FIGURE_B,
     TABLE_A,
@@ -30,6 +31,7 @@ from vitalring.tools.bench.papers.studies import study_cell
 from vitalring.tools.bench.papers.text_a import SEEN, VIEWS
 from vitalring.tools.bench.papers.watching import Watch
 from vitalring.tools.cli import main
+from vitalring.tools.simulate.api import apply_changes
 from vitalring.tools.simulate.layout import SHIPPED_DATA
 
 SETS = ("hapt", "mitbih", "diabetes")
@@ -381,6 +383,20 @@ def test_a_run_that_came_to_its_end_before_it_was_kept_is_not_run_again(tmp_path
     assert (got["missing_updates"], got["log_bytes"], got["curve"]) == (1, 100, [0.5])
 
 
+def test_a_point_is_played_with_the_noise_of_its_plan(tmp_path):
+    settings = apply_changes(
+        load_study(DEFAULT_PLAN.parent / "mitbih-distributed.toml"), {"rounds": 2, "epsilon": 5.0}
+    )
+    request = {"settings": _settings(settings), "data": str(SHIPPED_DATA)}
+    got = played_cell(request)
+    assert (got["rounds"], got["devices"], got["parameters"]) == (2, 22, 63)
+    assert 4.5 < got["privacy"]["spent"] <= 5.0
+    again = played_cell(request)
+    # Noise follows no seed: two runs of one plan differ, and the accounting does not.
+    assert again["confusion"] != got["confusion"]
+    assert again["privacy"] == got["privacy"]
+
+
 def test_a_watch_sees_this_process():
     with Watch() as watch:
         held = np.ones(4_000_000)
@@ -543,6 +559,8 @@ def test_nothing_is_made_up_where_nothing_was_measured(result, tmp_path):
     assert "| 4.20 MB | 30 MB |" in line(page, "| on disk after 10 rounds |")
     for reason in ("the plan / was refused", "no noise is enough", "too few devices"):
         assert reason in page
+    # The figure that the data is judged by has a table of its own, without the paper's accuracies.
+    assert "## Paper B, Figure 2: Beats, macro-F1" in page
     # What waits is counted, what failed is named.
     assert "1 are not run yet" in page
     assert "a/mitbih/dp/time" not in page
