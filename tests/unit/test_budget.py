@@ -8,15 +8,19 @@ import sys
 import uuid
 from contextlib import closing, suppress
 from dataclasses import replace
+from pathlib import Path
 
+import budget_fixture
 import pytest
+from budget_fixture import BudgetFile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vitalring.database import open_database
 from vitalring.edge_agent.accountant import epsilon
-from vitalring.edge_agent.budget import SCHEMA, Budget, BudgetFile
+from vitalring.edge_agent.budget import SCHEMA, Budget
 from vitalring.errors import PrivacyError, StorageError
+from vitalring.protocol.guarantee import Allowance
 from vitalring.protocol.privacy import Spend
 
 STUDY, OTHER = b"s" * 32, b"o" * 32
@@ -38,7 +42,7 @@ def round_plan(number: int) -> bytes:
 def fill(path, rounds=3):
     file = BudgetFile(path, create=True)
     with file.transaction() as budget:
-        budget.authorise(STUDY, "hearts", SPEND, 10, **LIMIT)
+        budget.authorise(STUDY, "hearts", [Allowance(SPEND, 10)], **LIMIT)
     for number in range(1, rounds + 1):
         with file.transaction() as budget:
             assert budget.reserve(STUDY, round_plan(number), "hearts", number, SPEND)
@@ -73,7 +77,7 @@ def test_rounds_need_authorisation_with_the_same_numbers(tmp_path):
             with pytest.raises(PrivacyError, match=message), file.transaction() as budget:
                 budget.reserve(study_plan, round_plan(9), "hearts", 9, spend)
         with pytest.raises(PrivacyError, match="other numbers"), file.transaction() as budget:
-            budget.authorise(STUDY, "hearts", SPEND, 11, **LIMIT)
+            budget.authorise(STUDY, "hearts", [Allowance(SPEND, 11)], **LIMIT)
         assert file.budget.spent() == (replace(SPEND, steps=30),)
 
 
@@ -90,19 +94,19 @@ def test_the_limit_spans_studies_and_names_its_numbers(tmp_path):
     with closing(fill(tmp_path / "b")) as file:
         expected = r"epsilon 21\.0000 at delta 1e-05, its limit is 20"
         with pytest.raises(PrivacyError, match=expected), file.transaction() as budget:
-            budget.authorise(OTHER, "lungs", SPEND, 11, **LIMIT)
+            budget.authorise(OTHER, "lungs", [Allowance(SPEND, 11)], **LIMIT)
         assert not file.budget.is_authorised(OTHER)
         with file.transaction() as budget:
-            assert budget.authorise(OTHER, "lungs", SPEND, 10, **LIMIT) == 20.0
+            assert budget.authorise(OTHER, "lungs", [Allowance(SPEND, 10)], **LIMIT) == 20.0
 
 
 def test_a_lowered_limit_stops_a_study_that_was_authorised(tmp_path):
     with closing(fill(tmp_path / "b")) as file:
         with file.transaction() as budget:
-            assert budget.authorise(STUDY, "hearts", SPEND, 10, **LIMIT) == 10.0
+            assert budget.authorise(STUDY, "hearts", [Allowance(SPEND, 10)], **LIMIT) == 10.0
         assert len(file.budget.entries()) == 4
         with pytest.raises(PrivacyError, match="its limit is 9"), file.transaction() as budget:
-            budget.authorise(STUDY, "hearts", SPEND, 10, **{**LIMIT, "limit": 9.0})
+            budget.authorise(STUDY, "hearts", [Allowance(SPEND, 10)], **{**LIMIT, "limit": 9.0})
 
 
 def test_closing_frees_what_was_not_spent_and_only_that(tmp_path):
@@ -113,7 +117,7 @@ def test_closing_frees_what_was_not_spent_and_only_that(tmp_path):
         assert file.budget.committed() == file.budget.spent() == (replace(SPEND, steps=30),)
         for act in (
             lambda budget: budget.reserve(STUDY, round_plan(7), "hearts", 7, SPEND),
-            lambda budget: budget.authorise(STUDY, "hearts", SPEND, 10, **LIMIT),
+            lambda budget: budget.authorise(STUDY, "hearts", [Allowance(SPEND, 10)], **LIMIT),
         ):
             with pytest.raises(PrivacyError, match="closed"), file.transaction() as budget:
                 act(budget)
@@ -125,10 +129,10 @@ def test_real_accountant_holds_the_limit(tmp_path):
     real = {"limit": 3.0, "delta": 1e-5, "accountant": epsilon}
     with closing(BudgetFile(tmp_path / "b", create=True)) as file:
         with file.transaction() as budget:
-            total = budget.authorise(STUDY, "hearts", SPEND, 3, **real)
+            total = budget.authorise(STUDY, "hearts", [Allowance(SPEND, 3)], **real)
         assert total == epsilon([replace(SPEND, steps=30)], 1e-5)
         with pytest.raises(PrivacyError, match="its limit is 3"), file.transaction() as budget:
-            budget.authorise(OTHER, "lungs", Spend(0.5, 1.0, 20), 1, **real)
+            budget.authorise(OTHER, "lungs", [Allowance(Spend(0.5, 1.0, 20), 1)], **real)
 
 
 def test_studies_of_all_units_add_up(tmp_path):
@@ -137,8 +141,8 @@ def test_studies_of_all_units_add_up(tmp_path):
     real = {"limit": 8.0, "delta": 1e-5, "accountant": epsilon}
     with closing(BudgetFile(tmp_path / "b", create=True)) as file:
         with file.transaction() as budget:
-            alone = budget.authorise(STUDY, "hearts", SPEND, 3, **real)
-            together = budget.authorise(OTHER, "lungs", shared, 20, **real)
+            alone = budget.authorise(STUDY, "hearts", [Allowance(SPEND, 3)], **real)
+            together = budget.authorise(OTHER, "lungs", [Allowance(shared, 20)], **real)
             budget.reserve(OTHER, round_plan(1), "lungs", 1, shared)
         assert (
             alone < together == epsilon([replace(SPEND, steps=30), replace(shared, steps=20)], 1e-5)
@@ -154,7 +158,7 @@ def test_an_accountant_without_a_number_allows_nothing(tmp_path):
     broken = {**LIMIT, "accountant": lambda spends, delta: float("nan")}
     with closing(BudgetFile(tmp_path / "b", create=True)) as file:
         with pytest.raises(PrivacyError), file.transaction() as budget:
-            budget.authorise(STUDY, "hearts", SPEND, 1, **broken)
+            budget.authorise(STUDY, "hearts", [Allowance(SPEND, 1)], **broken)
         assert file.budget.entries() == ()
 
 
@@ -191,15 +195,15 @@ def test_shares_a_database_and_rolls_back_with_it(tmp_path):
     with closing(open_database(tmp_path / "agent.sqlite", schema, 1)) as db:
         budget = Budget(db)
         with pytest.raises(PrivacyError, match="inside a transaction"):
-            budget.authorise(STUDY, "hearts", SPEND, 10, **LIMIT)
+            budget.authorise(STUDY, "hearts", [Allowance(SPEND, 10)], **LIMIT)
         assert budget.entries() == ()
         db.execute("BEGIN")
-        budget.authorise(STUDY, "hearts", SPEND, 10, **LIMIT)
+        budget.authorise(STUDY, "hearts", [Allowance(SPEND, 10)], **LIMIT)
         db.execute("INSERT INTO outbox VALUES (x'00')")
         db.execute("ROLLBACK")
         assert budget.entries() == ()
         db.execute("BEGIN")
-        budget.authorise(STUDY, "hearts", SPEND, 10, **LIMIT)
+        budget.authorise(STUDY, "hearts", [Allowance(SPEND, 10)], **LIMIT)
         budget.reserve(STUDY, round_plan(1), "hearts", 1, SPEND)
         db.execute("COMMIT")
         assert len(Budget(db).entries()) == 2
@@ -236,6 +240,8 @@ def test_missing_existing_and_foreign_files(tmp_path):
         {"spend": Spend(0.1, 1.5, 10, delta=-1e-9)},
         {"study_plan": b"short"},
         {"study": "h\u00e9arts"},
+        {"data_class": "h\u00e9arts"},
+        {"data_class": "h" * 256},
         {"rounds": -1},
         {"rounds": 2**63},
     ],
@@ -243,8 +249,11 @@ def test_missing_existing_and_foreign_files(tmp_path):
 def test_entries_are_checked_before_they_are_written(tmp_path, bad):
     values = {"study_plan": STUDY, "study": "hearts", "spend": SPEND, "rounds": 1, **bad}
     with closing(BudgetFile(tmp_path / "b", create=True)) as file:
+        allowances = [Allowance(values.pop("spend"), values.pop("rounds"))]
         with pytest.raises(PrivacyError), file.transaction() as budget:
-            budget.authorise(**values, limit=1e300, delta=1e-5, accountant=linear)
+            budget.authorise(
+                **values, allowances=allowances, limit=1e300, delta=1e-5, accountant=linear
+            )
         assert file.budget.entries() == ()
 
 
@@ -254,6 +263,7 @@ COLUMNS = (
     "study_plan",
     "round_plan",
     "study",
+    "data_class",
     "round",
     "sampling_rate",
     "noise_multiplier",
@@ -275,7 +285,7 @@ def test_a_changed_value_is_noticed(tmp_path, column, position):
         if isinstance(value, bytes):
             value = bytes([value[0] ^ 1]) + value[1:]
         elif isinstance(value, str):
-            value = value[:-1] + chr(ord(value[-1]) ^ 1)
+            value = value[:-1] + chr(ord(value[-1]) ^ 1) if value else "steps"
         else:
             value = value * 1.0000001 + 1e-12 if isinstance(value, float) else value + 10
         db.execute(f"UPDATE privacy_budget SET {column} = ? WHERE position = ?", (value, position))
@@ -374,7 +384,7 @@ def test_what_left_was_always_charged(tmp_path, actions):
     file = BudgetFile(path, create=True)
     for study_plan, name in studies:
         with file.transaction() as budget:
-            budget.authorise(study_plan, name, SPEND, 4, **LIMIT)
+            budget.authorise(study_plan, name, [Allowance(SPEND, 4)], **LIMIT)
     left, closed = set(), set()
     for action, index, number in actions:
         study_plan, name = studies[index]
@@ -416,13 +426,16 @@ def test_what_left_was_always_charged(tmp_path, actions):
 CHARGING_LOOP = """
 import sys
 from pathlib import Path
-from vitalring.edge_agent.budget import BudgetFile
+
+sys.path.insert(0, sys.argv[2])
+from budget_fixture import BudgetFile
+from vitalring.protocol.guarantee import Allowance
 from vitalring.protocol.privacy import Spend
 
 spend = Spend(0.1, 1.5, 10)
 file = BudgetFile(Path(sys.argv[1]), create=True)
 with file.transaction() as budget:
-    budget.authorise(b"s" * 32, "hearts", spend, 100_000, limit=1e9, delta=1e-5,
+    budget.authorise(b"s" * 32, "hearts", [Allowance(spend, 100_000)], limit=1e9, delta=1e-5,
                      accountant=lambda spends, delta: 0.0)
 for number in range(1, 100_000):
     with file.transaction() as budget:
@@ -435,7 +448,9 @@ for number in range(1, 100_000):
 def test_every_acknowledged_charge_survives_kill_9(tmp_path, acknowledged):
     path = tmp_path / "b"
     process = subprocess.Popen(
-        [sys.executable, "-c", CHARGING_LOOP, str(path)], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", CHARGING_LOOP, str(path), str(Path(budget_fixture.__file__).parent)],
+        stdout=subprocess.PIPE,
+        text=True,
     )
     with process:
         assert process.stdout is not None
