@@ -105,7 +105,7 @@ class AgentConfig:
             raise ConfigError(
                 "records come from a data set (data and device), from a live sensor (the table "
                 "[sensor]) or from several data sets (the tables [streams.CLASS]); "
-                f"{'none' if not any(given) else 'more than one'} of these is given"
+                f"{'none' if not any(given) else 'more than one'} of the three is given"
             )
         self._check_streams()
         # 2. What only a sensor has.
@@ -153,6 +153,9 @@ class AgentConfig:
     def data_set(self) -> tuple[Path, str]:
         """Folder and device of the data set. Raises ConfigError where there is a sensor instead."""
         if self.data is None or self.device is None:
-            have = "several data sets, the streams" if self.streams else "a live sensor"
-            raise ConfigError(f"this device has {have}, and not one data set")
+            raise ConfigError(
+                "this device has several data sets, its streams"
+                if self.streams
+                else "this device has a live sensor and no data set"
+            )
         return self.data, self.device

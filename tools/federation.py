@@ -249,7 +249,8 @@ def training_line(plan: StudyPlan) -> str:
 
 def schedule_in_words(terms: Terms) -> str:
     """Say by what the noise of each stretch of rounds is multiplied."""
-    parts = zip(terms.privacy.schedule, stretches(terms), strict=True)
+    # Without one there is a stretch all the same.
+    parts = zip(terms.privacy.schedule, stretches(terms), strict=False)
     return ", ".join(
         f"{factor:g} in rounds {stretch.first} to {stretch.last}" for factor, stretch in parts
     )

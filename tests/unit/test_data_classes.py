@@ -24,6 +24,7 @@ from vitalring.models.dataset import load_dataset
 from vitalring.protocol.cbor import decode
 from vitalring.protocol.guarantee import budget_spend
 from vitalring.protocol.records import SealedUpdate
+from vitalring.tools.commands.federation import _check_held_out
 from vitalring.tools.privacy_text import spending_lines
 from vitalring.tools.simulate.layout import SHIPPED_DATA
 
@@ -247,6 +248,16 @@ def test_the_shipped_heartbeats_are_heart_rhythm():
     assert load_dataset(SHIPPED_DATA).data_class == HEART
 
 
+def test_who_founds_a_study_is_told_that_devices_would_refuse_it(studies, tmp_path):
+    folder = data_set(tmp_path / "data", data_class=HEART)
+    plans = {name: parties.federation.study.plan for name, parties in studies.items()}
+    _check_held_out(folder, plans[HEART])
+    _check_held_out(data_set(tmp_path / "unsaid"), plans[HEART])
+    for name, words in ((STEPS, "the study step-count"), ("", "the study none")):
+        with pytest.raises(ConfigError, match=f"says data_class heart-rhythm, {words}"):
+            _check_held_out(folder, plans[name])
+
+
 def streams_of(tmp_path):
     return StreamRecords(
         {
@@ -319,14 +330,18 @@ def test_streams_of_a_configuration_are_found_beside_it(tmp_path, studies):
     [
         ("", TWO, r"\[streams\] needs keep_model = false"),
         ('keep_model = false\npersonalise = "head"', TWO, "needs keep_model = false and personal"),
-        ('keep_model = false\ndata = "d"\ndevice = "d0"', TWO, "more than one of these is given"),
+        (
+            'keep_model = false\ndata = "d"\ndevice = "d0"',
+            TWO,
+            "more than one of the three is given",
+        ),
         (f'keep_model = false\ndata_class = "{HEART}"', TWO, "a stream's name is its class"),
         (
             "keep_model = false",
             TWO.replace('data = "step-count"', 'data = "heart-rhythm"'),
             "the same data and device: a record belongs to one class",
         ),
-        ("", "", "none of these is given"),
+        ("", "", "none of the three is given"),
         ("keep_model = false", TWO.replace("step-count]", "Step_Count]"), "streams key is"),
         ("keep_model = false", TWO.replace("2.0", "101.0"), "heart-rhythm is 101.0, must lie"),
         ('data = "d"\ndevice = "d0"\ndata_class = "Heart"', "", "data_class is 'Heart'"),

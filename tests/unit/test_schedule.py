@@ -19,6 +19,7 @@ from vitalring.protocol import guarantee as g
 from vitalring.protocol.privacy import MIN_NOISE_MULTIPLIER, Privacy, Training
 from vitalring.protocol.quantise import Codec
 from vitalring.tools.calibration import with_noise
+from vitalring.tools.federation import schedule_in_words
 
 TRAINING = Training(
     sampling_rate=0.5, steps=2, rounds=20, learning_rate=0.5, batch=300, records=300
@@ -147,6 +148,12 @@ def test_the_width_must_hold_the_loudest_stretch():
     g.check_terms(terms)
     with pytest.raises(ConfigError, match=r"codec\.noise_width"):
         g.check_terms(scheduled(terms, 1.0, 2.0))
+
+
+def test_a_schedule_in_words():
+    words = "1.5 in rounds 1 to 10, 0.8 in rounds 11 to 20"
+    assert schedule_in_words(scheduled(LOCAL, 1.5, 0.8)) == words
+    assert schedule_in_words(LOCAL) == ""
 
 
 @pytest.mark.parametrize("number", [0, 21, -1])
