@@ -102,7 +102,7 @@ def epsilon_in_child(spends: Sequence[Spend], delta: float) -> float:
 def calibrate(
     epsilon_limit: float,
     delta: float,
-    spend_of: Callable[[float], Spend],
+    spend_of: Callable[[float], Sequence[Spend]],
     least: float = MIN_NOISE_MULTIPLIER,
 ) -> float:
     """Smallest `Privacy.noise_multiplier` that keeps a study within `epsilon_limit`.
@@ -116,7 +116,7 @@ def calibrate(
     limit = epsilon_limit * (1.0 - 1e-6)
 
     def spent(ten_thousandths: int) -> float:
-        return epsilon([spend_of(ten_thousandths / 10_000)], delta)
+        return epsilon(spend_of(ten_thousandths / 10_000), delta)
 
     low = round(least * 10_000)
     low_spent, high = math.inf, 2 * low
@@ -125,7 +125,8 @@ def calibrate(
         if high > 10_000 * 10_000:
             raise ConfigError(
                 f"no noise gives epsilon {epsilon_limit:g} at delta {delta:g} over "
-                f"{spend_of(least).steps} steps: allow a larger epsilon or fewer steps"
+                f"{sum(spend.steps for spend in spend_of(least))} steps: allow a larger epsilon "
+                "or fewer steps"
             )
     # Invariant: `high` suffices and `low` does not; the search ends at the smallest that does.
     while high - low > 1:
@@ -160,11 +161,11 @@ def check_claim(terms: Terms, accountant: Accountant) -> float:
     Raises PrivacyError when the plan claims less than it spends, ConfigError
     for a plan that this version cannot guarantee.
     """
-    spend = study_spend(terms)
-    if spend is None:
+    spends = study_spend(terms)
+    if not spends:
         return 0.0
     claim = terms.privacy
-    spent = accountant((spend,), claim.delta)
+    spent = accountant(spends, claim.delta)
     if not spent <= claim.epsilon:
         raise PrivacyError(
             f"the plan claims epsilon {claim.epsilon:g} at delta {claim.delta:g}, "

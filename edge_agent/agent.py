@@ -9,6 +9,7 @@ import logging
 import secrets
 import sqlite3
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -30,7 +31,7 @@ from vitalring.models.dataset import Records
 from vitalring.protocol import limits, trust
 from vitalring.protocol.agreement import both_halves
 from vitalring.protocol.cbor import encode
-from vitalring.protocol.guarantee import budget_spend
+from vitalring.protocol.guarantee import at_round, budget_allowances, budget_spend
 from vitalring.protocol.limbs import answer_fields
 from vitalring.protocol.lsag import KeyPair
 from vitalring.protocol.privacy import fits_a_step
@@ -47,6 +48,10 @@ Fields = npt.NDArray[np.uint64]
 
 class RecordSource(Protocol):
     """Where a device's records come from: a file, a table or its sensors."""
+
+    @property
+    def data_classes(self) -> Collection[str]:
+        """The kinds of records that there are, by the word of the device's owner (SPEC 7.19)."""
 
     def records(self, study: trust.Study) -> Records:
         """Return the records to train a round of this study on, as they are now.
@@ -200,7 +205,9 @@ class Agent:
         if place is None:
             return rosters.absence(self.db, study)
         ring, members = place
-        # 7. The device's own floors.
+        # 7. Its records are what the study says, and the device's own floors hold.
+        if not self._has_data_of(study):
+            return self._other_data(study)
         records = self._records(study) if study.plan.task == "train" else None
         if reason := self._below_floors(study, plan, members, records):
             return reason
@@ -264,8 +271,20 @@ class Agent:
             return records
         return self._renewal.to_train_on(records, study.plan.privacy.unit)
 
+    def _has_data_of(self, study: trust.Study) -> bool:
+        """Tell whether this device has records of the class that a study names (SPEC 7.19)."""
+        return study.plan.data_class in self._source.data_classes
+
+    def _other_data(self, study: trust.Study) -> str:
+        have = ", ".join(name or "of no class" for name in self._source.data_classes)
+        return (
+            f"the study is about {study.plan.data_class or 'data of no class'} and this device's "
+            f"records are {have}"
+        )
+
     def _renew(self, origin: model_in_use.Origin) -> None:
-        if self._renewal is not None:
+        # A model of other data says nothing of this device's.
+        if self._renewal is not None and self._has_data_of(origin.study):
             self._renewal.renew(origin, lambda: self._source.records(origin.study))
 
     def _below_floors(
@@ -294,28 +313,36 @@ class Agent:
 
     def _pay(self, study: trust.Study, plan: RoundPlan, context: bytes, plan_digest: bytes) -> None:
         """Charge the round before anything is made of the records. Raises PrivacyError."""
-        spend = budget_spend(study.plan.terms)
+        terms, data_class = study.plan.terms, study.plan.data_class
+        spend = budget_spend(terms, plan.round)
         # Once a start: the floors may have been lowered since the study was first seen.
         if spend is not None and study.plan_digest not in self._authorised:
-            check_claim(study.plan.terms, self._accountant)
+            check_claim(terms, self._accountant)
             with transaction(self.db):
                 self._budget.authorise(
                     study.plan_digest,
                     plan.study,
-                    spend,
-                    plan.training.rounds,
-                    limit=self._floors.epsilon,
+                    budget_allowances(terms),
+                    limit=self._floors.limit(data_class),
                     delta=self._floors.delta,
                     accountant=self._accountant,
+                    data_class=data_class,
                 )
             self._authorised.add(study.plan_digest)
         with transaction(self.db):
             if spend is not None:
-                self._budget.reserve(study.plan_digest, plan_digest, plan.study, plan.round, spend)
+                self._budget.reserve(
+                    study.plan_digest,
+                    plan_digest,
+                    plan.study,
+                    plan.round,
+                    spend,
+                    data_class=data_class,
+                )
             state.mark(self.db, "charged", context, plan_digest, plan.round)
 
     def _train(self, to: _Round, records: Records, clock: Stages) -> Fields:
-        terms = to.study.plan.terms
+        terms = at_round(to.study.plan.terms, to.plan.round)
         start = self._workshop.weights(to.plan, terms.dimension)
         # train, clipped, with noise of its own where each device carries the guarantee
         update = learn(self._workshop.model(to.study), start, records, terms, fresh_generator())

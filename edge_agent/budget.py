@@ -1,17 +1,17 @@
 """What this device has spent of its records' privacy, over all studies (SPEC 7.9).
 
 Rules kept here: neighbours are data sets with and without one record, whatever
-unit a study protects (`guarantee.budget_spend`); a study is authorised once,
-with all its rounds, against the device's own limit; a round is charged and
-committed before it trains; what was charged stays charged; entries form a hash
-chain that is verified whole before each use; every doubt raises PrivacyError,
-and no clock is asked. The chain has no key: it shows damage and careless
-restoring, not an owner who forges the file. For a restored older file there is
-`charge_unaccounted`.
+unit a study protects (`guarantee.budget_spend`); a record belongs to one class
+of data, and studies of a class are added up against the limit of that class
+(SPEC 7.19); a study is authorised once, with all its rounds, against the
+device's own limit; a round is charged and committed before it trains; what was
+charged stays charged; entries form a hash chain that is verified whole before
+each use; every doubt raises PrivacyError, and no clock is asked. The chain has
+no key: it shows damage and careless restoring, not an owner who forges the
+file. For a restored older file there is `charge_unaccounted`.
 
 `Budget` works inside transactions that its caller opens, so that an agent may
-keep budget and outbox in one file and commit both at once. `BudgetFile` is a
-file of its own that opens and commits them.
+keep budget and outbox in one file and commit both at once.
 """
 
 import hashlib
@@ -21,12 +21,11 @@ import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Final
 
-from vitalring.database import open_database, transaction
 from vitalring.edge_agent.accountant import Accountant, merge
-from vitalring.errors import PrivacyError, StorageError
+from vitalring.errors import PrivacyError
+from vitalring.protocol.guarantee import Allowance
 from vitalring.protocol.privacy import Spend
 
 SCHEMA: Final = """
@@ -36,6 +35,7 @@ CREATE TABLE privacy_budget (
     study_plan BLOB NOT NULL,
     round_plan BLOB NOT NULL,
     study TEXT NOT NULL,
+    data_class TEXT NOT NULL,
     round INTEGER NOT NULL,
     sampling_rate REAL NOT NULL,
     noise_multiplier REAL NOT NULL,
@@ -49,8 +49,6 @@ INSERT INTO privacy_budget_head VALUES (0, zeroblob(32))
 """
 """Tables for a database that the budget shares; it runs once, on a new file."""
 
-LAYOUT_VERSION: Final = 2
-
 AUTHORISED, CHARGED, UNACCOUNTED, CLOSED = "authorised", "charged", "unaccounted", "closed"
 NO_ROUND: Final = bytes(32)
 _KINDS: Final = (AUTHORISED, CHARGED, UNACCOUNTED, CLOSED)
@@ -63,7 +61,8 @@ class Entry:
     `study_plan` and `round_plan` are digests; a round plan stands for one
     release. `round` is the round charged. An authorisation has the number of
     rounds allowed there and no round plan, a closing has 0. `spend` is that
-    of one round.
+    of one round. `data_class` is the kind of the records, "" where nobody said.
+    A study whose noise has a schedule has an authorisation for each spend.
     """
 
     kind: str
@@ -72,6 +71,7 @@ class Entry:
     study: str
     round: int
     spend: Spend
+    data_class: str = ""
 
 
 class Budget:
@@ -94,76 +94,105 @@ class Budget:
         self,
         study_plan: bytes,
         study: str,
-        spend: Spend,
-        rounds: int,
+        allowances: Sequence[Allowance],
         *,
         limit: float,
         delta: float,
         accountant: Accountant,
+        data_class: str = "",
     ) -> float:
-        """Allow `rounds` rounds of `spend` each, if all commitments together keep the limit.
+        """Allow all rounds of a study, if all commitments of its class together keep the limit.
 
-        Returns the epsilon at `delta` of everything spent or allowed, this
-        study included. A study authorised before with the same numbers is held
-        against the limit again and not written twice. Raises PrivacyError
-        when over the limit.
+        `allowances` are the rounds of each different spend. Returns the epsilon
+        at `delta` of everything that records of `data_class` spent or were
+        allowed to, this study included. A study authorised before with the same
+        numbers is held against the limit again and not written twice. The
+        caller's transaction holds all entries. Raises PrivacyError when over
+        the limit.
         """
         entries = self.entries()
-        wanted = Entry(AUTHORISED, study_plan, NO_ROUND, study, rounds, spend)
-        known = _authorisation(entries, study_plan)
-        if known not in (None, wanted):
+        wanted = tuple(
+            Entry(AUTHORISED, study_plan, NO_ROUND, study, each.rounds, each.spend, data_class)
+            for each in allowances
+        )
+        if not wanted or len({each.spend for each in allowances}) != len(wanted):
+            raise PrivacyError(f"study {study} wants one allowance for each spend, not {wanted}")
+        known = _authorisations(entries, study_plan)
+        if known not in ((), wanted):
             raise PrivacyError(f"study {study} was authorised with other numbers: {known}")
         _refuse_closed(entries, study_plan, study)
-        total = accountant(committed_of(entries if known else (*entries, wanted)), delta)
+        all_of_it = of_class(entries if known else (*entries, *wanted), data_class)
+        total = accountant(committed_of(all_of_it), delta)
         if not total <= limit:
+            kind = f"its {data_class} records" if data_class else "this device"
             raise PrivacyError(
-                f"study {study} would bring this device to epsilon {total:.4f} at delta {delta:g}, "
+                f"study {study} would bring {kind} to epsilon {total:.4f} at delta {delta:g}, "
                 f"its limit is {limit:g}: refuse the study, or close one that has ended"
             )
-        if known is None:
-            self._append(wanted)
+        if not known:
+            for entry in wanted:
+                self._append(entry)
         return total
 
     def is_authorised(self, study_plan: bytes) -> bool:
         """Say whether a study was held against the limit and is not closed."""
         entries = self.entries()
-        return _authorisation(entries, study_plan) is not None and not _closed(entries, study_plan)
+        return bool(_authorisations(entries, study_plan)) and not _closed(entries, study_plan)
 
     def reserve(
-        self, study_plan: bytes, round_plan: bytes, study: str, round_number: int, spend: Spend
+        self,
+        study_plan: bytes,
+        round_plan: bytes,
+        study: str,
+        round_number: int,
+        spend: Spend,
+        *,
+        data_class: str = "",
     ) -> bool:
         """Charge a round of an authorised study; commit before training starts.
 
-        True when the round was charged now, False when this round plan had
-        been charged before: then training may run again only if nothing that
-        was made under it can have left the device. Raises PrivacyError for a
-        round that the authorisation does not cover.
+        It is charged under the authorisation with its own spend. True when the
+        round was charged now, False when this round plan had been charged
+        before: then training may run again only if nothing that was made under
+        it can have left the device. Raises PrivacyError for a round that no
+        authorisation covers.
         """
         entries = self.entries()
-        authorised = _authorisation(entries, study_plan)
+        known = _authorisations(entries, study_plan)
         # 1. The study was held against the limit, with these numbers.
-        if authorised is None:
+        if not known:
             raise PrivacyError(f"study {study} is not authorised: its rounds cannot be charged")
-        if (authorised.study, authorised.spend) != (study, spend):
+        wanted = (study, data_class, spend)
+        authorised = next((e for e in known if (e.study, e.data_class, e.spend) == wanted), None)
+        if authorised is None:
             raise PrivacyError(
-                f"round {round_number} of {study} spends {spend}, "
-                f"{authorised.study} was authorised for {authorised.spend}"
+                f"round {round_number} of {study} spends {spend} of class {data_class!r}, "
+                f"{known[0].study} was authorised for {[each.spend for each in known]} of class "
+                f"{known[0].data_class!r}"
             )
         # 2. A round plan charged once stays charged, and is charged once.
-        charged = _charged(entries, study_plan)
-        if round_plan in charged:
+        if any(round_plan == entry.round_plan for entry in _charged(entries, study_plan)):
             return False
-        # 3. The study has not ended and has rounds left.
+        # 3. The study has not ended and has rounds of this spend left.
         _refuse_closed(entries, study_plan, study)
-        if len(charged) >= authorised.round:
+        if not _left(entries, authorised):
             raise PrivacyError(
-                f"study {study} was authorised for {authorised.round} rounds, all are spent"
+                f"study {study} was authorised for {authorised.round} rounds like round "
+                f"{round_number}, all are spent"
             )
-        self._append(Entry(CHARGED, study_plan, round_plan, study, round_number, spend))
+        entry = Entry(CHARGED, study_plan, round_plan, study, round_number, spend, data_class)
+        self._append(entry)
         return True
 
     def charge_unaccounted(
-        self, study_plan: bytes, round_plan: bytes, study: str, round_number: int, spend: Spend
+        self,
+        study_plan: bytes,
+        round_plan: bytes,
+        study: str,
+        round_number: int,
+        spend: Spend,
+        *,
+        data_class: str = "",
     ) -> bool:
         """Charge a round that the public log shows this device took part in (SPEC 7.8).
 
@@ -171,9 +200,10 @@ class Budget:
         limit applies, since the loss has happened. False when the round was
         on record already. Raises PrivacyError.
         """
-        if round_plan in _charged(self.entries(), study_plan):
+        if any(round_plan == each.round_plan for each in _charged(self.entries(), study_plan)):
             return False
-        self._append(Entry(UNACCOUNTED, study_plan, round_plan, study, round_number, spend))
+        entry = Entry(UNACCOUNTED, study_plan, round_plan, study, round_number, spend, data_class)
+        self._append(entry)
         return True
 
     def close(self, study_plan: bytes) -> None:
@@ -183,18 +213,18 @@ class Budget:
         never authorised.
         """
         entries = self.entries()
-        known = _authorisation(entries, study_plan)
-        if known is None:
+        known = _authorisations(entries, study_plan)
+        if not known:
             raise PrivacyError("a study that was never authorised cannot be closed")
         if not _closed(entries, study_plan):
-            self._append(Entry(CLOSED, study_plan, NO_ROUND, known.study, 0, known.spend))
+            self._append(replace(known[0], kind=CLOSED, round=0))
 
     def spent(self) -> tuple[Spend, ...]:
-        """Return all rounds charged, of all studies, for the accountant."""
+        """Return all rounds charged, of all studies and classes, for the accountant."""
         return spent_of(self.entries())
 
     def committed(self) -> tuple[Spend, ...]:
-        """Return what is spent and what open studies may still spend."""
+        """Return what is spent and what open studies may still spend, of all classes."""
         return committed_of(self.entries())
 
     def _append(self, entry: Entry) -> None:
@@ -206,13 +236,14 @@ class Budget:
         spend = entry.spend
         with _fails_closed():
             self._connection.execute(
-                "INSERT INTO privacy_budget VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO privacy_budget VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     len(entries) + 1,
                     entry.kind,
                     entry.study_plan,
                     entry.round_plan,
                     entry.study,
+                    entry.data_class,
                     entry.round,
                     spend.sampling_rate,
                     spend.noise_multiplier,
@@ -230,7 +261,7 @@ class Budget:
         """Return the entries and the head of the chain, verified (SPEC 7.9)."""
         with _fails_closed():
             rows = self._connection.execute(
-                "SELECT position, chain, kind, study_plan, round_plan, study, round, "
+                "SELECT position, chain, kind, study_plan, round_plan, study, data_class, round, "
                 "sampling_rate, noise_multiplier, steps, epsilon, delta "
                 "FROM privacy_budget ORDER BY position"
             ).fetchall()
@@ -240,8 +271,8 @@ class Budget:
         entries: list[Entry] = []
         head = bytes(32)
         for expected, row in enumerate(rows, start=1):
-            position, chain, kind, study_plan, round_plan, study, number, *numbers = row
-            entry = Entry(kind, study_plan, round_plan, study, number, Spend(*numbers))
+            position, chain, kind, study_plan, round_plan, study, data, number, *numbers = row
+            entry = Entry(kind, study_plan, round_plan, study, number, Spend(*numbers), data)
             # 1. Fields are of their kind, so that hashing them means something.
             _check(entry)
             # 2. Each entry follows the one before.
@@ -260,39 +291,6 @@ class Budget:
         return tuple(entries), head
 
 
-class BudgetFile:
-    """A budget in a file of its own."""
-
-    def __init__(self, path: Path, *, create: bool = False) -> None:
-        """Open the file, or make a new one where `create` says so.
-
-        Raises PrivacyError when the file is missing or not whole: a lost
-        budget must not count as an unspent one.
-        """
-        if create == path.exists():
-            state = "exists already" if create else "is missing"
-            raise PrivacyError(f"the privacy budget {path} {state}")
-        try:
-            self._connection = open_database(path, SCHEMA, LAYOUT_VERSION)
-        except (StorageError, UnicodeError) as error:  # damaged table names do not decode
-            raise PrivacyError(f"the privacy budget {path} cannot be read: {error}") from error
-        try:
-            self.budget = Budget(self._connection)
-        except PrivacyError:
-            self._connection.close()
-            raise
-
-    @contextmanager
-    def transaction(self) -> Iterator[Budget]:
-        """Durable on the disk when the block has ended without an error, undone otherwise."""
-        with transaction(self._connection):
-            yield self.budget
-
-    def close(self) -> None:
-        """Close the file."""
-        self._connection.close()
-
-
 def spent_of(entries: Sequence[Entry]) -> tuple[Spend, ...]:
     """Return the rounds that are charged in these entries."""
     return merge(entry.spend for entry in entries if entry.kind in (CHARGED, UNACCOUNTED))
@@ -301,15 +299,27 @@ def spent_of(entries: Sequence[Entry]) -> tuple[Spend, ...]:
 def committed_of(entries: Sequence[Entry]) -> tuple[Spend, ...]:
     """Add the rounds that open studies have left to the rounds charged."""
     spends = [entry.spend for entry in entries if entry.kind in (CHARGED, UNACCOUNTED)]
-    for entry in entries:
-        if entry.kind == AUTHORISED and not _closed(entries, entry.study_plan):
-            left = max(0, entry.round - len(_charged(entries, entry.study_plan)))
-            spends.append(replace(entry.spend, steps=entry.spend.steps * left))
-    return merge(spends)
+    promised = (
+        Allowance(entry.spend, _left(entries, entry)).whole
+        for entry in entries
+        if entry.kind == AUTHORISED and not _closed(entries, entry.study_plan)
+    )
+    return merge([*spends, *promised])
 
 
-def _authorisation(entries: Sequence[Entry], study_plan: bytes) -> Entry | None:
-    return next((e for e in entries if e.kind == AUTHORISED and e.study_plan == study_plan), None)
+def of_class(entries: Sequence[Entry], data_class: str) -> tuple[Entry, ...]:
+    """Return the entries of one class of data."""
+    return tuple(entry for entry in entries if entry.data_class == data_class)
+
+
+def _left(entries: Sequence[Entry], authorised: Entry) -> int:
+    """Return how many rounds of its spend an authorisation has left."""
+    charged = _charged(entries, authorised.study_plan)
+    return max(0, authorised.round - sum(each.spend == authorised.spend for each in charged))
+
+
+def _authorisations(entries: Sequence[Entry], study_plan: bytes) -> tuple[Entry, ...]:
+    return tuple(e for e in entries if e.kind == AUTHORISED and e.study_plan == study_plan)
 
 
 def _closed(entries: Sequence[Entry], study_plan: bytes) -> bool:
@@ -321,12 +331,10 @@ def _refuse_closed(entries: Sequence[Entry], study_plan: bytes, study: str) -> N
         raise PrivacyError(f"study {study} is closed on this device")
 
 
-def _charged(entries: Sequence[Entry], study_plan: bytes) -> set[bytes]:
-    return {
-        e.round_plan
-        for e in entries
-        if e.study_plan == study_plan and e.kind in (CHARGED, UNACCOUNTED)
-    }
+def _charged(entries: Sequence[Entry], study_plan: bytes) -> tuple[Entry, ...]:
+    return tuple(
+        e for e in entries if e.study_plan == study_plan and e.kind in (CHARGED, UNACCOUNTED)
+    )
 
 
 def _check(entry: Entry) -> None:
@@ -335,8 +343,8 @@ def _check(entry: Entry) -> None:
     sound = (
         entry.kind in _KINDS
         and all(type(d) is bytes and len(d) == 32 for d in (entry.study_plan, entry.round_plan))
-        and type(entry.study) is str
-        and entry.study.isascii()
+        and all(type(name) is str and name.isascii() for name in (entry.study, entry.data_class))
+        and len(entry.data_class) < 256
         and all(type(n) is int and 0 <= n < 2**63 for n in (entry.round, spend.steps))
         and all(type(v) is float and v > 0.0 for v in (spend.sampling_rate, spend.noise_multiplier))
         and spend.sampling_rate <= 1.0
@@ -349,10 +357,10 @@ def _check(entry: Entry) -> None:
 
 
 def _link(previous: bytes, position: int, entry: Entry) -> bytes:
-    """Hash of an entry and of all before it; fixed lengths first, so that one reading exists."""
+    """Hash of an entry and of all before it; lengths first, so that one reading exists."""
     spend = entry.spend
     fixed = struct.pack(
-        ">32sQB32s32sQddQdd",
+        ">32sQB32s32sQddQddB",
         previous,
         position,
         _KINDS.index(entry.kind),
@@ -364,8 +372,10 @@ def _link(previous: bytes, position: int, entry: Entry) -> bytes:
         spend.steps,
         spend.epsilon,
         spend.delta,
+        len(entry.data_class),
     )
-    return hashlib.sha256(fixed + entry.study.encode("ascii")).digest()
+    names = entry.data_class + entry.study
+    return hashlib.sha256(fixed + names.encode("ascii")).digest()
 
 
 @contextmanager

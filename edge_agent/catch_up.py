@@ -70,10 +70,15 @@ def catch_up(
                 continue
             # A round that this state has only charged was made and sent by a later one.
             study = workshop.study(plan)
-            spend = budget_spend(study.plan.terms)
+            spend = budget_spend(study.plan.terms, plan.round)
             if spend is not None:
                 budget.charge_unaccounted(
-                    plan.study_plan, plan_digest, plan.study, plan.round, spend
+                    plan.study_plan,
+                    plan_digest,
+                    plan.study,
+                    plan.round,
+                    spend,
+                    data_class=study.plan.data_class,
                 )
             state.mark_restored(db, context, plan_digest, plan.round)
         state.remember_range(db, grown)

@@ -1,5 +1,6 @@
 """The agent's configuration, as `agent.toml` says it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Final
@@ -13,6 +14,7 @@ from vitalring.edge_agent.sensing.config import (
 )
 from vitalring.errors import ConfigError
 from vitalring.mqtt import BrokerConfig
+from vitalring.protocol.records import DataClass, Name
 from vitalring.schema import OneOf, Pattern, Range
 
 DEVICE_ID = "[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}"
@@ -30,20 +32,35 @@ class Floors:
     ring: Annotated[int, Range(2, 10_000)] = 16
     cohort: Annotated[int, Range(2, 10_000)] = 10
     epsilon: Annotated[float, Range(0.0, MAX_EPSILON)] = 8.0
-    """Most that all studies together may spend of a record's privacy."""
+    """Most that all studies of a class of data together may spend of a record's privacy."""
     delta: Annotated[float, Range(1e-12, 0.01)] = 1e-5
     allow_no_privacy: bool = False
     allow_shared_noise: bool = False
     """Take part where the guarantee takes other devices' noise too, and single updates unread."""
     allow_plain_sum: bool = False
     """Take part where the gateway reads every update: for simulations alone."""
+    classes: Mapping[Name, Annotated[float, Range(0.0, MAX_EPSILON)]] = field(default_factory=dict)
+    """Limits of classes that have one of their own in place of `epsilon` (SPEC 7.19)."""
+
+    def limit(self, data_class: str) -> float:
+        """Return the most that studies of a class may spend together."""
+        return self.classes.get(data_class, self.epsilon)
+
+
+@dataclass(frozen=True)
+class DataStream:
+    """A data set of one class on this device, and the device's name in it."""
+
+    data: Path
+    device: Annotated[str, Pattern(DEVICE_ID)]
 
 
 @dataclass(frozen=True)
 class AgentConfig:
     """Everything an agent is told; paths are relative to the file's folder.
 
-    Its records come from a data set, `data` and `device`, or from a `sensor`.
+    Its records come from a data set, `data` and `device`, from a `sensor`, or from several data
+    sets, `streams`, each of a class of its own.
     """
 
     federation: Path
@@ -55,6 +72,10 @@ class AgentConfig:
     broker: BrokerConfig
     data: Path | None = None
     device: Annotated[str, Pattern(DEVICE_ID)] | None = None
+    data_class: DataClass = ""
+    """What kind of data the records are; a study of another kind is refused (SPEC 7.19)."""
+    streams: Mapping[Name, DataStream] = field(default_factory=dict)
+    """Data sets by their class, of which a study chooses by its own."""
     cache_dir: Path | None = None
     ticket: Path | None = None
     """Secret of 32 bytes that vouches for the device where it has no key yet (SPEC 13.1)."""
@@ -79,11 +100,14 @@ class AgentConfig:
         if (self.data is None) != (self.device is None):
             missing = "device" if self.device is None else "data"
             raise ConfigError(f"{missing} is missing: data and device go together")
-        if (self.data is None) == (self.sensor is None):
+        given = [self.data is not None, self.sensor is not None, bool(self.streams)]
+        if sum(given) != 1:
             raise ConfigError(
-                "records come from a data set (data and device) or from a live sensor (the table "
-                f"[sensor]); {'neither' if self.data is None else 'both'} of the two is given"
+                "records come from a data set (data and device), from a live sensor (the table "
+                "[sensor]) or from several data sets (the tables [streams.CLASS]); "
+                f"{'none' if not any(given) else 'more than one'} of the three is given"
             )
+        self._check_streams()
         # 2. What only a sensor has.
         if self.sensor is None:
             for name in ("labels", "results"):
@@ -97,6 +121,27 @@ class AgentConfig:
         # 4. Sensor, labels and buffer fit together.
         _ = self.sensing
 
+    def _check_streams(self) -> None:
+        if not self.streams:
+            return
+        if self.data_class:
+            raise ConfigError("data_class goes with data or [sensor]: a stream's name is its class")
+        if self.keep_model or self.personalise != "none":
+            raise ConfigError(
+                '[streams] needs keep_model = false and personalise = "none": a device predicts '
+                "with one model, of one class of data"
+            )
+        if len({(each.data, each.device) for each in self.streams.values()}) < len(self.streams):
+            raise ConfigError(
+                f"two of the streams {', '.join(sorted(self.streams))} have the same data and "
+                "device: a record belongs to one class"
+            )
+
+    @property
+    def data_classes(self) -> tuple[str, ...]:
+        """What this file says of the kinds of its records; a data set may say it too."""
+        return tuple(self.streams) or (self.data_class,)
+
     @property
     def sensing(self) -> SensingConfig | None:
         """The live sensor with its labels and buffer, or None. Raises ConfigError."""
@@ -108,5 +153,9 @@ class AgentConfig:
     def data_set(self) -> tuple[Path, str]:
         """Folder and device of the data set. Raises ConfigError where there is a sensor instead."""
         if self.data is None or self.device is None:
-            raise ConfigError("this device has a live sensor and no data set")
+            raise ConfigError(
+                "this device has several data sets, its streams"
+                if self.streams
+                else "this device has a live sensor and no data set"
+            )
         return self.data, self.device

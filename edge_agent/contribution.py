@@ -24,7 +24,7 @@ from vitalring.protocol.guarantee import (
     noise_of,
     weight_samples,
 )
-from vitalring.protocol.privacy import is_gradient_sum
+from vitalring.protocol.privacy import check_of_round, is_gradient_sum
 from vitalring.protocol.quantise import EncodedUpdate, encode_update
 
 
@@ -37,8 +37,8 @@ def learn(
 ) -> NDArray[np.float64]:
     """Return what a device learns in a round from weights `start` (d,), as an update (d,).
 
-    With unit record and noise local it is private already, otherwise it is for `protect` alone.
-    Raises as `dpsgd.train`.
+    `terms` are those of the round (`guarantee.at_round`). With unit record and noise local the
+    update is private already, otherwise it is for `protect` alone. Raises as `dpsgd.train`.
     """
     training, privacy = terms.training, terms.privacy
     if is_gradient_sum(privacy):
@@ -55,13 +55,15 @@ def protect(
     seed: bytes,
     generator: np.random.Generator,
 ) -> EncodedUpdate:
-    """Encode an update (d,) with the integer noise that the plan asks of one device.
+    """Encode an update (d,) with the integer noise that a round asks of one device.
 
-    `seed` is the round's, public; `generator` a SecureGenerator made for this call alone, where
-    there is a guarantee. Raises ConfigError for terms that give none, PrivacyError for a
-    generator that keeps no secret, EncodingRangeError as `encode_update`.
+    `terms` are those of the round (`guarantee.at_round`). `seed` is the round's, public;
+    `generator` a SecureGenerator made for this call alone, where there is a guarantee. Raises
+    ConfigError for terms that give none or are not a round's, PrivacyError for a generator that
+    keeps no secret, EncodingRangeError as `encode_update`.
     """
     check_terms(terms)
+    check_of_round(terms.privacy)
     noise = None
     if terms.privacy.unit != "none":
         check_generator(generator)

@@ -38,6 +38,7 @@ from vitalring.protocol.privacy import (
     SUM_BITS,
     Privacy,
     Training,
+    check_of_round,
     check_privacy,
     is_gradient_sum,
     sensitivity_factor,
@@ -199,8 +200,10 @@ def privatise(
 
     The sum is snapped to a lattice of spacing clip / 2^20 and the noise is an
     integer number of steps, so the result is a function of a whole number plus
-    a rounded Gaussian, whatever float64 does. Raises PrivacyError.
+    a rounded Gaussian, whatever float64 does. `privacy` is that of a round.
+    Raises PrivacyError, and ConfigError where the round is not named.
     """
+    check_of_round(privacy)
     step = privacy.clip / 2.0**LATTICE_BITS
     snapped = np.rint(total / step).astype(np.int64)
     scale = privacy.noise_multiplier * 2.0**LATTICE_BITS

@@ -15,7 +15,7 @@ from vitalring.edge_agent.enrolling import Applicant, Enroller
 from vitalring.edge_agent.keyring import Keyring
 from vitalring.edge_agent.personal import PersonalSettings
 from vitalring.edge_agent.predictor import Predictor
-from vitalring.edge_agent.records import DataSetRecords
+from vitalring.edge_agent.records import DataSetRecords, StreamRecords
 from vitalring.edge_agent.renewal import Renewal
 from vitalring.edge_agent.results import open_sink
 from vitalring.edge_agent.sensing.records import SensorRecords
@@ -86,9 +86,16 @@ def _sensors(
 
 def _records(config: AgentConfig, workshop: Workshop) -> RecordSource:
     if config.sensing is not None:
-        return SensorRecords(config.sensing, config.state_dir)
+        return SensorRecords(config.sensing, config.state_dir, config.data_class)
+    if config.streams:
+        return StreamRecords(
+            {
+                name: DataSetRecords(stream.data, stream.device, workshop.object, name)
+                for name, stream in config.streams.items()
+            }
+        )
     folder, device = config.data_set
-    return DataSetRecords(folder, device, workshop.object)
+    return DataSetRecords(folder, device, workshop.object, config.data_class)
 
 
 def _agent(config: AgentConfig, workshop: Workshop) -> Agent:

@@ -1,6 +1,6 @@
-"""The records of a device whose data set lies on its disk."""
+"""The records of a device whose data set, or one of each kind of data, lies on its disk."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -28,18 +28,32 @@ class DataSetRecords:
     """One device's part of a data set, as the features of a study encode it.
 
     What a study encodes is kept until another study asks. Raises DataError at once where the
-    data set cannot be read.
+    data set cannot be read, or says another class than the device's owner.
     """
 
-    def __init__(self, folder: Path, device: str, read_object: ReadObject) -> None:
+    def __init__(
+        self, folder: Path, device: str, read_object: ReadObject, data_class: str = ""
+    ) -> None:
         self._folder = folder
         self._device = device
         self._read_object = read_object
         self._info = load_dataset(folder)
+        said = self._info.data_class
+        if data_class and said and data_class != said:
+            raise DataError(
+                f"{folder / 'dataset.toml'} says data_class {said}, the device's configuration "
+                f"{data_class}: one of the two is wrong"
+            )
+        self._data_class = data_class or said
         self._loaded: tuple[bytes, Records] | None = None
         # What a study's features encode can be read only then; all else is tried at once.
         if not holds_tables(folder, self._info):
             self._loaded = (b"", load_part(folder, device, self._info, "train"))
+
+    @property
+    def data_classes(self) -> tuple[str, ...]:
+        """The kind of the records, as the owner or the data set says; "" where neither does."""
+        return (self._data_class,)
 
     def records(self, study: Study) -> Records:
         """Return this device's training rows. Raises DataError."""
@@ -64,3 +78,32 @@ class DataSetRecords:
         question = Question.from_json(self._read_object(study.plan.model.info))
         table = load_table(self._folder, self._device, self._info)
         return to_limbs(count(question, split(table, self._info).train), question.widths)
+
+
+class StreamRecords:
+    """Data sets of several kinds on one device; a study's class chooses one (SPEC 7.19)."""
+
+    def __init__(self, streams: Mapping[str, DataSetRecords]) -> None:
+        self._streams = streams
+
+    @property
+    def data_classes(self) -> tuple[str, ...]:
+        """The kinds of records that there are."""
+        return tuple(self._streams)
+
+    def records(self, study: Study) -> Records:
+        """Return the training rows of the study's class. Raises DataError."""
+        return self._of(study).records(study)
+
+    def answer(self, study: Study) -> npt.NDArray[np.uint64]:
+        """Return what a study of statistics asks of the rows of its class. Raises DataError."""
+        return self._of(study).answer(study)
+
+    def _of(self, study: Study) -> DataSetRecords:
+        plan = study.plan
+        if plan.data_class not in self._streams:
+            raise DataError(
+                f"study {plan.study} is about {plan.data_class or 'no class of data'}, this "
+                f"device has {', '.join(self._streams)}"
+            )
+        return self._streams[plan.data_class]

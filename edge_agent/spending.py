@@ -19,9 +19,10 @@ from vitalring.edge_agent.budget import (
     Budget,
     Entry,
     committed_of,
+    of_class,
     spent_of,
 )
-from vitalring.edge_agent.config import AgentConfig
+from vitalring.edge_agent.config import AgentConfig, Floors
 from vitalring.errors import ConfigError, VitalRingError
 from vitalring.protocol.cbor import decode, digest
 from vitalring.protocol.privacy import Privacy
@@ -33,12 +34,14 @@ from vitalring.protocol.signing import Signed
 class StudySpending:
     """A study as the budget knows it; epsilon is of a record, at the device's own delta.
 
-    `claim` is what the plan says of its unit; None where the device no longer keeps the plan.
-    `rounds_allowed` is None for a study that only the log told of.
+    `data_class` is the kind of its records, "" where nobody said. `claim` is what the plan says of
+    its unit; None where the device no longer keeps the plan. `rounds_allowed` is None for a study
+    that only the log told of.
     """
 
     study: str
     plan: bytes
+    data_class: str
     claim: Privacy | None
     rounds_allowed: int | None
     rounds_charged: int
@@ -57,19 +60,31 @@ class StudySpending:
 
 
 @dataclass(frozen=True)
-class Spending:
-    """All studies together. `epsilon_promised` counts what open studies may still charge."""
+class ClassSpending:
+    """All studies of one class of data together, against the limit of that class (SPEC 7.19).
 
-    studies: tuple[StudySpending, ...]
+    `data_class` is "" where nobody said one. `epsilon_promised` counts what open studies may
+    still charge.
+    """
+
+    data_class: str
     epsilon_spent: float
     epsilon_promised: float
     epsilon_limit: float
-    delta: float
 
     @property
     def epsilon_left(self) -> float:
         """Return what of the limit nobody was promised, 0 where it is used up."""
         return max(0.0, self.epsilon_limit - self.epsilon_promised)
+
+
+@dataclass(frozen=True)
+class Spending:
+    """What a device spent: by class of data, and by study. Epsilon is at `delta`."""
+
+    classes: tuple[ClassSpending, ...]
+    studies: tuple[StudySpending, ...]
+    delta: float
 
 
 def spending(config: AgentConfig, accountant: Accountant) -> Spending:
@@ -85,14 +100,39 @@ def spending(config: AgentConfig, accountant: Accountant) -> Spending:
     plans, delta = config.cache_dir or config.state_dir / "cache", config.floors.delta
     names = dict.fromkeys(entry.study_plan for entry in entries)
     return Spending(
+        by_class(entries, config, accountant),
         tuple(
             _study([e for e in entries if e.study_plan == name], plans, delta, accountant)
             for name in names
         ),
-        accountant(spent_of(entries), delta),
-        accountant(committed_of(entries), delta),
-        config.floors.epsilon,
         delta,
+    )
+
+
+def by_class(
+    entries: Sequence[Entry], config: AgentConfig, accountant: Accountant
+) -> tuple[ClassSpending, ...]:
+    """Return what each class of data spent, of those in the budget and in the configuration."""
+    floors = config.floors
+    known = {entry.data_class for entry in entries} | set(floors.classes) | set(config.data_classes)
+    # No class is one of them only where something was spent on it, or nothing else is known.
+    known -= {""} - {entry.data_class for entry in entries}
+    return tuple(
+        _class(of_class(entries, name), name, floors, accountant) for name in sorted(known or {""})
+    )
+
+
+def _class(
+    entries: Sequence[Entry], name: str, floors: Floors, accountant: Accountant
+) -> ClassSpending:
+    spent, promised = spent_of(entries), committed_of(entries)
+    epsilon = accountant(spent, floors.delta)
+    return ClassSpending(
+        name,
+        epsilon,
+        # Accounting takes seconds on a device.
+        epsilon if promised == spent else accountant(promised, floors.delta),
+        floors.limit(name),
     )
 
 
@@ -106,14 +146,15 @@ def _study(
     return StudySpending(
         study=entries[0].study,
         plan=entries[0].study_plan,
+        data_class=entries[0].data_class,
         claim=_claim(plans, entries[0].study_plan),
-        rounds_allowed=next((e.round for e in entries if e.kind == AUTHORISED), None),
+        # One for each spend of a schedule.
+        rounds_allowed=sum(e.round for e in entries if e.kind == AUTHORISED) or None,
         rounds_charged=sum(entry.kind == CHARGED for entry in rounds),
         rounds_from_log=sum(entry.kind == UNACCOUNTED for entry in rounds),
         newest_round=max((entry.round for entry in rounds), default=0),
         closed=any(entry.kind == CLOSED for entry in entries),
         epsilon_spent=epsilon,
-        # Accounting takes seconds on a device.
         epsilon_promised=epsilon if promised == spent else accountant(promised, delta),
     )
 

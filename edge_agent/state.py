@@ -16,7 +16,7 @@ from vitalring.edge_agent import budget, rosters
 from vitalring.protocol.checkpoint import Checkpoint
 from vitalring.protocol.merkle import CompactRange
 
-LAYOUT = 3
+LAYOUT = 4
 SCHEMA = """
 CREATE TABLE known_log (
     id INTEGER PRIMARY KEY CHECK (id = 1), origin TEXT NOT NULL, size INTEGER NOT NULL,
@@ -40,6 +40,11 @@ CREATE TABLE outbox (
 );
 """
 
+_CURE = (
+    "let the device's studies end under the version that wrote it, then move the file away and "
+    "keep its keys: at its next start the device charges what the log shows of it"
+)
+
 
 @dataclass(frozen=True)
 class Pending:
@@ -62,7 +67,7 @@ class Pending:
 def open_state(state_dir: Path) -> sqlite3.Connection:
     """Open the device's database in `state_dir`. Raises StorageError."""
     schema = f"{SCHEMA}{rosters.SCHEMA}{budget.SCHEMA}"
-    return open_database(state_dir / "agent.sqlite", schema, LAYOUT)
+    return open_database(state_dir / "agent.sqlite", schema, LAYOUT, _CURE)
 
 
 def known_checkpoint(db: sqlite3.Connection) -> Checkpoint | None:

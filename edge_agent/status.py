@@ -9,11 +9,12 @@ from vitalring.edge_agent import accountant, model_in_use, rosters, state
 from vitalring.edge_agent.budget import Budget
 from vitalring.edge_agent.config import AgentConfig
 from vitalring.edge_agent.sensing.status import sensing_status
+from vitalring.edge_agent.spending import by_class
 from vitalring.errors import ConfigError
 
 
 def status(config: AgentConfig) -> dict[str, Any]:
-    """Return rounds by outcome, updates that wait, and epsilon spent against the device's limit.
+    """Return rounds by outcome, updates that wait, and epsilon spent by class of data.
 
     With the model in use, and of a device with a live sensor the windows by label and counts.
     Opens the state for reading only, beside a running agent. Raises
@@ -25,8 +26,7 @@ def status(config: AgentConfig) -> dict[str, Any]:
     with closing(open_read_only(path)) as db:
         rounds = dict(db.execute("SELECT status, COUNT(*) FROM rounds GROUP BY status").fetchall())
         known, roster = state.known_checkpoint(db), rosters.known(db, config.cohort)
-        budget = Budget(db)
-        floors = config.floors
+        entries = Budget(db).entries()
         sensing = config.sensing
         return {
             "rounds": rounds,
@@ -38,10 +38,10 @@ def status(config: AgentConfig) -> dict[str, Any]:
             # To be compared outside the gateway, with a hospital or another device.
             "roster": {**asdict(roster), "digest": roster.digest.hex()} if roster else None,
             "privacy": {
-                "epsilon_spent": accountant.epsilon_in_child(budget.spent(), floors.delta),
-                "epsilon_promised": accountant.epsilon_in_child(budget.committed(), floors.delta),
-                "epsilon_limit": floors.epsilon,
-                "delta": floors.delta,
+                "classes": [
+                    asdict(each) for each in by_class(entries, config, accountant.epsilon_in_child)
+                ],
+                "delta": config.floors.delta,
             },
             "model": model_in_use.describe(config.state_dir),
             **({"sensing": sensing_status(sensing, config.state_dir)} if sensing else {}),

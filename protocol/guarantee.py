@@ -1,11 +1,13 @@
-"""What a round of a plan spends: the derivation of each unit's guarantee (SPEC 7.12 to 7.16).
+"""What a round of a plan spends: the derivation of each unit's guarantee (SPEC 7.12 to 7.16, 7.18).
 
 Rules kept here: sensitivity comes from what the device enforces, and from nowhere else; the
 noise that counts is that of the honest devices in the smallest sum; a plan whose numbers do not
-fit one another is refused by name before a device acts on it.
+fit one another is refused by name before a device acts on it; where the noise has a schedule, what
+a round uses follows from its number alone (`at_round`).
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -48,13 +50,85 @@ class Terms:
     min_cohort: int
 
 
+@dataclass(frozen=True)
+class Stretch:
+    """Rounds `first` to `last` of a study; each uses `terms`, without a schedule."""
+
+    first: int
+    last: int
+    terms: Terms
+
+
+@dataclass(frozen=True)
+class Allowance:
+    """So many rounds of a study, each of which spends as much."""
+
+    spend: Spend
+    rounds: int
+
+    @property
+    def whole(self) -> Spend:
+        """What the rounds spend together."""
+        return replace(self.spend, steps=self.spend.steps * self.rounds)
+
+
+def stretches(terms: Terms) -> tuple[Stretch, ...]:
+    """Return the stretches of a study in the order of its rounds (SPEC 7.18).
+
+    Round t of R has factor number floor((t - 1) * k / R) of the k that the schedule names.
+    Raises ConfigError for more factors than rounds.
+    """
+    privacy, rounds = terms.privacy, terms.training.rounds
+    factors = privacy.schedule or (1.0,)
+    count = len(factors)
+    if count > rounds:
+        raise ConfigError(
+            f"privacy.schedule has {count} factors for {rounds} rounds: a factor needs a round"
+        )
+    # The first round whose number, from 0 on, is at least place * R / k.
+    starts = [-(-place * rounds // count) for place in range(count + 1)]
+    return tuple(
+        Stretch(
+            starts[place] + 1,
+            starts[place + 1],
+            replace(
+                terms,
+                privacy=replace(
+                    privacy, noise_multiplier=privacy.noise_multiplier * factor, schedule=()
+                ),
+            ),
+        )
+        for place, factor in enumerate(factors)
+    )
+
+
+def at_round(terms: Terms, number: int) -> Terms:
+    """Return what a round of a study uses: its terms, with the noise of its stretch (SPEC 7.18).
+
+    Raises ConfigError for a round that the study does not have.
+    """
+    for stretch in stretches(terms):
+        if stretch.first <= number <= stretch.last:
+            return stretch.terms
+    raise ConfigError(f"round {number} is none of the study's {terms.training.rounds}")
+
+
 def adds_integer_noise(privacy: Privacy) -> bool:
     """Tell whether noise is added to the rounded update, not within the local training."""
     return privacy.unit == "device" or is_gradient_sum(privacy)
 
 
 def check_terms(terms: Terms) -> None:
-    """Refuse a plan whose numbers give no guarantee (SPEC 7.12). Raises ConfigError."""
+    """Refuse a plan whose numbers give no guarantee (SPEC 7.12), in each stretch of its rounds.
+
+    Raises ConfigError.
+    """
+    check_privacy(terms.privacy, terms.training)
+    for stretch in stretches(terms):
+        _check_stretch(stretch.terms)
+
+
+def _check_stretch(terms: Terms) -> None:
     privacy, training, codec = terms.privacy, terms.training, terms.codec
     # 1. Each part by itself.
     check_privacy(privacy, training)
@@ -90,7 +164,10 @@ def check_terms(terms: Terms) -> None:
 
 
 def noise_of(terms: Terms) -> SharedNoise:
-    """Return the integer noise of a plan that `adds_integer_noise` (SPEC 7.14)."""
+    """Return the integer noise of terms that `adds_integer_noise` (SPEC 7.14).
+
+    That of a round follows from the terms of `at_round`; the number of shares from any.
+    """
     privacy, codec = terms.privacy, terms.codec
     shares = terms.min_cohort - privacy.colluders if privacy.noise == "distributed" else 1
     total = privacy.noise_multiplier * _clip_steps(terms)
@@ -115,12 +192,57 @@ def sensitivity(terms: Terms) -> float:
     return distance_bound(moved, kept_count(terms.codec, terms.dimension))
 
 
-def round_spend(terms: Terms) -> Spend | None:
-    """Return what one round spends of a unit's privacy; None for unit none (no guarantee).
+def round_spend(terms: Terms, number: int) -> Spend | None:
+    """Return what a round spends of a unit's privacy; None for unit none (no guarantee).
 
-    Raises ConfigError where `check_terms` does.
+    Raises ConfigError where `check_terms` or `at_round` does.
     """
     check_terms(terms)
+    return _spend(at_round(terms, number))
+
+
+def study_spend(terms: Terms, rounds: int | None = None) -> tuple[Spend, ...]:
+    """Return what the first `rounds` rounds of a study spend of a unit's privacy, or all of them.
+
+    One for each different spend; none for unit none. Raises ConfigError.
+    """
+    return tuple(allowance.whole for allowance in _allowances(terms, rounds, _spend))
+
+
+def budget_spend(terms: Terms, number: int) -> Spend | None:
+    """Return what a round spends of a record's privacy, for the device's budget (SPEC 7.16).
+
+    A budget adds up studies of all units, so it has one kind of neighbours: data sets with and
+    without a record. With unit device a record may change the whole update, from one vector
+    within the bound to another, twice as far apart as a vector and zero.
+    """
+    check_terms(terms)
+    return _record_spend(at_round(terms, number))
+
+
+def budget_allowances(terms: Terms, rounds: int | None = None) -> tuple[Allowance, ...]:
+    """Return what the first `rounds` rounds of a study, or all, spend of a record's privacy.
+
+    One for each different spend of `budget_spend`, in the order of the rounds. Raises ConfigError.
+    """
+    return _allowances(terms, rounds, _record_spend)
+
+
+def _allowances(
+    terms: Terms, rounds: int | None, spend_of: Callable[[Terms], Spend | None]
+) -> tuple[Allowance, ...]:
+    check_terms(terms)
+    end = terms.training.rounds if rounds is None else rounds
+    counts: dict[Spend, int] = {}
+    for stretch in stretches(terms):
+        spend, within = spend_of(stretch.terms), min(end, stretch.last) - stretch.first + 1
+        if spend is not None and within > 0:
+            counts[spend] = counts.get(spend, 0) + within
+    return tuple(Allowance(spend, count) for spend, count in counts.items())
+
+
+def _spend(terms: Terms) -> Spend | None:
+    """Return what each round of a stretch spends of a unit's privacy."""
     privacy, training = terms.privacy, terms.training
     if privacy.unit == "none":
         return None
@@ -139,27 +261,11 @@ def round_spend(terms: Terms) -> Spend | None:
     )
 
 
-def study_spend(terms: Terms) -> Spend | None:
-    """Return what all rounds of a study spend together; None for unit none. Raises ConfigError."""
-    return spend_of_rounds(round_spend(terms), terms.training.rounds)
-
-
-def budget_spend(terms: Terms) -> Spend | None:
-    """Return what one round spends of a record's privacy, for the device's budget (SPEC 7.16).
-
-    A budget adds up studies of all units, so it has one kind of neighbours: data sets with and
-    without a record. With unit device a record may change the whole update, from one vector
-    within the bound to another, twice as far apart as a vector and zero.
-    """
-    spend = round_spend(terms)
+def _record_spend(terms: Terms) -> Spend | None:
+    spend = _spend(terms)
     if spend is None or terms.privacy.unit == "record":
         return spend
     return replace(spend, noise_multiplier=spend.noise_multiplier / 2.0)
-
-
-def spend_of_rounds(spend: Spend | None, rounds: int) -> Spend | None:
-    """Return the spend of so many equal rounds."""
-    return None if spend is None else replace(spend, steps=spend.steps * rounds)
 
 
 def weight_samples(terms: Terms, records: int) -> int:

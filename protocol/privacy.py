@@ -47,6 +47,9 @@ class Privacy:
     at `clip`, with unit device on a sum of updates clipped at the codec's.
     With noise distributed that is what the devices of the smallest sum add
     together, `colluders` of them left out, who may tell their noise or add none.
+    `schedule` cuts the study's rounds into as many equal stretches, in each of which
+    `noise_multiplier` is multiplied with its factor; none is one stretch, with factor 1
+    (SPEC 7.18).
     """
 
     unit: Annotated[str, OneOf(("none", "record", "device"))] = "none"
@@ -56,6 +59,7 @@ class Privacy:
     clip: Annotated[float, Range(0.0, 1e6)] = 0.0
     noise_multiplier: Annotated[float, Range(0.0, 1e4)] = 0.0
     colluders: Annotated[int, Range(0, limits.MAX_DEVICES)] = 0
+    schedule: Annotated[tuple[Annotated[float, Range(0.1, 10.0)], ...], Size(0, 16)] = ()
 
 
 @dataclass(frozen=True)
@@ -140,7 +144,10 @@ def check_privacy(privacy: Privacy, training: Training) -> None:
     # 2. No privacy is written in one way only; a clip may still steady the training.
     if privacy.unit == "none":
         if privacy != Privacy(clip=privacy.clip):
-            raise ConfigError("privacy.unit is none: epsilon, delta and noise_multiplier must be 0")
+            raise ConfigError(
+                "privacy.unit is none: epsilon, delta and noise_multiplier must be 0, and schedule "
+                "empty"
+            )
         return
     # 3. A guarantee needs every one of its numbers.
     _check_number("epsilon", privacy.epsilon, 1e-3, 100.0)
@@ -159,6 +166,18 @@ def check_privacy(privacy: Privacy, training: Training) -> None:
         raise ConfigError(
             f"training.steps * training.rounds is {training.steps * training.rounds}, "
             "the accountant composes at most 1000000 steps"
+        )
+
+
+def check_of_round(privacy: Privacy) -> None:
+    """Refuse numbers whose noise depends on a round that nobody named (SPEC 7.18).
+
+    Raises ConfigError.
+    """
+    if privacy.schedule:
+        raise ConfigError(
+            f"privacy.schedule is {privacy.schedule}: noise is that of a round, so train and "
+            "protect with its terms, guarantee.at_round"
         )
 
 

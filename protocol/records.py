@@ -16,6 +16,7 @@ from vitalring.protocol.secure_sum import SECURE_SUMS
 from vitalring.schema import OneOf, Pattern, Range, Size
 
 Name = Annotated[str, Pattern("[a-z0-9](?:[a-z0-9-]{0,30}[a-z0-9])?")]
+DataClass = Annotated[str, Pattern("(?:[a-z0-9](?:[a-z0-9-]{0,30}[a-z0-9])?)?")]
 Digest = Annotated[bytes, Size(32)]
 Key = Annotated[bytes, Size(32)]
 Index = Annotated[int, Range(0, 2**48)]
@@ -91,6 +92,7 @@ class StudyPlan:
     updates are cut into up to `groups` disjoint sub-cohorts, whose means `combine` makes one of
     (SPEC 11.12). A study of the task `statistics` has one round, which agrees on a feature schema.
     `ring_suite` says how devices sign: 1 by LSAG, 2 by one-of-many proofs (SPEC 6.13).
+    `data_class` is the kind of records that it trains on, or nothing (SPEC 7.19).
     """
 
     TYPE: ClassVar[str] = "vitalring/study-plan/1"
@@ -112,6 +114,7 @@ class StudyPlan:
     combine: Annotated[str, OneOf(("mean", "median", "trimmed-mean"))] = "mean"
     task: Annotated[str, OneOf(("train", "statistics"))] = "train"
     ring_suite: Annotated[int, Range(1, 2)] = 1
+    data_class: DataClass = ""
 
     @property
     def terms(self) -> Terms:

@@ -11,12 +11,12 @@ from vitalring.protocol.guarantee import (
     adds_integer_noise,
     check_terms,
     noise_of,
-    round_spend,
     sensitivity,
-    spend_of_rounds,
+    stretches,
+    study_spend,
 )
 from vitalring.protocol.integer_noise import width_for
-from vitalring.protocol.privacy import Spend, check_privacy
+from vitalring.protocol.privacy import MIN_NOISE_MULTIPLIER, Spend, check_privacy
 
 _MOST_BITS: Final = 20
 _COARSE: Final = 1.015
@@ -39,7 +39,10 @@ def with_noise(terms: Terms) -> Terms:
     check_privacy(replace(privacy, noise_multiplier=1.0), terms.training)
     if not adds_integer_noise(privacy):
         found = calibrate(
-            privacy.epsilon, privacy.delta, lambda each: _study(_multiplied(terms, each))
+            privacy.epsilon,
+            privacy.delta,
+            lambda each: study_spend(_multiplied(terms, each)),
+            least=_least(terms),
         )
         return _multiplied(terms, found)
     if privacy.noise == "distributed" and privacy.colluders >= terms.min_cohort:
@@ -51,18 +54,18 @@ def with_noise(terms: Terms) -> Terms:
     ideal = calibrate(
         privacy.epsilon,
         privacy.delta,
-        lambda each: Spend(rate, each, terms.training.rounds, epsilon=0.0),
+        lambda each: _ideal(terms, rate, each),
+        least=_least(terms),
     )
     largest = privacy.epsilon
     if privacy.unit == "device":
         # What is charged has to fit into the budget's delta too, where a record spends more.
-        halved = Spend(1.0, ideal / 2.0, terms.training.rounds, epsilon=0.0)
-        largest = epsilon((halved,), privacy.delta)
+        largest = epsilon(_ideal(terms, 1.0, ideal / 2.0), privacy.delta)
     fine = _on_fine_grid(terms, ideal, largest)
     found = calibrate(
         privacy.epsilon,
         privacy.delta,
-        lambda each: _study(_with_fields(fine, each)),
+        lambda each: study_spend(_with_fields(fine, each)),
         # The ideal multiplier is a little too small for a sum that is rounded.
         least=0.999 * ideal,
     )
@@ -73,14 +76,19 @@ def too_small(terms: Terms, devices: int) -> str | None:
     """Say with the arithmetic that a fleet is too small for its unit, None where it is not.
 
     In R rounds updates that all point one way add up to R clips, noise to sqrt(R) times its
-    length on one mean update. Where the latter is longer, little is learnt.
+    length on one mean update, by a schedule its root mean square. Where the latter is longer,
+    little is learnt.
     """
     privacy, training = terms.privacy, terms.training
     if privacy.unit == "none":
         return None
     by_rounds = adds_integer_noise(privacy)
     steps = training.rounds * (1 if by_rounds else training.steps)
-    each = privacy.noise_multiplier * math.sqrt(terms.dimension)
+    squares = sum(
+        (stretch.last - stretch.first + 1) * stretch.terms.privacy.noise_multiplier**2
+        for stretch in stretches(terms)
+    )
+    each = math.sqrt(squares / training.rounds * terms.dimension)
     if privacy.unit == "record":
         each /= training.batch
     # How many devices' noise there is on the mean for each whose noise was asked for.
@@ -100,10 +108,22 @@ def too_small(terms: Terms, devices: int) -> str | None:
     )
 
 
-def _study(terms: Terms) -> Spend:
-    spend = spend_of_rounds(round_spend(terms), terms.training.rounds)
-    assert spend is not None  # noqa: S101 - unit none was left before
-    return spend
+def _least(terms: Terms) -> float:
+    """Return the smallest multiplier that leaves every stretch what a plan may name."""
+    return MIN_NOISE_MULTIPLIER / min((1.0, *terms.privacy.schedule))
+
+
+def _ideal(terms: Terms, rate: float, multiplier: float) -> tuple[Spend, ...]:
+    """Return what the rounds would spend without rounding, each with this multiplier's share."""
+    return tuple(
+        Spend(
+            rate,
+            stretch.terms.privacy.noise_multiplier,
+            stretch.last - stretch.first + 1,
+            epsilon=0.0,
+        )
+        for stretch in stretches(_multiplied(terms, multiplier))
+    )
 
 
 def _multiplied(terms: Terms, multiplier: float) -> Terms:
@@ -111,9 +131,9 @@ def _multiplied(terms: Terms, multiplier: float) -> Terms:
 
 
 def _with_fields(terms: Terms, multiplier: float) -> Terms:
-    """Return terms with this noise and fields that it fits."""
+    """Return terms with this noise and fields that it fits in every stretch."""
     terms = _multiplied(terms, multiplier)
-    width = width_for(noise_of(terms).deviation)
+    width = width_for(max(noise_of(each.terms).deviation for each in stretches(terms)))
     return replace(terms, codec=replace(terms.codec, noise_width=width))
 
 
@@ -130,7 +150,8 @@ def _on_fine_grid(terms: Terms, multiplier: float, largest: float) -> Terms:
         # The multiplier is in clips: what they make of the sensitivity is its overhead.
         clip = noise.deviation * math.sqrt(noise.shares) / multiplier
         most = _COARSE if bits < _MOST_BITS else _COARSEST
-        if sensitivity(tried) > most * clip or noise.delta > risk:
+        shape = max(noise_of(each.terms).delta for each in stretches(tried))
+        if sensitivity(tried) > most * clip or shape > risk:
             continue
         check_terms(tried)
         return tried

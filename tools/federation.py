@@ -21,7 +21,7 @@ from vitalring.models.dataset.statistics import Question
 from vitalring.protocol import signing, trust
 from vitalring.protocol.bfv import choose_params
 from vitalring.protocol.cbor import digest
-from vitalring.protocol.guarantee import noise_of
+from vitalring.protocol.guarantee import Terms, noise_of, stretches
 from vitalring.protocol.key_records import context_of
 from vitalring.protocol.records import (
     Federation,
@@ -247,6 +247,15 @@ def training_line(plan: StudyPlan) -> str:
     )
 
 
+def schedule_in_words(terms: Terms) -> str:
+    """Say by what the noise of each stretch of rounds is multiplied."""
+    # Without one there is a stretch all the same.
+    parts = zip(terms.privacy.schedule, stretches(terms), strict=False)
+    return ", ".join(
+        f"{factor:g} in rounds {stretch.first} to {stretch.last}" for factor, stretch in parts
+    )
+
+
 def joint_lines(study: trust.Study) -> list[str]:
     """Return what a joint key consists of, and what a round of all devices costs a hospital."""
     if study.joint is None:
@@ -267,6 +276,8 @@ def describe(made: Made) -> list[str]:
         f"rings of {plan.min_ring} keys or more",
         f"model       {plan.model.name}, {plan.model.dimension} parameters",
     ]
+    if plan.data_class:
+        lines.append(f"data        {plan.data_class}: devices with records of another class refuse")
     if plan.task == "train":
         lines.append(f"training    {training_line(plan)}")
     if plan.privacy.unit == "none":
@@ -277,6 +288,8 @@ def describe(made: Made) -> list[str]:
             f"epsilon {plan.privacy.epsilon:g} at delta {plan.privacy.delta:g} "
             f"over {plan.training.rounds} rounds"
         )
+        if plan.privacy.schedule:
+            lines[-1] += f", its noise times {schedule_in_words(plan.terms)}"
         if plan.privacy.noise == "distributed":
             lines[-1] += f", carried by {noise_of(plan.terms).shares} of {plan.min_cohort} devices"
         note = too_small(plan.terms, len(roster.keys))

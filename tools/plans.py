@@ -84,7 +84,7 @@ def _largest_rate(most: int) -> float:
 def privacy_of(settings: StudySettings, numbers: Numbers, min_cohort: int) -> Privacy:
     """Return the guarantee that the settings claim, its noise yet to be found."""
     if settings.unit == "none":
-        return Privacy(clip=numbers.clip)
+        return Privacy(clip=numbers.clip, schedule=settings.noise_schedule)
     distributed = numbers.noise == "distributed"
     return Privacy(
         settings.unit,
@@ -93,6 +93,7 @@ def privacy_of(settings: StudySettings, numbers: Numbers, min_cohort: int) -> Pr
         settings.delta,
         numbers.clip,
         colluders=math.ceil(settings.colluders * min_cohort) if distributed else 0,
+        schedule=settings.noise_schedule,
     )
 
 
@@ -230,4 +231,5 @@ def _plan(
         combine=settings.combine,
         task=task,
         ring_suite=suite,
+        data_class=settings.data_class,
     )

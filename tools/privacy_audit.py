@@ -13,19 +13,31 @@ from vitalring.errors import PrivacyError
 from vitalring.protocol.guarantee import (
     Terms,
     adds_integer_noise,
-    budget_spend,
+    budget_allowances,
     noise_of,
     round_spend,
+    stretches,
+    study_spend,
 )
 from vitalring.protocol.privacy import Privacy, Spend
 from vitalring.tools.verify import SoundLog, read_log
 
 
 @dataclass(frozen=True)
+class StretchSpend:
+    """What each of rounds `first` to `last` spends of the unit (SPEC 7.18)."""
+
+    first: int
+    last: int
+    spend: Spend
+
+
+@dataclass(frozen=True)
 class Audit:
     """A study's claim beside what its own numbers spend; epsilon at the claim's delta.
 
-    `a_round` is what one round spends of the unit; None, like every figure, for unit none.
+    `stretches` say what one round spends of the unit, all rounds alike or by the schedule of the
+    noise; unit none has none, and no figure. `data_class` is the kind of data that the plan names.
     `planned` counts all rounds of the plan, `so_far` those that the log has. `of_a_record` is
     what the rounds so far spend of a record's budget on a device (SPEC 7.16). `shares` are the
     devices whose noise counts, `fewest` the updates in the smallest sum that was opened.
@@ -38,7 +50,8 @@ class Audit:
     min_cohort: int
     fewest: int | None
     shares: int | None
-    a_round: Spend | None
+    data_class: str
+    stretches: tuple[StretchSpend, ...]
     planned: float | None
     so_far: float | None
     of_a_record: float | None
@@ -53,17 +66,14 @@ def audit_log(folder: Path, authority_key: bytes | None) -> tuple[Audit, Terms]:
     log = read_log(folder / "log" if (folder / "log").is_dir() else folder, authority_key)
     plan = log.study.plan
     terms, claim, logged = plan.terms, plan.privacy, len(log.rounds)
-    one = round_spend(terms)
     opened = [each.admitted for each in log.rounds if each.status == "summed"]
     differences: list[str] = []
 
-    def spent(spend: Spend | None, rounds: int) -> float | None:
-        if spend is None:
+    def spent(spends: Sequence[Spend], rounds: int) -> float | None:
+        if claim.unit == "none":
             return None
-        if not rounds:
-            return 0.0
         try:
-            return accountant.epsilon([_of_rounds(spend, rounds)], claim.delta)
+            return accountant.epsilon(spends, claim.delta)
         except PrivacyError as error:
             differences.append(f"{rounds} rounds cannot be accounted for: {error}")
             return None
@@ -76,10 +86,11 @@ def audit_log(folder: Path, authority_key: bytes | None) -> tuple[Audit, Terms]:
         min_cohort=plan.min_cohort,
         fewest=min(opened, default=None),
         shares=noise_of(terms).shares if adds_integer_noise(claim) else None,
-        a_round=one,
-        planned=spent(one, plan.training.rounds),
-        so_far=spent(one, logged),
-        of_a_record=spent(budget_spend(terms), logged),
+        data_class=plan.data_class,
+        stretches=tuple(_stretch_spends(terms)),
+        planned=spent(study_spend(terms), plan.training.rounds),
+        so_far=spent(study_spend(terms, logged), logged),
+        of_a_record=spent(_of_a_record(terms, logged), logged),
     )
     differences += _differences(log, audit)
     return replace(audit, differences=tuple(differences)), terms
@@ -90,13 +101,11 @@ def together(audited: Sequence[tuple[Audit, Terms]], delta: float) -> float | No
 
     None where a study has no guarantee: then nothing bounds it. Raises PrivacyError.
     """
-    spends = []
-    for audit, terms in audited:
-        spend = budget_spend(terms)
-        if spend is None:
-            return None
-        if audit.rounds_logged:
-            spends.append(_of_rounds(spend, audit.rounds_logged))
+    if any(audit.privacy.unit == "none" for audit, _ in audited):
+        return None
+    spends = [
+        spend for audit, terms in audited for spend in _of_a_record(terms, audit.rounds_logged)
+    ]
     return accountant.epsilon(spends, delta)
 
 
@@ -116,5 +125,13 @@ def _differences(log: SoundLog, audit: Audit) -> Iterator[str]:
         yield f"the roster has {keys} keys, no sum of {audit.min_cohort} updates can come of it"
 
 
-def _of_rounds(spend: Spend, rounds: int) -> Spend:
-    return replace(spend, steps=spend.steps * rounds)
+def _of_a_record(terms: Terms, rounds: int) -> list[Spend]:
+    """Return what the first rounds spend of a record's budget on a device."""
+    return [allowance.whole for allowance in budget_allowances(terms, rounds)]
+
+
+def _stretch_spends(terms: Terms) -> Iterator[StretchSpend]:
+    for stretch in stretches(terms):
+        spend = round_spend(terms, stretch.first)
+        if spend is not None:
+            yield StretchSpend(stretch.first, stretch.last, spend)

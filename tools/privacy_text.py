@@ -4,9 +4,9 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from vitalring.edge_agent.spending import Spending, StudySpending
-from vitalring.protocol.privacy import Privacy
-from vitalring.tools.privacy_audit import Audit
+from vitalring.edge_agent.spending import ClassSpending, Spending, StudySpending
+from vitalring.protocol.privacy import Privacy, Spend
+from vitalring.tools.privacy_audit import Audit, StretchSpend
 
 NOTHING: Final = "no privacy was spent: this device has not taken part in a study with a guarantee"
 
@@ -22,24 +22,32 @@ _NOISES: Final = {
 
 def spending_lines(found: Spending) -> Iterator[str]:
     """Yield what the owner of a device wants to know of its budget."""
-    yield (
-        f"spent     epsilon {found.epsilon_spent:.4f} of {found.epsilon_limit:g} "
-        f"at delta {found.delta:g}, over all studies"
-    )
-    yield f"          {in_words(found.epsilon_spent, found.delta)}"
-    yield (
-        f"promised  epsilon {found.epsilon_promised:.4f}, with the rounds that open studies "
-        "may still take"
-    )
-    yield (
-        f"left      epsilon {found.epsilon_left:.4f} for other studies; one that would go beyond "
-        "the limit is refused"
-    )
+    for place, each in enumerate(found.classes):
+        if place:
+            yield ""
+        yield from _class_lines(each, found.delta)
     if not found.studies:
         yield NOTHING
     for study in found.studies:
         yield ""
         yield from _study_lines(study)
+
+
+def _class_lines(found: ClassSpending, delta: float) -> Iterator[str]:
+    about = f" of {found.data_class}" if found.data_class else ""
+    yield (
+        f"spent     epsilon {found.epsilon_spent:.4f} of {found.epsilon_limit:g} "
+        f"at delta {delta:g}, over all studies{about}"
+    )
+    yield f"          {in_words(found.epsilon_spent, delta)}"
+    yield (
+        f"promised  epsilon {found.epsilon_promised:.4f}, with the rounds that open studies "
+        "may still take"
+    )
+    yield (
+        f"left      epsilon {found.epsilon_left:.4f} for other studies{about}; one that would go "
+        "beyond the limit is refused"
+    )
 
 
 def in_words(epsilon: float, delta: float) -> str:
@@ -54,9 +62,13 @@ def in_words(epsilon: float, delta: float) -> str:
 
 def audit_lines(audit: Audit) -> Iterator[str]:
     """Yield what a hospital wants to know of a study's claim."""
-    claim, one = audit.privacy, audit.a_round
-    yield f"study {audit.study}: {audit.rounds_logged} of {audit.rounds_planned} rounds in the log"
-    if one is None:
+    claim = audit.privacy
+    about = f" about {audit.data_class}" if audit.data_class else ""
+    yield (
+        f"study {audit.study}{about}: {audit.rounds_logged} of {audit.rounds_planned} rounds in "
+        "the log"
+    )
+    if not audit.stretches:
         yield "  claims      no differential privacy; nothing bounds what its models tell"
     else:
         yield (
@@ -66,12 +78,8 @@ def audit_lines(audit: Audit) -> Iterator[str]:
         yield f"  all rounds  {_spent(audit.planned)} recomputed from the plan's own numbers"
         yield f"  so far      {_spent(audit.so_far)}"
         yield f"  a record    {_spent(audit.of_a_record)} of a device's own budget, so far"
-        rate = f", each record with a chance of {one.sampling_rate:.3g}"
-        yield (
-            f"  a round     {one.steps} release{'s' if one.steps > 1 else ''} with noise of "
-            f"{one.noise_multiplier:.4g} times the sensitivity"
-            + (rate if one.sampling_rate < 1.0 else "")
-        )
+        for each in audit.stretches:
+            yield f"  {_rounds(audit, each):10}  {_release(each.spend)}"
     if audit.shares is not None and claim.noise == "distributed":
         yield (
             f"  noise       of {audit.shares} devices counts: {audit.min_cohort} in the smallest "
@@ -86,9 +94,26 @@ def audit_lines(audit: Audit) -> Iterator[str]:
 def together_line(audits: Sequence[Audit], epsilon: float | None, delta: float) -> str:
     """Say what several studies spend of a record that was in all of them."""
     if epsilon is None:
-        names = ", ".join(audit.study for audit in audits if audit.a_round is None)
+        names = ", ".join(audit.study for audit in audits if not audit.stretches)
         return f"together   no bound: {names} has no guarantee"
     return f"together   epsilon {epsilon:.4f} at delta {delta:g} of a record that is in all of them"
+
+
+def _rounds(audit: Audit, stretch: StretchSpend) -> str:
+    """Name the rounds of a stretch."""
+    if len(audit.stretches) == 1:
+        return "a round"
+    return f"{stretch.first} to {stretch.last}"
+
+
+def _release(spend: Spend) -> str:
+    """Say what a round releases."""
+    rate = f", each record with a chance of {spend.sampling_rate:.3g}"
+    return (
+        f"{spend.steps} release{'s' if spend.steps > 1 else ''} with noise of "
+        f"{spend.noise_multiplier:.4g} times the sensitivity"
+        + (rate if spend.sampling_rate < 1.0 else "")
+    )
 
 
 def _study_lines(study: StudySpending) -> Iterator[str]:
@@ -102,6 +127,8 @@ def _study_lines(study: StudySpending) -> Iterator[str]:
             f"study {study.study}: {done} of {study.rounds_allowed} rounds, "
             f"{study.rounds_left} may still come"
         )
+    if study.data_class:
+        yield f"  data      {study.data_class}"
     yield from _claim_lines(study.claim)
     if study.newest_round:
         yield f"  until     round {study.newest_round}"

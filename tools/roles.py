@@ -22,7 +22,7 @@ from vitalring.gateway.mosquitto import (
     cohort_user,
     second_gateway_user,
 )
-from vitalring.protocol.guarantee import budget_spend, spend_of_rounds
+from vitalring.protocol.guarantee import budget_allowances
 from vitalring.protocol.records import StudyPlan
 from vitalring.protocol.secure_sum import KEYLESS
 from vitalring.tools.federation import KEYS_FOLDER, NAMES_FILE, SUM_KEY_FILE, Cohort, Made
@@ -154,6 +154,8 @@ def write_agent(cohort: Cohort, broker: Broker, device: str, data: str, more: Ta
             "ring_keys": KEYS_FOLDER,
             "data": data,
             "device": device,
+            # For the owner to see and to change: a device believes its own file alone.
+            **({"data_class": cohort.plan.data_class} if cohort.plan.data_class else {}),
             "state_dir": "state",
             "broker": _broker_table(broker, user, home),
             **more,
@@ -182,8 +184,7 @@ def _record_epsilon(plan: StudyPlan) -> float:
     claim = plan.privacy
     if claim.unit == "record":
         return claim.epsilon
-    spend = spend_of_rounds(budget_spend(plan.terms), plan.training.rounds)
-    spent = epsilon((spend,), claim.delta) if spend else 0.0
+    spent = epsilon([each.whole for each in budget_allowances(plan.terms)], claim.delta)
     if spent > MAX_EPSILON:
         raise ConfigError(
             f"epsilon {claim.epsilon:g} for a device is {spent:.1f} for a record exchanged for "

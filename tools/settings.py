@@ -8,7 +8,7 @@ from typing import Annotated
 
 from vitalring.errors import ConfigError
 from vitalring.protocol import limits, ring_suite
-from vitalring.protocol.records import Name, ServerOptimiser
+from vitalring.protocol.records import DataClass, Name, ServerOptimiser
 from vitalring.schema import OneOf, Range, Size
 
 SERVERS: Mapping[str, ServerOptimiser] = {
@@ -62,6 +62,8 @@ class StudySettings:
     epsilon: Annotated[float, Range(0.001, 100.0)] = 8.0
     delta: Annotated[float, Range(1e-12, 0.01)] = 1e-5
     clip: Annotated[float | None, Range(1e-6, 1e6)] = None
+    noise_schedule: Annotated[tuple[Annotated[float, Range(0.1, 10.0)], ...], Size(0, 16)] = ()
+    """Factors of the noise in as many equal stretches of the rounds; () is the same in all."""
     bits: Annotated[int, Range(2, 20)] = 8
     update_clip: Annotated[float | None, Range(1e-9, 1e9)] = None
     reach: Annotated[float, Range(0.1, 100.0)] = 6.0
@@ -100,6 +102,8 @@ class StudySettings:
     alike. 0 lets a simulation take its largest device, and is `records` elsewhere."""
     n_max: Annotated[int, Range(0, limits.MAX_DEVICES)] = 0
     """Devices that a sum has room for; 0 is the size of the roster."""
+    data_class: DataClass = ""
+    """Kind of data that the study trains on; a simulation takes what its data set says."""
     seed: Annotated[int, Range(0, 2**63 - 1)] = 0
     patience: Annotated[int, Range(0, limits.MAX_ROUNDS)] = 0
 

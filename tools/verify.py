@@ -297,6 +297,9 @@ def _summary(verdict: Verdict) -> Iterator[str]:
             f"unit {privacy.unit}, noise {privacy.noise}: epsilon {privacy.epsilon:g} at delta "
             f"{privacy.delta:g} claimed, {verdict.epsilon:.4f} recomputed"
         )
+        if privacy.schedule:
+            factors = ", ".join(f"{factor:g}" for factor in privacy.schedule)
+            claim += f", noise times {factors} in equal stretches of the rounds"
         if privacy.noise == "distributed":
             claim += f", with {privacy.colluders} colluders in a sum of the fewest devices"
     yield f"  privacy      {claim}"

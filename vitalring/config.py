@@ -2,6 +2,7 @@
 
 import dataclasses
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -41,4 +42,6 @@ def _resolve(value: Any, folder: Path) -> Any:  # noqa: ANN401
             if f.init
         }
         return dataclasses.replace(value, **changed)
+    if isinstance(value, Mapping):
+        return {key: _resolve(item, folder) for key, item in value.items()}
     return value

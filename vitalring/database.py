@@ -17,11 +17,11 @@ from vitalring.errors import StorageError
 _ADVICE = "free space on its disk or restore it from a backup"
 
 
-def open_database(path: Path, schema: str, version: int) -> sqlite3.Connection:
+def open_database(path: Path, schema: str, version: int, cure: str = "") -> sqlite3.Connection:
     """Open or create the database at `path`; a new one has mode 0600.
 
     `schema` runs once, on a new file; `version` guards against a file of
-    another layout. Raises StorageError.
+    another layout, and `cure` says what to do with one. Raises StorageError.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -45,7 +45,10 @@ def open_database(path: Path, schema: str, version: int) -> sqlite3.Connection:
         raise _cannot(path, "opened", error) from error
     if found not in (0, version):
         connection.close()
-        raise StorageError(f"{path} has layout {found}, this version reads layout {version}")
+        advice = f": {cure}" if cure else ""
+        raise StorageError(
+            f"{path} has layout {found}, this version reads layout {version}{advice}"
+        )
     return connection
 
 

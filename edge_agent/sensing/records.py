@@ -38,9 +38,15 @@ from vitalring.protocol.trust import Study
 class SensorRecords:
     """A source of records over the buffer that a running `Sensing` fills."""
 
-    def __init__(self, config: SensingConfig, state_dir: Path) -> None:
+    def __init__(self, config: SensingConfig, state_dir: Path, data_class: str = "") -> None:
         self._config = config
+        self._data_class = data_class
         self._path = state_dir / FILE
+
+    @property
+    def data_classes(self) -> tuple[str, ...]:
+        """The kind of the windows, as the owner says; "" where nobody does."""
+        return (self._data_class,)
 
     def records(self, study: Study) -> Records:
         """Return the labelled windows as they are now: x float32 (n, time, channels), y (n).

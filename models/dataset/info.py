@@ -14,10 +14,12 @@ from vitalring.models.dataset.features import Category, Feature, FeatureSchema, 
 
 MAX_CLASSES = 1000
 MAX_TEXT = 200  # characters of a name
+DATA_CLASS = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,30}[a-z0-9])?")
 DEVICE_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}")
 
 _COMMON = {
     "name",
+    "data_class",
     "kind",
     "classes",
     "scale",
@@ -43,7 +45,8 @@ class DatasetInfo:
     `label` names the label's column, `missing` the texts of an unknown cell (an empty one always
     is), `ignore` columns that are no features, `group` the column whose equal rows stay together
     in a split, `categories` columns whose numbers are codes, and `features` what was declared, or
-    None where the sites agree.
+    None where the sites agree. `data_class` is the kind of data that the records are, such as
+    heart-rhythm, for limits of privacy by kind; "" where nobody said.
     """
 
     name: str
@@ -64,6 +67,7 @@ class DatasetInfo:
     channels: tuple[str, ...] = ()
     units: tuple[str, ...] = ()
     inputs: tuple[str, ...] = ()
+    data_class: str = ""
 
 
 def load_dataset(folder: Path) -> DatasetInfo:
@@ -131,6 +135,7 @@ class _Reader:
             channels=self._names("channels", 'channels = ["ECG", "respiration"]'),
             units=self._units(),
             inputs=self._names("inputs", 'inputs = ["age", "weight"]'),
+            data_class=self._data_class(),
         )
         self._held_out(info)
         self._units_fit(info)
@@ -156,6 +161,16 @@ class _Reader:
         if isinstance(name, str) and 0 < len(name) <= 100 and name.isprintable():
             return name
         self._wrong("name", 'write name = "..." of 1 to 100 characters')
+        return ""
+
+    def _data_class(self) -> str:
+        name = self._table.get("data_class", "")
+        if isinstance(name, str) and (not name or DATA_CLASS.fullmatch(name)):
+            return name
+        self._wrong(
+            "data_class",
+            'write up to 32 of a-z, 0-9 and hyphen, such as data_class = "heart-rhythm"',
+        )
         return ""
 
     def _classes(self) -> tuple[str, ...]:

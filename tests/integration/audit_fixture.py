@@ -101,7 +101,7 @@ def terms_of(unit, noise, dimension, *, shares=9, sigma=1.0, rate=1.0, **codec) 
 
 def claimed_mu(terms) -> float:
     """What the accountant is told: one release is so much Gaussian DP (SPEC 7.13, 7.14)."""
-    return 1.0 / round_spend(terms).noise_multiplier
+    return 1.0 / round_spend(terms, 1).noise_multiplier
 
 
 def opened(terms, updates, seed, *, records=1) -> tuple[np.ndarray, int]:

@@ -68,8 +68,9 @@ def keyring(folder, pair, epoch=1):
 class FixedRecords:
     """A source of rows that a test made."""
 
-    def __init__(self, rows):
+    def __init__(self, rows, data_classes=("",)):
         self.rows = rows
+        self.data_classes = data_classes
 
     def records(self, _study):
         return self.rows
@@ -86,6 +87,7 @@ def device(
     records=120,
     pair=None,
     caught_up=True,
+    data_classes=("",),
 ):
     """An agent on the state in `folder`, which is made if it is not there."""
     rng = np.random.default_rng(number)
@@ -101,7 +103,7 @@ def device(
         db,
         Budget(db),
         keyring(folder / "keys", pair),
-        FixedRecords(rows),
+        FixedRecords(rows, data_classes),
         floors,
         participation,
         workshop_of(parties, folder),

@@ -230,6 +230,7 @@ def small_federation(
     name="study",
     codec=None,
     training=None,
+    data_class="",
 ):
     """Make a federation with a signed study; its artefact can be made to describe another size."""
     info, artefact = artefact_of(described_dimension or dimension)
@@ -270,6 +271,7 @@ def small_federation(
         min_ring=min_ring,
         quorum=max(1, threshold),
         threshold=threshold,
+        data_class=data_class,
         ring_suite=ring_suite,
     )
     decryption, pieces, key = None, (), b""

@@ -190,7 +190,7 @@ class Hospital:
         (folder / "broker" / "local.d" / "save.conf").write_text("autosave_interval 1\n")
         (folder / "study.toml").write_text(
             f'federation = "{FEDERATION}"\ncohort = "{COHORT}"\nrounds = {rounds}\n'
-            f"records = 250\nmin_cohort = {min_cohort}\n"
+            f'records = 250\ndata_class = "heart-rhythm"\nmin_cohort = {min_cohort}\n'
             f'secure_sum = "{mode}"\nhospitals = {hospitals}\n{study}'
         )
         (folder / "names.txt").write_text("\n".join(self.devices))

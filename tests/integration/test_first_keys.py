@@ -33,6 +33,7 @@ secure_sum = "two-server"
 unit = "none"
 rounds = 2
 records = 250
+data_class = "heart-rhythm"
 min_cohort = 3
 """
 

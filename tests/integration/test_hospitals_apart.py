@@ -27,6 +27,7 @@ study = "hearts"
 cohort = "ward-3"
 rounds = 2
 records = 170
+data_class = "heart-rhythm"
 min_cohort = 4
 secure_sum = "threshold-he"
 hospitals = 3

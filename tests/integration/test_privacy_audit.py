@@ -11,7 +11,7 @@ from federation_fixture import SOME_PRIVACY, Parties, small_federation
 from vitalring.edge_agent.accountant import epsilon
 from vitalring.errors import LogError
 from vitalring.gateway.export import export_log
-from vitalring.protocol.guarantee import budget_spend, round_spend, spend_of_rounds, study_spend
+from vitalring.protocol.guarantee import budget_allowances, study_spend
 from vitalring.tools.cli import main
 from vitalring.tools.privacy_audit import audit_log, together
 from vitalring.tools.verify import verify_log
@@ -51,8 +51,8 @@ def test_figures_are_recomputed_from_the_plan(local):
     audit, terms = audit_log(log, federation.authority_key)
     assert terms == federation.study.plan.terms
     assert (audit.rounds_planned, audit.rounds_logged, audit.fewest) == (40, 2, 5)
-    assert audit.planned == epsilon([study_spend(terms)], 1e-5) <= SOME_PRIVACY.epsilon
-    assert audit.so_far == epsilon([spend_of_rounds(round_spend(terms), 2)], 1e-5)
+    assert audit.planned == epsilon(study_spend(terms), 1e-5) <= SOME_PRIVACY.epsilon
+    assert audit.so_far == epsilon(study_spend(terms, 2), 1e-5)
     assert audit.of_a_record == audit.so_far < audit.planned
     assert (audit.shares, audit.differences) == (None, ())
 
@@ -61,7 +61,8 @@ def test_shared_noise_counts_honest_devices_and_a_device_costs_a_record_more(sha
     _, log = shared
     audit, terms = audit_log(log, None)
     assert (audit.shares, audit.min_cohort, audit.privacy.colluders) == (3, 4, 1)
-    assert audit.of_a_record == epsilon([spend_of_rounds(budget_spend(terms), 2)], 1e-5)
+    (of_a_record,) = budget_allowances(terms, 2)
+    assert audit.of_a_record == epsilon([of_a_record.whole], 1e-5)
     assert (audit.of_a_record > audit.so_far) == (audit.privacy.unit == "device")
     assert audit.differences == ()
 

@@ -11,6 +11,7 @@ import vitalring
 from vitalring.errors import ConfigError
 from vitalring.models.artefact import initial_weights, load_artefact
 from vitalring.protocol.weights import unpack_weights
+from vitalring.tools.cli import main
 from vitalring.tools.commands.simulate import summary
 from vitalring.tools.simulate.api import Simulation
 from vitalring.tools.verify import verify_log
@@ -72,6 +73,47 @@ def test_a_round_that_learns_nothing_moves_the_model_by_its_noise(
     verdict = verify_log(result.folder / "log", None)
     assert (verdict.privacy.unit, verdict.privacy.noise) == (unit, noise)
     assert verdict.epsilon <= epsilon
+
+
+def test_a_schedule_through_a_whole_federation(tmp_path, capsys):
+    """Three rounds in two stretches: plan, devices, log and report say the same of them."""
+    result = run(
+        tmp_path / "out",
+        unit="device",
+        noise="distributed",
+        rounds=3,
+        epsilon=4.0,
+        lr=1e-6,
+        min_cohort=6,
+        noise_schedule=(3.0, 1.0),
+    )
+    privacy = result.report["privacy"]
+    assert privacy["schedule"] == [3.0, 1.0]
+    assert 0.99 * 4.0 < privacy["spent"] <= 4.0
+    assert [row["admitted"] for row in result.report["rounds"]] == [6, 6, 6]
+    # Nothing is learnt, so the model moves by the noise of three rounds: two loud ones, one not.
+    # The server's momentum counts round 1 as 1 + 0.9 + 0.81, round 2 as 1 + 0.9, round 3 as 1.
+    clip, sigma = result.report["training"]["update_clip"], privacy["noise_multiplier"]
+    each = sigma * clip * np.sqrt(6 / 5) / 6
+    expected = each * np.sqrt((3 * 2.71) ** 2 + (3 * 1.9) ** 2 + 1)
+    assert np.std(moved(result)) == pytest.approx(expected, rel=0.06)
+    # The same from outside.
+    verdict = verify_log(result.folder / "log", None)
+    assert verdict.epsilon == pytest.approx(privacy["spent"])
+    assert main(["verify", str(result.folder)]) == 0
+    assert "noise times 3, 1 in equal stretches of the rounds" in capsys.readouterr().out
+    assert main(["privacy", "audit", str(result.folder)]) == 0
+    said = capsys.readouterr().out
+    assert "study arrhythmia about heart-rhythm: 3 of 3 rounds in the log" in said
+    assert "  1 to 2      1 release with noise of" in said
+    assert "  3 to 3      1 release with noise of" in said
+    assert "Every claim holds." in said
+
+
+def test_a_study_of_another_class_than_the_data_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(ConfigError, match=r"study\.data_class is step-count, .* says heart-rhythm"):
+        run(tmp_path / "out", data_class="step-count")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_sum_of_gradients_learns_through_dropouts(tmp_path):

@@ -150,7 +150,7 @@ def test_refuses_what_it_cannot_account(spend, delta):
 @pytest.fixture(scope="module")
 def multiplier():
     factor = sensitivity_factor(6_000)
-    return calibrate(2.0, 1e-5, lambda each: Spend(0.1, each / factor, 200))
+    return calibrate(2.0, 1e-5, lambda each: [Spend(0.1, each / factor, 200)])
 
 
 def test_calibration_is_sufficient_and_tight(multiplier):
@@ -161,7 +161,7 @@ def test_calibration_is_sufficient_and_tight(multiplier):
 
 def test_calibration_gives_up_by_name():
     with pytest.raises(ConfigError, match="no noise gives epsilon"):
-        calibrate(1e-5, 1e-9, lambda each: Spend(1.0, each, 1_000_000))
+        calibrate(1e-5, 1e-9, lambda each: [Spend(1.0, each, 1_000_000)])
 
 
 def test_claim_is_recomputed(multiplier):

@@ -1,5 +1,6 @@
 """The privacy budget: nothing leaves that was not charged, whatever happens in between."""
 
+import os
 import shutil
 import signal
 import sqlite3
@@ -8,15 +9,19 @@ import sys
 import uuid
 from contextlib import closing, suppress
 from dataclasses import replace
+from pathlib import Path
 
+import budget_fixture
 import pytest
+from budget_fixture import BudgetFile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vitalring.database import open_database
 from vitalring.edge_agent.accountant import epsilon
-from vitalring.edge_agent.budget import SCHEMA, Budget, BudgetFile
+from vitalring.edge_agent.budget import SCHEMA, Budget, committed_of, of_class, spent_of
 from vitalring.errors import PrivacyError, StorageError
+from vitalring.protocol.guarantee import Allowance
 from vitalring.protocol.privacy import Spend
 
 STUDY, OTHER = b"s" * 32, b"o" * 32
@@ -28,6 +33,8 @@ def linear(spends, delta):
     return sum(spend.steps for spend in spends) / 10
 
 
+LOUD, QUIET = replace(SPEND, noise_multiplier=2.0), SPEND
+SCHEDULE = [Allowance(LOUD, 2), Allowance(QUIET, 3)]
 LIMIT = {"limit": 20.0, "delta": 1e-5, "accountant": linear}
 
 
@@ -38,7 +45,7 @@ def round_plan(number: int) -> bytes:
 def fill(path, rounds=3):
     file = BudgetFile(path, create=True)
     with file.transaction() as budget:
-        budget.authorise(STUDY, "hearts", SPEND, 10, **LIMIT)
+        budget.authorise(STUDY, "hearts", [Allowance(SPEND, 10)], **LIMIT)
     for number in range(1, rounds + 1):
         with file.transaction() as budget:
             assert budget.reserve(STUDY, round_plan(number), "hearts", number, SPEND)
@@ -73,7 +80,7 @@ def test_rounds_need_authorisation_with_the_same_numbers(tmp_path):
             with pytest.raises(PrivacyError, match=message), file.transaction() as budget:
                 budget.reserve(study_plan, round_plan(9), "hearts", 9, spend)
         with pytest.raises(PrivacyError, match="other numbers"), file.transaction() as budget:
-            budget.authorise(STUDY, "hearts", SPEND, 11, **LIMIT)
+            budget.authorise(STUDY, "hearts", [Allowance(SPEND, 11)], **LIMIT)
         assert file.budget.spent() == (replace(SPEND, steps=30),)
 
 
@@ -90,19 +97,19 @@ def test_the_limit_spans_studies_and_names_its_numbers(tmp_path):
     with closing(fill(tmp_path / "b")) as file:
         expected = r"epsilon 21\.0000 at delta 1e-05, its limit is 20"
         with pytest.raises(PrivacyError, match=expected), file.transaction() as budget:
-            budget.authorise(OTHER, "lungs", SPEND, 11, **LIMIT)
+            budget.authorise(OTHER, "lungs", [Allowance(SPEND, 11)], **LIMIT)
         assert not file.budget.is_authorised(OTHER)
         with file.transaction() as budget:
-            assert budget.authorise(OTHER, "lungs", SPEND, 10, **LIMIT) == 20.0
+            assert budget.authorise(OTHER, "lungs", [Allowance(SPEND, 10)], **LIMIT) == 20.0
 
 
 def test_a_lowered_limit_stops_a_study_that_was_authorised(tmp_path):
     with closing(fill(tmp_path / "b")) as file:
         with file.transaction() as budget:
-            assert budget.authorise(STUDY, "hearts", SPEND, 10, **LIMIT) == 10.0
+            assert budget.authorise(STUDY, "hearts", [Allowance(SPEND, 10)], **LIMIT) == 10.0
         assert len(file.budget.entries()) == 4
         with pytest.raises(PrivacyError, match="its limit is 9"), file.transaction() as budget:
-            budget.authorise(STUDY, "hearts", SPEND, 10, **{**LIMIT, "limit": 9.0})
+            budget.authorise(STUDY, "hearts", [Allowance(SPEND, 10)], **{**LIMIT, "limit": 9.0})
 
 
 def test_closing_frees_what_was_not_spent_and_only_that(tmp_path):
@@ -113,7 +120,7 @@ def test_closing_frees_what_was_not_spent_and_only_that(tmp_path):
         assert file.budget.committed() == file.budget.spent() == (replace(SPEND, steps=30),)
         for act in (
             lambda budget: budget.reserve(STUDY, round_plan(7), "hearts", 7, SPEND),
-            lambda budget: budget.authorise(STUDY, "hearts", SPEND, 10, **LIMIT),
+            lambda budget: budget.authorise(STUDY, "hearts", [Allowance(SPEND, 10)], **LIMIT),
         ):
             with pytest.raises(PrivacyError, match="closed"), file.transaction() as budget:
                 act(budget)
@@ -125,10 +132,212 @@ def test_real_accountant_holds_the_limit(tmp_path):
     real = {"limit": 3.0, "delta": 1e-5, "accountant": epsilon}
     with closing(BudgetFile(tmp_path / "b", create=True)) as file:
         with file.transaction() as budget:
-            total = budget.authorise(STUDY, "hearts", SPEND, 3, **real)
+            total = budget.authorise(STUDY, "hearts", [Allowance(SPEND, 3)], **real)
         assert total == epsilon([replace(SPEND, steps=30)], 1e-5)
         with pytest.raises(PrivacyError, match="its limit is 3"), file.transaction() as budget:
-            budget.authorise(OTHER, "lungs", Spend(0.5, 1.0, 20), 1, **real)
+            budget.authorise(OTHER, "lungs", [Allowance(Spend(0.5, 1.0, 20), 1)], **real)
+
+
+def scheduled(path):
+    """A file with a study of five rounds, the first two of which have more noise."""
+    file = BudgetFile(path, create=True)
+    with file.transaction() as budget:
+        assert budget.authorise(STUDY, "hearts", SCHEDULE, **LIMIT) == 5.0
+    return file
+
+
+def charge(file, number, spend, study=STUDY, **said):
+    with file.transaction() as budget:
+        return budget.reserve(study, round_plan(number), "hearts", number, spend, **said)
+
+
+def test_a_schedule_is_authorised_as_a_whole_and_charged_by_stretches(tmp_path):
+    with closing(scheduled(tmp_path / "b")) as file:
+        assert [e.round for e in file.budget.entries()] == [2, 3]
+        assert all(charge(file, n, LOUD if n < 3 else QUIET) for n in range(1, 5))
+        assert set(file.budget.spent()) == {replace(LOUD, steps=20), replace(QUIET, steps=20)}
+        assert set(file.budget.committed()) == {replace(LOUD, steps=20), replace(QUIET, steps=30)}
+        # Announced again, it is a repetition; held against the limit again, it is not written.
+        assert charge(file, 1, LOUD) is False
+        with file.transaction() as budget:
+            assert budget.authorise(STUDY, "hearts", SCHEDULE, **LIMIT) == 5.0
+            budget.close(STUDY)
+        assert file.budget.committed() == file.budget.spent()
+
+
+def test_rounds_cannot_all_be_charged_under_the_cheaper_stretch(tmp_path):
+    with closing(scheduled(tmp_path / "b")) as file:
+        assert charge(file, 1, LOUD) and charge(file, 2, LOUD)
+        with pytest.raises(PrivacyError, match="authorised for 2 rounds like round 3"):
+            charge(file, 3, LOUD)
+        with pytest.raises(PrivacyError, match="was authorised for"):
+            charge(file, 3, replace(SPEND, noise_multiplier=3.0))
+        assert charge(file, 3, QUIET)
+
+
+def test_what_the_log_shows_takes_from_its_own_stretch(tmp_path):
+    with closing(scheduled(tmp_path / "b")) as file:
+        with file.transaction() as budget:
+            assert budget.charge_unaccounted(STUDY, round_plan(3), "hearts", 3, QUIET)
+        assert set(file.budget.committed()) == {replace(LOUD, steps=20), replace(QUIET, steps=30)}
+        assert charge(file, 4, QUIET) and charge(file, 5, QUIET)
+        with pytest.raises(PrivacyError, match="all are spent"):
+            charge(file, 6, QUIET)
+        assert charge(file, 1, LOUD)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        SCHEDULE[::-1],
+        SCHEDULE[:1],
+        [Allowance(LOUD, 3), Allowance(QUIET, 2)],
+        [*SCHEDULE, Allowance(replace(SPEND, steps=1), 1)],
+    ],
+)
+def test_a_study_keeps_the_schedule_that_was_authorised(tmp_path, other):
+    with (
+        closing(scheduled(tmp_path / "b")) as file,
+        pytest.raises(PrivacyError, match="other numbers"),
+        file.transaction() as budget,
+    ):
+        budget.authorise(STUDY, "hearts", other, **LIMIT)
+
+
+@pytest.mark.parametrize("allowances", [[], [Allowance(SPEND, 1), Allowance(SPEND, 2)]])
+def test_an_authorisation_names_each_spend_once(tmp_path, allowances):
+    with closing(BudgetFile(tmp_path / "b", create=True)) as file:
+        with pytest.raises(PrivacyError, match="one allowance"), file.transaction() as budget:
+            budget.authorise(STUDY, "hearts", allowances, **LIMIT)
+        assert file.budget.entries() == ()
+
+
+def test_death_between_the_entries_of_an_authorisation_leaves_none(tmp_path):
+    BudgetFile(tmp_path / "b", create=True).close()
+    child = os.fork()
+    if child == 0:
+        try:
+            file, append = BudgetFile(tmp_path / "b"), Budget._append
+
+            def first_alone(budget, entry):
+                append(budget, entry)
+                os.kill(os.getpid(), signal.SIGKILL)
+
+            Budget._append = first_alone
+            with file.transaction() as budget:
+                budget.authorise(STUDY, "hearts", SCHEDULE, **LIMIT)
+        finally:
+            os._exit(1)
+    _, status = os.waitpid(child, 0)
+    assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+    with closing(BudgetFile(tmp_path / "b")) as file:
+        assert file.budget.entries() == ()
+        with file.transaction() as budget:
+            budget.authorise(STUDY, "hearts", SCHEDULE, **LIMIT)
+        assert len(file.budget.entries()) == 2
+
+
+HEART, STEPS = {"data_class": "heart-rhythm"}, {"data_class": "step-count"}
+
+
+def test_each_class_of_data_has_the_limit_to_itself(tmp_path):
+    allowed = [Allowance(SPEND, 20)]
+    with closing(BudgetFile(tmp_path / "b", create=True)) as file:
+        with file.transaction() as budget:
+            assert budget.authorise(STUDY, "hearts", allowed, **LIMIT, **HEART) == 20.0
+        # The class is full, for one round more of another study.
+        full = "its heart-rhythm records to epsilon 21"
+        with pytest.raises(PrivacyError, match=full), file.transaction() as budget:
+            budget.authorise(OTHER, "lungs", [Allowance(SPEND, 1)], **LIMIT, **HEART)
+        # The other goes on as if there were nothing.
+        with file.transaction() as budget:
+            assert budget.authorise(OTHER, "walks", allowed, **LIMIT, **STEPS) == 20.0
+            assert budget.reserve(OTHER, round_plan(1), "walks", 1, SPEND, **STEPS)
+        assert charge(file, 1, SPEND, **HEART)
+        entries = file.budget.entries()
+        assert [e.data_class for e in entries] == [
+            "heart-rhythm",
+            "step-count",
+            "step-count",
+            "heart-rhythm",
+        ]
+        assert spent_of(of_class(entries, "step-count")) == (SPEND,)
+        assert committed_of(of_class(entries, "heart-rhythm")) == (replace(SPEND, steps=200),)
+        assert committed_of(of_class(entries, "")) == ()
+
+
+def test_a_study_does_not_change_its_class(tmp_path):
+    with closing(BudgetFile(tmp_path / "b", create=True)) as file:
+        with file.transaction() as budget:
+            budget.authorise(STUDY, "hearts", [Allowance(SPEND, 2)], **LIMIT, **HEART)
+        for said in (STEPS, {}):
+            with pytest.raises(PrivacyError, match="authorised for"):
+                charge(file, 1, SPEND, **said)
+            with pytest.raises(PrivacyError, match="other numbers"), file.transaction() as budget:
+                budget.authorise(STUDY, "hearts", [Allowance(SPEND, 2)], **LIMIT, **said)
+        with file.transaction() as budget:
+            budget.close(STUDY)
+        assert {e.data_class for e in file.budget.entries()} == {"heart-rhythm"}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE privacy_budget SET data_class = 'step-count'",
+        "UPDATE privacy_budget SET data_class = '' WHERE position = 2",
+        # The same letters, cut elsewhere: lengths are hashed too.
+        "UPDATE privacy_budget SET data_class = 'heart', study = '-rhythmhearts'",
+    ],
+)
+def test_a_changed_class_is_noticed(tmp_path, change):
+    with closing(BudgetFile(tmp_path / "b", create=True)) as file:
+        with file.transaction() as budget:
+            budget.authorise(STUDY, "hearts", [Allowance(SPEND, 2)], **LIMIT, **HEART)
+        assert charge(file, 1, SPEND, **HEART)
+    with closing(sqlite3.connect(tmp_path / "b")) as db:
+        db.execute(change)
+        db.commit()
+    with pytest.raises(PrivacyError, match="is damaged"):
+        BudgetFile(tmp_path / "b")
+
+
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["authorise", "charge", "recover", "close"]),
+            st.integers(0, 3),
+            st.sampled_from(["heart-rhythm", "step-count"]),
+            st.integers(1, 5),
+        ),
+        max_size=40,
+    )
+)
+def test_no_class_is_ever_committed_beyond_its_limit_by_authorisation(tmp_path, actions):
+    """Whatever studies do: what was authorised fits its class, and only the log adds to it."""
+    tight = {"limit": 9.0, "delta": 1e-5, "accountant": linear}
+    recovered = dict.fromkeys(("heart-rhythm", "step-count"), 0.0)
+    with closing(BudgetFile(tmp_path / f"{uuid.uuid4()}", create=True)) as file:
+        for action, study, kind, number in actions:
+            name = bytes([study]) * 32
+            spend = LOUD if number < 3 else QUIET
+            args = (name, bytes([study, number]) * 16, f"study-{study}", number, spend)
+            before = file.budget.spent()
+            with suppress(PrivacyError), file.transaction() as budget:
+                if action == "authorise":
+                    budget.authorise(name, args[2], SCHEDULE, **tight, data_class=kind)
+                elif action == "charge":
+                    budget.reserve(*args, data_class=kind)
+                elif action == "close":
+                    budget.close(name)
+                elif budget.charge_unaccounted(*args, data_class=kind):
+                    recovered[kind] += 1.0
+            entries = file.budget.entries()
+            for each, found in recovered.items():
+                assert linear(committed_of(of_class(entries, each)), 1e-5) <= 9.0 + found
+            assert linear(file.budget.spent(), 1e-5) >= linear(before, 1e-5)
 
 
 def test_studies_of_all_units_add_up(tmp_path):
@@ -137,8 +346,8 @@ def test_studies_of_all_units_add_up(tmp_path):
     real = {"limit": 8.0, "delta": 1e-5, "accountant": epsilon}
     with closing(BudgetFile(tmp_path / "b", create=True)) as file:
         with file.transaction() as budget:
-            alone = budget.authorise(STUDY, "hearts", SPEND, 3, **real)
-            together = budget.authorise(OTHER, "lungs", shared, 20, **real)
+            alone = budget.authorise(STUDY, "hearts", [Allowance(SPEND, 3)], **real)
+            together = budget.authorise(OTHER, "lungs", [Allowance(shared, 20)], **real)
             budget.reserve(OTHER, round_plan(1), "lungs", 1, shared)
         assert (
             alone < together == epsilon([replace(SPEND, steps=30), replace(shared, steps=20)], 1e-5)
@@ -154,7 +363,7 @@ def test_an_accountant_without_a_number_allows_nothing(tmp_path):
     broken = {**LIMIT, "accountant": lambda spends, delta: float("nan")}
     with closing(BudgetFile(tmp_path / "b", create=True)) as file:
         with pytest.raises(PrivacyError), file.transaction() as budget:
-            budget.authorise(STUDY, "hearts", SPEND, 1, **broken)
+            budget.authorise(STUDY, "hearts", [Allowance(SPEND, 1)], **broken)
         assert file.budget.entries() == ()
 
 
@@ -191,15 +400,15 @@ def test_shares_a_database_and_rolls_back_with_it(tmp_path):
     with closing(open_database(tmp_path / "agent.sqlite", schema, 1)) as db:
         budget = Budget(db)
         with pytest.raises(PrivacyError, match="inside a transaction"):
-            budget.authorise(STUDY, "hearts", SPEND, 10, **LIMIT)
+            budget.authorise(STUDY, "hearts", [Allowance(SPEND, 10)], **LIMIT)
         assert budget.entries() == ()
         db.execute("BEGIN")
-        budget.authorise(STUDY, "hearts", SPEND, 10, **LIMIT)
+        budget.authorise(STUDY, "hearts", [Allowance(SPEND, 10)], **LIMIT)
         db.execute("INSERT INTO outbox VALUES (x'00')")
         db.execute("ROLLBACK")
         assert budget.entries() == ()
         db.execute("BEGIN")
-        budget.authorise(STUDY, "hearts", SPEND, 10, **LIMIT)
+        budget.authorise(STUDY, "hearts", [Allowance(SPEND, 10)], **LIMIT)
         budget.reserve(STUDY, round_plan(1), "hearts", 1, SPEND)
         db.execute("COMMIT")
         assert len(Budget(db).entries()) == 2
@@ -236,6 +445,8 @@ def test_missing_existing_and_foreign_files(tmp_path):
         {"spend": Spend(0.1, 1.5, 10, delta=-1e-9)},
         {"study_plan": b"short"},
         {"study": "h\u00e9arts"},
+        {"data_class": "h\u00e9arts"},
+        {"data_class": "h" * 256},
         {"rounds": -1},
         {"rounds": 2**63},
     ],
@@ -243,8 +454,11 @@ def test_missing_existing_and_foreign_files(tmp_path):
 def test_entries_are_checked_before_they_are_written(tmp_path, bad):
     values = {"study_plan": STUDY, "study": "hearts", "spend": SPEND, "rounds": 1, **bad}
     with closing(BudgetFile(tmp_path / "b", create=True)) as file:
+        allowances = [Allowance(values.pop("spend"), values.pop("rounds"))]
         with pytest.raises(PrivacyError), file.transaction() as budget:
-            budget.authorise(**values, limit=1e300, delta=1e-5, accountant=linear)
+            budget.authorise(
+                **values, allowances=allowances, limit=1e300, delta=1e-5, accountant=linear
+            )
         assert file.budget.entries() == ()
 
 
@@ -254,6 +468,7 @@ COLUMNS = (
     "study_plan",
     "round_plan",
     "study",
+    "data_class",
     "round",
     "sampling_rate",
     "noise_multiplier",
@@ -275,7 +490,7 @@ def test_a_changed_value_is_noticed(tmp_path, column, position):
         if isinstance(value, bytes):
             value = bytes([value[0] ^ 1]) + value[1:]
         elif isinstance(value, str):
-            value = value[:-1] + chr(ord(value[-1]) ^ 1)
+            value = value[:-1] + chr(ord(value[-1]) ^ 1) if value else "steps"
         else:
             value = value * 1.0000001 + 1e-12 if isinstance(value, float) else value + 10
         db.execute(f"UPDATE privacy_budget SET {column} = ? WHERE position = ?", (value, position))
@@ -374,7 +589,7 @@ def test_what_left_was_always_charged(tmp_path, actions):
     file = BudgetFile(path, create=True)
     for study_plan, name in studies:
         with file.transaction() as budget:
-            budget.authorise(study_plan, name, SPEND, 4, **LIMIT)
+            budget.authorise(study_plan, name, [Allowance(SPEND, 4)], **LIMIT)
     left, closed = set(), set()
     for action, index, number in actions:
         study_plan, name = studies[index]
@@ -416,13 +631,16 @@ def test_what_left_was_always_charged(tmp_path, actions):
 CHARGING_LOOP = """
 import sys
 from pathlib import Path
-from vitalring.edge_agent.budget import BudgetFile
+
+sys.path.insert(0, sys.argv[2])
+from budget_fixture import BudgetFile
+from vitalring.protocol.guarantee import Allowance
 from vitalring.protocol.privacy import Spend
 
 spend = Spend(0.1, 1.5, 10)
 file = BudgetFile(Path(sys.argv[1]), create=True)
 with file.transaction() as budget:
-    budget.authorise(b"s" * 32, "hearts", spend, 100_000, limit=1e9, delta=1e-5,
+    budget.authorise(b"s" * 32, "hearts", [Allowance(spend, 100_000)], limit=1e9, delta=1e-5,
                      accountant=lambda spends, delta: 0.0)
 for number in range(1, 100_000):
     with file.transaction() as budget:
@@ -435,7 +653,9 @@ for number in range(1, 100_000):
 def test_every_acknowledged_charge_survives_kill_9(tmp_path, acknowledged):
     path = tmp_path / "b"
     process = subprocess.Popen(
-        [sys.executable, "-c", CHARGING_LOOP, str(path)], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", CHARGING_LOOP, str(path), str(Path(budget_fixture.__file__).parent)],
+        stdout=subprocess.PIPE,
+        text=True,
     )
     with process:
         assert process.stdout is not None

@@ -10,11 +10,11 @@ from vitalring.errors import ConfigError, PrivacyError
 from vitalring.models.artefact import load_artefact
 from vitalring.protocol.guarantee import (
     Terms,
-    budget_spend,
+    budget_allowances,
     check_terms,
     noise_of,
     sensitivity,
-    spend_of_rounds,
+    study_spend,
 )
 from vitalring.protocol.privacy import Privacy, Training
 from vitalring.protocol.quantise import Codec
@@ -90,11 +90,11 @@ def test_a_smaller_sum_asks_more_of_each_device():
 
 def test_a_budget_bears_what_a_device_unit_spends():
     terms = with_noise(DEVICE)
-    spend = spend_of_rounds(budget_spend(terms), 20)
-    spent = epsilon([spend], 1e-5)
+    spends = [each.whole for each in budget_allowances(terms)]
+    spent = epsilon(spends, 1e-5)
     assert 16.0 < spent < 24.0
     # With another unit's rounds it adds up, by one accountant.
-    both = epsilon([spend, spend_of_rounds(budget_spend(with_noise(SHARED)), 20)], 1e-5)
+    both = epsilon([*spends, *study_spend(with_noise(SHARED))], 1e-5)
     assert spent < both < spent + 2.0
 
 

@@ -81,7 +81,13 @@ def test_accepts_each_unit_and_place_of_the_noise(terms):
 )
 def test_refuses_by_name(terms, part, change, names):
     broken = changed(terms, part, **change)
-    for refuse in (g.check_terms, g.round_spend, g.study_spend, g.budget_spend):
+    for refuse in (
+        g.check_terms,
+        g.study_spend,
+        g.budget_allowances,
+        lambda terms: g.round_spend(terms, 1),
+        lambda terms: g.budget_spend(terms, 1),
+    ):
         with pytest.raises(ConfigError, match=names):
             refuse(broken)
 
@@ -92,20 +98,22 @@ def test_a_device_that_oversamples_keeps_its_guarantee():
 
 
 def test_local_noise_spends_by_steps():
-    spend = g.round_spend(LOCAL)
+    spend = g.round_spend(LOCAL, 20)
     assert (spend.sampling_rate, spend.steps) == (0.5, 10)
     assert (spend.epsilon, spend.delta) == (SAMPLER_EPSILON, 0.0)
     assert 0.9 * 1.2 < spend.noise_multiplier < 1.2
-    assert g.study_spend(LOCAL) == replace(spend, steps=200)
-    assert g.round_spend(NONE) is g.study_spend(NONE) is g.budget_spend(NONE) is None
+    assert g.study_spend(LOCAL) == (replace(spend, steps=200),)
+    assert g.study_spend(LOCAL, 3) == (replace(spend, steps=30),)
+    assert g.round_spend(NONE, 1) is g.budget_spend(NONE, 1) is None
+    assert g.study_spend(NONE) == g.budget_allowances(NONE) == g.study_spend(LOCAL, 0) == ()
 
 
 @pytest.mark.parametrize(("terms", "rate"), [(SHARED, 0.5), (DEVICE, 1.0), (ALONE, 1.0)])
 def test_integer_noise_spends_by_rounds(terms, rate):
-    spend = g.round_spend(terms)
+    spend = g.round_spend(terms, 1)
     noise = g.noise_of(terms)
     assert (spend.sampling_rate, spend.steps) == (rate, 1)
-    assert g.study_spend(terms).steps == 20
+    assert g.study_spend(terms) == (replace(spend, steps=20),)
     assert noise.shares == (1 if terms is ALONE else 9)
     # The multiplier that a plan names is in clips; rounding makes it a little less.
     named = terms.privacy.noise_multiplier
@@ -125,10 +133,10 @@ def test_colluders_and_a_smaller_sum_leave_less_noise():
 
 def test_a_record_spends_twice_a_device_in_the_budget():
     """From one update within the bound to another is twice as far as from one to nothing."""
-    claim, spent = g.round_spend(DEVICE), g.budget_spend(DEVICE)
+    claim, spent = g.round_spend(DEVICE, 7), g.budget_spend(DEVICE, 7)
     assert spent == replace(claim, noise_multiplier=claim.noise_multiplier / 2)
     for terms in (LOCAL, SHARED):
-        assert g.budget_spend(terms) == g.round_spend(terms)
+        assert g.budget_spend(terms, 7) == g.round_spend(terms, 7)
 
 
 def test_the_weight_says_nothing():

@@ -108,10 +108,10 @@ def test_a_device_with_a_data_set_has_no_sensor(tmp_path):
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        (BASE + BROKER, "neither of the two"),
+        (BASE + BROKER, "none of the three"),
         (f'{BASE}data = "x"\n{BROKER}', "device is missing"),
         (f'{BASE}device = "x"\n{BROKER}', "data is missing"),
-        (f'{BASE}data = "x"\ndevice = "y"\n{BROKER}{SENSOR}{LINES}', "both of the two"),
+        (f'{BASE}data = "x"\ndevice = "y"\n{BROKER}{SENSOR}{LINES}', "more than one of the three"),
         (BASE + BROKER + SENSOR, "0 sources of samples"),
         (f'{BASE}data = "x"\ndevice = "y"\n{BROKER}[buffer]\nrows = 5\n', "there is no .sensor."),
         (

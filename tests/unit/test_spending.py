@@ -43,7 +43,7 @@ def config_of(folder, **options):
         federation=folder / "federation.cbor",
         authority_key="00" * 32,
         cohort="ward",
-        ring_key=folder / "ring.key",
+        ring_keys=folder / "keys",
         state_dir=folder,
         broker=BrokerConfig(url="mqtt://127.0.0.1:1883"),
         data=folder,
@@ -75,17 +75,18 @@ def test_figures_are_those_of_the_chain(spent):
     assert (hearts.epsilon_spent, hearts.epsilon_promised) == (0.1, 4.0)
     assert (lungs.claim, lungs.rounds_allowed, lungs.rounds_from_log) == (None, None, 10)
     assert (lungs.newest_round, lungs.rounds_left, lungs.closed) == (10, 0, False)
-    assert (found.epsilon_spent, found.epsilon_promised) == (pytest.approx(0.2), 4.1)
-    assert found.epsilon_left == pytest.approx(3.9)
+    (whole,) = found.classes
+    assert (whole.epsilon_spent, whole.epsilon_promised) == (pytest.approx(0.2), 4.1)
+    assert whole.epsilon_left == pytest.approx(3.9)
 
 
 def test_studies_compose_and_do_not_simply_add_up(spent):
     found = spending(config_of(spent), epsilon)
-    hearts, lungs = found.studies
-    assert hearts.epsilon_spent < found.epsilon_spent
-    assert found.epsilon_spent < hearts.epsilon_spent + lungs.epsilon_spent
+    (whole,), (hearts, lungs) = found.classes, found.studies
+    assert hearts.epsilon_spent < whole.epsilon_spent
+    assert whole.epsilon_spent < hearts.epsilon_spent + lungs.epsilon_spent
     with closing(sqlite3.connect(spent / "agent.sqlite")) as db:
-        assert found.epsilon_spent == epsilon(Budget(db).spent(), FLOORS.delta)
+        assert whole.epsilon_spent == epsilon(Budget(db).spent(), FLOORS.delta)
 
 
 def test_a_closed_study_promises_nothing_more(spent):
@@ -96,7 +97,7 @@ def test_a_closed_study_promises_nothing_more(spent):
     found = spending(config_of(spent), linear)
     assert found.studies[0].closed
     assert found.studies[0].rounds_left == 0
-    assert found.epsilon_promised == found.epsilon_spent
+    assert found.classes[0].epsilon_promised == found.classes[0].epsilon_spent
     assert "study study: over after 1 of 40 rounds" in list(spending_lines(found))
 
 
@@ -157,7 +158,8 @@ def test_a_device_that_has_not_run_or_spent_nothing(parties, tmp_path):
         spending(config_of(tmp_path), linear)
     device(parties, tmp_path / "device").db.close()
     found = spending(config_of(tmp_path / "device"), linear)
-    assert (found.studies, found.epsilon_spent, found.epsilon_left) == ((), 0.0, 8.0)
+    (whole,) = found.classes
+    assert (found.studies, whole.epsilon_spent, whole.epsilon_left) == ((), 0.0, 8.0)
     assert "no privacy was spent" in "\n".join(spending_lines(found))
 
 
@@ -179,7 +181,7 @@ def test_a_damaged_chain_is_no_account(spent, tmp_path, capsys):
 def written(state, folder):
     path = folder / "agent.toml"
     path.write_text(
-        'federation = "federation.cbor"\ncohort = "ward"\nring_key = "ring.key"\n'
+        'federation = "federation.cbor"\ncohort = "ward"\nring_keys = "keys"\n'
         f'authority_key = "{"00" * 32}"\nstate_dir = "{state}"\ndata = "data"\ndevice = "d0"\n'
         '[broker]\nurl = "mqtt://127.0.0.1:1883"\n'
     )
@@ -195,7 +197,8 @@ def test_the_command_speaks_to_machines_too(spent, tmp_path, capsys):
     assert found["studies"][0]["claim"]["unit"] == "record"
     assert len(found["studies"][0]["plan"]) == 64
     exact = spending(config_of(spent), epsilon)
-    assert found["epsilon_spent"] == exact.epsilon_spent
-    assert found["epsilon_left"] == exact.epsilon_left
+    (whole,), (named,) = exact.classes, found["classes"]
+    assert named["epsilon_spent"] == whole.epsilon_spent
+    assert named["epsilon_left"] == whole.epsilon_left
     assert main(["privacy", "report", "--config", str(toml)]) == 0
     assert capsys.readouterr().out.splitlines() == list(spending_lines(exact))

@@ -129,7 +129,7 @@ def test_a_killed_device_pays_once_and_makes_one_update(parties, tmp_path, modul
     else:
         assert (made, kept) == ("ready", [])
     assert charges(agent) == [(CHARGED, 1)]
-    assert spends(agent) == {budget_spend(parties.federation.study.plan.terms)}
+    assert spends(agent) == {budget_spend(parties.federation.study.plan.terms, 1)}
     assert submit(agent, parties)
     agent.db.close()
 
@@ -158,11 +158,11 @@ def test_an_older_folder_is_charged_from_the_log_what_its_unit_costs(parties, tm
     catch_up(restored, parties)
     assert charges(restored) == [(UNACCOUNTED, 1), (UNACCOUNTED, 2)]
     terms = parties.federation.study.plan.terms
-    assert spends(restored) == {budget_spend(terms)}
+    assert spends(restored) == {budget_spend(terms, 1)}
     # A record's budget bears more of a device's rounds than the study claims for the device.
-    noise = round_spend(terms).noise_multiplier
+    noise = round_spend(terms, 1).noise_multiplier
     half = 2.0 if terms.privacy.unit == "device" else 1.0
-    assert budget_spend(terms).noise_multiplier == noise / half
+    assert budget_spend(terms, 1).noise_multiplier == noise / half
     restored.db.close()
 
 

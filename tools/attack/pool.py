@@ -130,6 +130,7 @@ def write_folder(folder: Path, pool: Pool, made: Sequence[Records]) -> None:
     info = pool.info
     lines = [f'name = "attacked"\nkind = "{info.kind}"', f"classes = {json.dumps(info.classes)}"]
     lines += [f"sampling_hz = {info.sampling_hz:g}"] if info.kind == "windows" else []
+    lines += [f'data_class = "{info.data_class}"'] if info.data_class else []
     lines += ['test_devices = ["test"]', ""]
     write_atomic(folder / "dataset.toml", "\n".join(lines).encode())
 

@@ -16,6 +16,7 @@ from vitalring.edge_agent.contribution import learn, protect
 from vitalring.edge_agent.dpsgd import TrainableModel
 from vitalring.edge_agent.randomness import fresh_generator
 from vitalring.models.dataset import Records
+from vitalring.protocol.guarantee import at_round
 from vitalring.protocol.quantise import decode_sum
 from vitalring.protocol.records import StudyPlan
 from vitalring.protocol.weights import pack_weights, unpack_weights
@@ -49,8 +50,9 @@ def play(
     """
     optimiser = optimisers.build(plan.server)
     state = optimiser.init(start.astype(np.float64))
-    terms, private = plan.terms, plan.privacy.unit != "none"
+    private = plan.privacy.unit != "none"
     for number in range(1, plan.training.rounds + 1):
+        terms = at_round(plan.terms, number)
         weights = unpack_weights(pack_weights(state.weights), start.size)
         rotation = hashlib.sha256(f"{seed} {number}".encode()).digest()
         fields = []

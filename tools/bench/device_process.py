@@ -50,7 +50,7 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
             db,
             Budget(db),
             Keyring(homes / name / "keys"),
-            DataSetRecords(*config.data_set, workshop.object),
+            DataSetRecords(*config.data_set, workshop.object, config.data_class),
             config.floors,
             config.participation,
             workshop,

@@ -73,8 +73,8 @@ def _prepare(settings: SimulationSettings, folder: Path) -> works.Work:
 def _accounting(work: works.Work, repeats: int) -> dict[str, Any]:
     """Measure the agent's accounting process, which runs once a plan."""
     plan = work.plan
-    spend = study_spend(plan.terms)
-    request = {"spends": [asdict(spend)] if spend else [], "delta": plan.privacy.delta}
+    spends = [asdict(spend) for spend in study_spend(plan.terms)]
+    request = {"spends": spends, "delta": plan.privacy.delta}
     runs = [run_child("accounting_process", request) for _ in range(repeats)]
     return {
         "epsilon": runs[0]["epsilon"],

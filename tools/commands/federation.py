@@ -19,6 +19,7 @@ from vitalring.models.dataset import devices as list_devices
 from vitalring.models.dataset.statistics import question_of
 from vitalring.mqtt import BrokerConfig
 from vitalring.protocol import trust
+from vitalring.protocol.records import StudyPlan
 from vitalring.tools import federation, plans, roles, tickets
 from vitalring.tools.commands import founding, keys, office, rosters
 from vitalring.tools.founding import is_founded, our_hospital, take_key
@@ -288,8 +289,22 @@ def _write_roles(
             continue
         # Made for all at once, only the host's folder of records is on this machine.
         held_out = options.held_out if hosting or hospitals else None
+        _check_held_out(held_out, made.cohort.plan)
         roles.write_aggregator(made, hospital, broker, schedule, held_out)
     _write_agents(options, made.cohort, broker, devices)
+
+
+def _check_held_out(folder: Path | None, plan: StudyPlan) -> None:
+    """Refuse a data set of another class: devices with such data would stay out (SPEC 7.19)."""
+    if folder is None or not (folder / "dataset.toml").exists():
+        return
+    said = load_dataset(folder).data_class
+    if said and said != plan.data_class:
+        raise ConfigError(
+            f"{folder / 'dataset.toml'} says data_class {said}, the study "
+            f"{plan.data_class or 'none'}: devices with such records would refuse it; write "
+            f'data_class = "{said}" into study.toml'
+        )
 
 
 def _write_agents(

@@ -71,9 +71,12 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _spending_dict(found: Spending) -> dict[str, Any]:
-    whole = asdict(found)
-    studies = [_study_dict(study) for study in found.studies]
-    return {"sound": True, **whole, "epsilon_left": found.epsilon_left, "studies": studies}
+    return {
+        "sound": True,
+        "delta": found.delta,
+        "classes": [{**asdict(each), "epsilon_left": each.epsilon_left} for each in found.classes],
+        "studies": [_study_dict(study) for study in found.studies],
+    }
 
 
 def _study_dict(study: StudySpending) -> dict[str, Any]:

@@ -228,6 +228,7 @@ def toml_table(options: MitbihOptions) -> dict[str, object]:
     return {
         "name": "mitbih",
         "kind": "windows",
+        "data_class": "heart-rhythm",
         "classes": CLASSES[: options.classes],
         "sampling_hz": SAMPLING_HZ,
         "scale": SCALE,

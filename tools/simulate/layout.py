@@ -110,7 +110,7 @@ def draw_statistics(settings: SimulationSettings, fleet: Fleet) -> Drawn:
         )
     question = question_of(fleet.info, fleet.columns)
     plan = plans.statistics_plan_of(
-        settings.study, question, fleet.info.classes, len(fleet.devices)
+        _of_class(settings.study, fleet), question, fleet.info.classes, len(fleet.devices)
     )
     return plan, federation.question_files(question)
 
@@ -125,7 +125,7 @@ def artefact_of(settings: SimulationSettings, fleet: Fleet, features: bytes) -> 
 
 def draw_training(settings: SimulationSettings, fleet: Fleet, features: bytes) -> Drawn:
     """Draw up the study that trains. Raises ConfigError, before anything is written."""
-    study = _with_room(settings, len(fleet.devices))
+    study = _of_class(_with_room(settings, len(fleet.devices)), fleet)
     artefact = artefact_of(settings, fleet, features)
     plan = plans.plan_of(
         study,
@@ -144,6 +144,17 @@ def draw_training(settings: SimulationSettings, fleet: Fleet, features: bytes) -
             f"the device would stay out: use a batch below {plan.training.batch}"
         )
     return plan, federation.artefact_files(artefact, features)
+
+
+def _of_class(study: StudySettings, fleet: Fleet) -> StudySettings:
+    """Return the study, about the kind of data that its data set says. Raises ConfigError."""
+    said = fleet.info.data_class
+    if study.data_class and said and study.data_class != said:
+        raise ConfigError(
+            f"study.data_class is {study.data_class}, {fleet.folder / 'dataset.toml'} says {said}: "
+            "devices would refuse the study"
+        )
+    return replace(study, data_class=study.data_class or said)
 
 
 def _with_room(settings: SimulationSettings, devices: int) -> StudySettings:

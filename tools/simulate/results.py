@@ -15,7 +15,7 @@ from vitalring.models import metrics
 from vitalring.models.dataset import FeatureSchema
 from vitalring.protocol import chunks, sealing, trust
 from vitalring.protocol.checkpoint import parse_and_verify
-from vitalring.protocol.guarantee import noise_of, round_spend, spend_of_rounds
+from vitalring.protocol.guarantee import noise_of, study_spend
 from vitalring.protocol.records import Evaluation, StudyPlan
 from vitalring.schema import to_plain
 from vitalring.tools.calibration import too_small
@@ -141,8 +141,8 @@ def privacy_dict(study: trust.Study, rounds: int) -> dict[str, Any]:
     """Return the guarantee, and epsilon for the rounds that were really run."""
     plan = study.plan
     privacy, training = plan.privacy, plan.training
-    done = spend_of_rounds(round_spend(plan.terms), rounds)
-    spent = epsilon((done,), privacy.delta) if done and rounds else 0.0
+    done = study_spend(plan.terms, rounds)
+    spent = epsilon(done, privacy.delta) if done else 0.0
     return {
         "unit": privacy.unit,
         "noise": privacy.noise,
@@ -150,6 +150,7 @@ def privacy_dict(study: trust.Study, rounds: int) -> dict[str, Any]:
         "delta": privacy.delta,
         "spent": spent,
         "noise_multiplier": privacy.noise_multiplier,
+        "schedule": list(privacy.schedule),
         "clip": privacy.clip,
         "colluders": privacy.colluders,
         "shares": noise_of(plan.terms).shares if privacy.noise == "distributed" else None,

@@ -45,7 +45,7 @@ def central_cell(request: Mapping[str, Any]) -> dict[str, Any]:
     delta = settings.study.delta
     # One party's noise on exact sums: nothing is rounded, and no sampler's last bits are charged.
     multiplier = calibrate(
-        request["epsilon"], delta, lambda each: Spend(rate, each, steps, epsilon=0.0)
+        request["epsilon"], delta, lambda each: [Spend(rate, each, steps, epsilon=0.0)]
     )
     asked = {
         "model": work.artefact.info.name,
