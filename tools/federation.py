@@ -23,6 +23,7 @@ from vitalring.protocol.bfv import choose_params
 from vitalring.protocol.cbor import digest
 from vitalring.protocol.guarantee import noise_of
 from vitalring.protocol.key_records import context_of
+from vitalring.protocol.privacy import follows_quantile
 from vitalring.protocol.records import (
     Federation,
     Roster,
@@ -30,7 +31,7 @@ from vitalring.protocol.records import (
     SumKey,
 )
 from vitalring.protocol.secure_sum import KEYLESS, threshold_params
-from vitalring.tools.calibration import too_small
+from vitalring.tools.calibration import too_small, unsteady_clip
 from vitalring.tools.enrolments import EnrolledKey, write_keys
 from vitalring.tools.hospital_keys import new_hospital
 from vitalring.tools.settings import StudySettings, hospitals_of, rings_of
@@ -211,10 +212,10 @@ def _make_sum_key(
     folders = [layout.folder_of(hospital.name) for hospital in federation.hospitals]
     joint = trust.joint_of(plan, len(folders))
     if joint is None:
-        secret = sum_key_file.generate(choose_params(plan.codec, plan.model.dimension))
+        secret = sum_key_file.generate(choose_params(plan.codec, plan.vector_size))
         secret.save(folders[0] / SUM_KEY_FILE)
         return secret.public_key()
-    params = threshold_params(plan.codec, plan.model.dimension, joint)
+    params = threshold_params(plan.codec, plan.vector_size, joint)
     context = context_of(*names, params, 1)
     public, shares = joint_key_here(params, context)
     for index, (folder, pieces) in enumerate(zip(folders, shares, strict=True)):
@@ -247,12 +248,24 @@ def training_line(plan: StudyPlan) -> str:
     )
 
 
+def clip_line(plan: StudyPlan) -> str:
+    """Say which quantile the clip of a plan's unit follows, and how (SPEC 7.17)."""
+    privacy = plan.privacy
+    name, start = "update_clip", plan.codec.clip
+    if privacy.unit == "record":
+        name, start = "clip", privacy.clip
+    return (
+        f"{name} follows the {privacy.clip_quantile:g} quantile from {start:g} on, at rate "
+        f"{privacy.clip_rate:g}; its count takes a share of {privacy.clip_share:g}"
+    )
+
+
 def joint_lines(study: trust.Study) -> list[str]:
     """Return what a joint key consists of, and what a round of all devices costs a hospital."""
     if study.joint is None:
         return []
     plan = study.plan
-    params = threshold_params(plan.codec, plan.model.dimension, study.joint)
+    params = threshold_params(plan.codec, plan.vector_size, study.joint)
     updates = min(len(study.roster.keys), plan.codec.n_max)
     return [str(params), str(round_traffic(study, updates))]
 
@@ -279,8 +292,11 @@ def describe(made: Made) -> list[str]:
         )
         if plan.privacy.noise == "distributed":
             lines[-1] += f", carried by {noise_of(plan.terms).shares} of {plan.min_cohort} devices"
-        note = too_small(plan.terms, len(roster.keys))
-        lines += [f"warning     {note}"] if note else []
+        if follows_quantile(plan.privacy):
+            lines.append(f"clip        {clip_line(plan)}")
+        size = len(roster.keys)
+        notes = (too_small(plan.terms, size), unsteady_clip(plan.terms, size))
+        lines += [f"warning     {note}" for note in notes if note]
     scheme = made.study.study.scheme()
     lines.append(
         f"sum         {plan.secure_sum}, {scheme.update_bytes:,} bytes an update, "
