@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from vitalring.protocol.guarantee import Terms, gradient_scale
+from vitalring.protocol.guarantee import Terms
 from vitalring.protocol.privacy import MAX_FACTOR, MIN_FACTOR, Privacy
 
 RAMP: Final = 1.0 / 16.0
@@ -32,7 +32,7 @@ def within(norms: NDArray[np.floating[Any]], clip: float) -> NDArray[np.float64]
 
     A step at the clip would let a norm's last bit move a count by 1: see SPEC 7.17 on records.
     """
-    relative = np.asarray(norms, np.float64) / clip
+    relative = np.minimum(np.asarray(norms, np.float64), 2.0 * clip) / clip
     return np.clip((1.0 + RAMP - relative) / (2.0 * RAMP), 0.0, 1.0)
 
 
@@ -49,12 +49,13 @@ def counted(norms: NDArray[np.floating[Any]], clip: float, privacy: Privacy) -> 
 def count_unit(terms: Terms) -> float:
     """Return what the count's coordinate of a mean update changes by for a share of 1.
 
-    Sums of gradients are sent times -learning_rate / batch, and their counts with them.
+    Sums of gradients are sent times -learning_rate / batch, and their counts with them; a share is
+    one of `batch` records.
     """
     privacy = terms.privacy
     if privacy.unit == "device":
         return privacy.clip_share * terms.codec.clip
-    return -gradient_scale(terms.training) * privacy.clip_share * privacy.clip
+    return -terms.training.learning_rate * privacy.clip_share * privacy.clip
 
 
 def unclipped(count: float, terms: Terms) -> float:
