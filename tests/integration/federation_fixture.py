@@ -59,14 +59,14 @@ FOLLOWING = {
     "privacy": Privacy(
         unit="device",
         noise="local",
-        epsilon=100.0,
+        epsilon=20.0,
         delta=1e-5,
-        noise_multiplier=1.0,
+        noise_multiplier=4.0,
         clip_quantile=0.5,
         clip_rate=0.2,
         clip_share=0.1,
     ),
-    "codec": Codec(n_max=8, clip=1.0, weight_cap=1, noise_width=1_000),
+    "codec": Codec(n_max=8, clip=1.0, weight_cap=1, bits=12, noise_width=60_000),
 }
 """What makes a small federation's clip follow the median; its vectors have a made-up count."""
 
