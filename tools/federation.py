@@ -241,10 +241,11 @@ def training_line(plan: StudyPlan) -> str:
     """Return the numbers that a plan trains with, in the words of the settings."""
     training, server = plan.training, plan.server
     momentum = "" if server.name == "fedavg" else f" and momentum {server.momentum:g}"
+    clip = f"; {clip_line(plan)}" if follows_quantile(plan.privacy) else ""
     return (
         f"{training.steps} steps a round, batch {training.batch}, lr {training.learning_rate:g}, "
         f"clip {plan.privacy.clip:g}, update_clip {plan.codec.clip:g}, "
-        f"server {server.name} with learning_rate {server.learning_rate:g}{momentum}"
+        f"server {server.name} with learning_rate {server.learning_rate:g}{momentum}{clip}"
     )
 
 
@@ -292,8 +293,6 @@ def describe(made: Made) -> list[str]:
         )
         if plan.privacy.noise == "distributed":
             lines[-1] += f", carried by {noise_of(plan.terms).shares} of {plan.min_cohort} devices"
-        if follows_quantile(plan.privacy):
-            lines.append(f"clip        {clip_line(plan)}")
         size = len(roster.keys)
         notes = (too_small(plan.terms, size), unsteady_clip(plan.terms, size))
         lines += [f"warning     {note}" for note in notes if note]

@@ -33,6 +33,7 @@ from vitalring.protocol.signing import Signed, sign
 from vitalring.protocol.tiles import decode_bundle, encode_log, tiles
 from vitalring.protocol.update import rotation_seed
 from vitalring.tools import verify
+from vitalring.tools.commands.simulate import summary
 from vitalring.tools.simulate.api import Simulation
 
 ROUNDS = ((0, 1, 2, 3, 4, 5), (0, 2, 4), (0, 1, 2, 3, 5), (1, 2, 3, 4, 5))
@@ -338,6 +339,7 @@ def test_devices_count_what_their_clip_leaves_and_the_clip_comes_down(
         assert note is None
     else:
         assert "raise clip_share" in note, "six devices are too few to follow"
+        assert f"warning: {note}" in "\n".join(summary(result))
     page = (result.folder / "report.html").read_text()
     assert "quantile that the clip follows" in page
     verdict = verify.verify_folder(result.folder, None)

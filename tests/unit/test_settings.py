@@ -126,6 +126,7 @@ def test_a_person_sees_which_quantile_a_clip_follows():
     assert clip_line(plan) == (
         "clip follows the 0.6 quantile from 2 on, at rate 0.2; its count takes a share of 0.1"
     )
+    assert training_line(plan).endswith(f"momentum 0.9; {clip_line(plan)}")
     settings = StudySettings(unit="device", clip_quantile=0.6, clip_rate=0.5)
     line = clip_line(plan_of(settings, load_artefact("ecg_cnn"), 20, 170))
     assert line.startswith("update_clip follows the 0.6 quantile from 0.5 on, at rate 0.5;")
