@@ -59,7 +59,7 @@ def load_decrypt(config: AggregatorConfig, study: trust.Study) -> Decrypt:
         return _refuse_alone
     if config.sum_secret is None:
         raise ConfigError(f"sum_secret is missing: study {plan.study} encrypts its updates")
-    params = choose_params(plan.codec, plan.model.dimension)
+    params = choose_params(plan.codec, plan.vector_size)
     return key.load(config.sum_secret, params).decrypt
 
 
@@ -76,7 +76,7 @@ def load_party(config: AggregatorConfig, study: trust.Study, signing_seed: bytes
         raise ConfigError(
             f"{config.signing_key} is the key of no hospital of federation {plan.federation}"
         )
-    params, hospital = threshold_params(plan.codec, plan.model.dimension, joint), keys.index(key)
+    params, hospital = threshold_params(plan.codec, plan.vector_size, joint), keys.index(key)
     patience_ms = config.schedule.patience_ms
     if config.sum_secret is None:
         return Party(study, params, hospital, signing_seed, (), patience_ms)

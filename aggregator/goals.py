@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vitalring.aggregator import optimisers
+from vitalring.aggregator.following import first_vector, following, weights_of
 from vitalring.aggregator.optimisers import Optimiser, Vector
 from vitalring.aggregator.robust import combine_groups, decode_group
 from vitalring.models.artefact import Artefact, artefact_from_bytes, initial_weights
@@ -36,8 +37,8 @@ Evaluate = Callable[[Vector], Evaluation | None]
 class Goal:
     """A study's goal.
 
-    start: the first state's vector (d,)
-    decode(sums of groups, plan digest) -> the mean update (d,) that they stand for
+    start: the first state's vector (v,), the weights, after a factor where the clip moves
+    decode(sums of groups, plan digest) -> the mean update (v,) that they stand for
     optimiser: from a state and a mean update to the next state
     content(vector) -> what is published of a state; both raise VitalRingError for what cannot be
     evaluate(vector) -> how good it is on held-out records, or None
@@ -66,13 +67,13 @@ def open_artefact(files: trust.StudyFiles) -> tuple[Artefact, FeatureSchema | No
 
 def training(plan: StudyPlan, artefact: Artefact, evaluate: Evaluate) -> Goal:
     """Return the goal of a study that trains a network."""
-    dimension = plan.model.dimension
+    terms = plan.terms
 
     def decode(groups: Sequence[OpenFields], plan_digest: bytes) -> Vector:
         seed = rotation_seed(plan_digest)
         opens = [
             lambda fields=fields, count=count: decode_group(
-                fields(), count, plan.codec, dimension, seed
+                fields(), count, plan.codec, plan.vector_size, seed
             )
             for fields, count in groups
         ]
@@ -81,8 +82,14 @@ def training(plan: StudyPlan, artefact: Artefact, evaluate: Evaluate) -> Goal:
             _log.warning("group %d is left out: %s", number, fault)
         return combined.mean
 
-    start = initial_weights(artefact, plan.model.initial_seed).astype(np.float64)
-    return Goal(start, decode, optimisers.build(plan.server), pack_weights, evaluate)
+    weights = initial_weights(artefact, plan.model.initial_seed).astype(np.float64)
+    return Goal(
+        first_vector(weights, terms),
+        decode,
+        following(optimisers.build(plan.server), terms),
+        lambda vector: pack_weights(weights_of(vector, terms)),
+        lambda vector: evaluate(weights_of(vector, terms)),
+    )
 
 
 def statistics(plan: StudyPlan, question: Question) -> Goal:

@@ -129,7 +129,7 @@ class JointRound:
         return {("refusal", 0): sign(record, [self._party.signing_seed])}
 
     def mean(self, goal: Goal) -> Vector | None:
-        """Return the mean update (d,), None where nothing was opened or it cannot be used."""
+        """Return the mean update (v,), None where nothing was opened or it cannot be used."""
         opened = self.outcome
         if not isinstance(opened, Opened):
             return None

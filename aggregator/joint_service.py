@@ -196,11 +196,7 @@ class JointService:
         if plan.round > self._number + 1 or (self._current is not None and self._model is None):
             self._adopt_missed(plan)
         known = self._current is None or self._model is not None
-        if (
-            not known
-            or plan.round != self._number + 1
-            or plan.weights != self._next_plan(0)[0].weights
-        ):
+        if not known or plan.round != self._number + 1 or not self._goes_on(plan):
             _log.warning(
                 "round %d does not follow on what this hospital knows of the study: it goes "
                 "on with the next model that the others agree on",
@@ -212,6 +208,11 @@ class JointService:
         self._end_round()
         self._notices.leave(topics.propose_topic(self._name))
         return True
+
+    def _goes_on(self, plan: RoundPlan) -> bool:
+        """Tell whether a plan starts from the weights and the clip of one's own state."""
+        own = self._next_plan(0)[0]
+        return (plan.weights, plan.clip_factor) == (own.weights, own.clip_factor)
 
     def _adopt_missed(self, plan: RoundPlan) -> None:
         """Keep the model on which a logged plan follows: then that is logged too."""

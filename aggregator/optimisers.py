@@ -26,7 +26,7 @@ Vector = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class ServerState:
-    """Weights (d,) and what the optimiser remembers, each (d,)."""
+    """Weights (d,) and what the optimiser remembers, each (d,); `following` puts a factor first."""
 
     weights: Vector
     memory: tuple[Vector, ...] = ()

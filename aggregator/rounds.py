@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from vitalring.aggregator import store
+from vitalring.aggregator.following import factor_of, unclipped_of
 from vitalring.aggregator.goals import Fields, Goal
 from vitalring.aggregator.optimisers import ServerState, Vector
 from vitalring.database import transaction
@@ -90,7 +91,8 @@ def next_plan(
     study, schedule = aggregator.study, aggregator.schedule
     last = store.latest(db)
     number = last.number + 1 if last else 1
-    weights = aggregator.goal.content(store.load_state(db, number - 1).weights)
+    vector = store.load_state(db, number - 1).weights
+    weights = aggregator.goal.content(vector)
     plan = RoundPlan(
         federation=study.federation.name,
         study=study.plan.study,
@@ -108,6 +110,7 @@ def next_plan(
         opens_ms=now_ms,
         window_ms=schedule.window_ms,
         deadline_ms=now_ms + schedule.timeout_ms,
+        clip_factor=factor_of(vector, study.plan.terms),
     )
     return plan, weights
 
@@ -184,18 +187,18 @@ def result_of(
     report_record: bytes,
     mean: Vector | None,
 ) -> Result:
-    """Move the server's state by a mean update (d,); None leaves it as it was.
+    """Move the server's state by a mean update (v,); None leaves it as it was.
 
     So does a mean that leads to weights that cannot be published.
     """
     study, goal = aggregator.study, aggregator.goal
     report = trust.open_report(report_record, study.federation)
-    after, applied = store.load_state(db, current.number - 1), False
+    after, applied, unclipped = store.load_state(db, current.number - 1), False, 0.0
     if mean is not None:
         try:
             moved = goal.optimiser.apply(after, mean)
             goal.content(moved.weights)
-            after, applied = moved, True
+            after, applied, unclipped = moved, True, unclipped_of(mean, study.plan.terms)
         except (EncodingRangeError, RecordError, DataError) as error:
             _log.error("round %d: the sum cannot be used: %s", current.number, error)
     evaluation, weights = goal.evaluate(after.weights), goal.content(after.weights)
@@ -211,6 +214,8 @@ def result_of(
         final=_is_final(db, aggregator, current.number, evaluation),
         evaluation=evaluation,
         state=digest(store.state_bytes(after)) if study.joint else b"",
+        clip_factor=factor_of(after.weights, study.plan.terms),
+        unclipped=unclipped,
     )
     return Result(after, weights, model)
 
@@ -229,6 +234,8 @@ def agreed_result(aggregator: Aggregator, model: GlobalModel, bundle: Bundle) ->
     weights = goal.content(after.weights)
     if digest(weights) != model.weights:
         raise RecordError(f"the state of round {model.round} does not lead to its weights")
+    if factor_of(after.weights, aggregator.study.plan.terms) != model.clip_factor:
+        raise RecordError(f"the state of round {model.round} does not lead to its clip_factor")
     return Result(after, weights, model)
 
 
@@ -303,7 +310,7 @@ def _release(
 
 
 def _decode(aggregator: Aggregator, plan_digest: bytes, total: EncryptedSum, count: int) -> Vector:
-    """Decrypt a sum and return the average update (d,)."""
+    """Decrypt a sum and return the average update (v,)."""
     residues = aggregator.scheme.decode_sum(total.ciphertexts)
 
     def fields() -> Fields:

@@ -73,7 +73,7 @@ def _hospital(config: AggregatorConfig, study: trust.Study) -> str | None:
 
 def _key(db: sqlite3.Connection, study: trust.Study, joint: Joint) -> dict[str, int]:
     """Return how much of the joint key's life is used up here (SPEC 5.11, 11.10)."""
-    params = threshold_params(study.plan.codec, study.plan.model.dimension, joint)
+    params = threshold_params(study.plan.codec, study.plan.vector_size, joint)
     used = db.execute(
         "SELECT COALESCE(SUM(sums), 0) FROM release_sessions JOIN releases USING (round) "
         "WHERE sum_key = ?",

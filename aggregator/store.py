@@ -64,7 +64,7 @@ def state_bytes(state: ServerState) -> bytes:
 
 
 def state_from_bytes(data: bytes, dimension: int, slots: int) -> ServerState:
-    """Read a state of `slots` vectors beside the weights. Raises RecordError."""
+    """Read a state of `slots` vectors beside that of the weights. Raises RecordError."""
     if len(data) != 8 * dimension * (1 + slots):
         raise RecordError(
             f"a state of {len(data)} bytes is not one of {dimension} weights and {slots} memories"

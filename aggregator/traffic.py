@@ -48,7 +48,7 @@ def round_traffic(study: trust.Study, updates: int) -> Traffic:
     if study.joint is None:
         raise ConfigError(f"nobody recomputes the sums of study {study.plan.study}: no joint key")
     plan = study.plan
-    params = threshold_params(plan.codec, plan.model.dimension, study.joint)
+    params = threshold_params(plan.codec, plan.vector_size, study.joint)
     access = study.joint.access
     hospitals, members = access.hospitals, access.threshold
     # Each group of at least min_cohort updates is decrypted by itself.

@@ -58,7 +58,7 @@ def join(study: Study, plan: RoundPlan, name: bytes, bundles: tuple[Bundle, Bund
         (vectors, masks),
         (first.sum, second.sum),
     )
-    params = two_server.share_params(study.plan.codec, study.plan.model.dimension)
+    params = two_server.share_params(study.plan.codec, study.plan.vector_size)
     scheme = two_server.share_sum(SEED, params)
     unmask = two_server.Unmask(scheme.decode_sum(masks.ciphertexts), params)
     return TwoSums(Bundle(reports[VECTOR], bundles[VECTOR].objects[:1]), unmask, reports)

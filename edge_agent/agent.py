@@ -343,9 +343,16 @@ class Agent:
 
     def _train(self, to: _Round, records: Records, clock: Stages) -> Fields:
         terms = at_round(to.study.plan.terms, to.plan.round)
-        start = self._workshop.weights(to.plan, terms.dimension)
+        start = self._workshop.weights(to.plan, to.study.plan.model.dimension)
         # train, clipped, with noise of its own where each device carries the guarantee
-        update = learn(self._workshop.model(to.study), start, records, terms, fresh_generator())
+        update = learn(
+            self._workshop.model(to.study),
+            start,
+            records,
+            terms,
+            fresh_generator(),
+            to.plan.clip_factor,
+        )
         clock.done("train")
         # clip, rotate, round, add integer noise
         fields = protect(
@@ -406,7 +413,7 @@ def _expiry_s(plan: RoundPlan) -> int:
 
 
 def _share_params(study: trust.Study) -> ShareParams:
-    return share_params(study.plan.codec, study.plan.model.dimension)
+    return share_params(study.plan.codec, study.plan.vector_size)
 
 
 def _unfit_count(records: int, plan: RoundPlan) -> str | None:

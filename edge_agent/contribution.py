@@ -17,6 +17,7 @@ from vitalring.edge_agent.dpsgd import (
 )
 from vitalring.edge_agent.randomness import noise_share
 from vitalring.models.dataset import Records
+from vitalring.protocol.adaptive_clip import counted, update_clip
 from vitalring.protocol.guarantee import (
     Terms,
     adds_integer_noise,
@@ -24,7 +25,7 @@ from vitalring.protocol.guarantee import (
     noise_of,
     weight_samples,
 )
-from vitalring.protocol.privacy import check_of_round, is_gradient_sum
+from vitalring.protocol.privacy import check_of_round, follows_quantile, is_gradient_sum
 from vitalring.protocol.quantise import EncodedUpdate, encode_update
 
 
@@ -34,18 +35,35 @@ def learn(
     records: Records,
     terms: Terms,
     generator: np.random.Generator,
+    factor: float = 1.0,
 ) -> NDArray[np.float64]:
     """Return what a device learns in a round from weights `start` (d,), as an update (d,).
 
-    `terms` are those of the round (`guarantee.at_round`). With unit record and noise local the
-    update is private already, otherwise it is for `protect` alone. Raises as `dpsgd.train`.
+    `terms` are those of the round (`guarantee.at_round`). Where the clip follows a quantile it is
+    (1 + d,), with a count first, and all of it divided by the round's `factor`: within the study's
+    own clip (SPEC 7.17). With unit record and noise local the update is private already, otherwise
+    it is for `protect` alone. Raises as `dpsgd.train`.
     """
     training, privacy = terms.training, terms.privacy
     if is_gradient_sum(privacy):
-        step = gradient_update(model, start, records.x, records.y, training, privacy, generator)
+        step = gradient_update(
+            model, start, records.x, records.y, training, privacy, generator, factor
+        )
         return step.update
     result = train(model, start, records.x, records.y, training, privacy, generator)
-    return result.weights.astype(np.float64) - start
+    update = result.weights.astype(np.float64) - start
+    return with_count(update, terms, factor) if follows_quantile(privacy) else update
+
+
+def with_count(update: NDArray[np.float64], terms: Terms, factor: float) -> NDArray[np.float64]:
+    """Return a device's update (d,) clipped and with its count, (1 + d,), for unit device.
+
+    Together they are within the codec's clip, which `protect` enforces (SPEC 7.17).
+    """
+    update = update / factor
+    clip, norm = terms.codec.clip, float(np.linalg.norm(update))
+    scale = min(1.0, update_clip(clip, terms.privacy.clip_share) / max(norm, 1e-300))
+    return np.concatenate([counted(np.array([norm]), clip, terms.privacy), scale * update])
 
 
 def protect(
@@ -55,7 +73,7 @@ def protect(
     seed: bytes,
     generator: np.random.Generator,
 ) -> EncodedUpdate:
-    """Encode an update (d,) with the integer noise that a round asks of one device.
+    """Encode an update (terms.dimension,) with the integer noise a round asks of one device.
 
     `terms` are those of the round (`guarantee.at_round`). `seed` is the round's, public;
     `generator` a SecureGenerator made for this call alone, where there is a guarantee. Raises

@@ -20,7 +20,7 @@ Abadi et al., "Deep Learning with Differential Privacy", 2016. Rules kept here:
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from vitalring.edge_agent.randomness import SecureGenerator, integer_gaussian
 from vitalring.errors import ConfigError, DataError, ModelError, PrivacyError
 from vitalring.models.dataset import oversample
+from vitalring.protocol.adaptive_clip import counted, update_clip
 from vitalring.protocol.guarantee import gradient_scale
 from vitalring.protocol.privacy import (
     CLIP_SLACK,
@@ -40,6 +41,7 @@ from vitalring.protocol.privacy import (
     Training,
     check_of_round,
     check_privacy,
+    follows_quantile,
     is_gradient_sum,
     sensitivity_factor,
 )
@@ -136,7 +138,7 @@ def train(
             total = np.zeros(weights.size, np.float64)
             for weight, part in _by_class(chosen, y, training):
                 for chunk in _in_order(part, model.physical_batch):
-                    total += weight * _chunk_sum(model, weights, x, y, chunk, clip, tally)
+                    total += weight * _chunk_sum(model, weights, x, y, chunk, clip, tally)[0]
             update = total / max(1, chosen.size)
         if training.proximal:
             update = update + training.proximal * (weights - start)
@@ -155,7 +157,9 @@ class GradientUpdate:
     """What a device adds to a round's one sum of gradients, before its noise: for no wire.
 
     `update` (d,) is the sum of the clipped gradients of the sampled records times
-    -learning_rate / batch. One record more moves it by clip * learning_rate / batch at most.
+    -learning_rate / batch, in units of the round's factor. One record more moves it by
+    clip * learning_rate / batch at most. Where the clip follows a quantile it is (1 + d,), with
+    the count of the records first (SPEC 7.17).
     """
 
     update: NDArray[np.float64] = field(repr=False)
@@ -172,10 +176,12 @@ def gradient_update(
     training: Training,
     privacy: Privacy,
     generator: np.random.Generator,
+    factor: float = 1.0,
 ) -> GradientUpdate:
     """Return one clipped sum of gradients at `weights` (d,), for unit record, noise distributed.
 
-    `generator`, a SecureGenerator, tosses the coins of the records. Raises as `train`.
+    `generator`, a SecureGenerator, tosses the coins of the records; `factor` is the round's, which
+    its clip is multiplied with and its sum divided by. Raises as `train`.
     """
     # 1. The plan, the generator and the records, before any is used.
     check_privacy(privacy, training)
@@ -186,10 +192,14 @@ def gradient_update(
     # 2. One step, as of `train`, without its noise.
     tally = _Tally()
     chosen = _sample(len(x), training.sampling_rate, generator)
-    total = _private_sum(model, weights, x, y, chosen, training, privacy, generator, tally)
+    clipped = replace(privacy, clip=factor * privacy.clip)
+    total = _private_sum(model, weights, x, y, chosen, training, clipped, generator, tally)
     seen = max(1, tally.examples)
     return GradientUpdate(
-        -gradient_scale(training) * total, tally.examples, tally.loss / seen, tally.clipped / seen
+        -gradient_scale(training) / factor * total,
+        tally.examples,
+        tally.loss / seen,
+        tally.clipped / seen,
     )
 
 
@@ -289,19 +299,38 @@ def _private_sum(
     generator: np.random.Generator,
     tally: _Tally,
 ) -> NDArray[np.float64]:
-    """Sum the clipped gradients of the records `chosen`, for a guarantee for each (SPEC 7.4)."""
+    """Sum the clipped gradients of the records `chosen`, for a guarantee for each (SPEC 7.4).
+
+    Returns the sum (d,), or (1 + d,) with the records' count first where the clip follows a
+    quantile: a record's gradient and count together are within the clip (SPEC 7.17).
+    """
     if chosen.size > MAX_SAMPLED:
         raise PrivacyError(
             f"a step sampled {chosen.size} records, the sensitivity is argued for "
             f"{MAX_SAMPLED} (SPEC 7.4): lower training.sampling_rate"
         )
     step = privacy.clip / 2.0**SUM_BITS
-    steps = np.zeros(weights.size, np.float64)  # whole numbers below 2^53: their sums are exact
+    counts = follows_quantile(privacy)
+    clip = update_clip(privacy.clip, privacy.clip_share)
+    # Whole numbers below 2^53: their sums are exact.
+    steps = np.zeros(counts + weights.size, np.float64)
     for weight, part in _by_class(chosen, y, training):
         for chunk in _chunks(part, min(model.physical_batch, MAX_CHUNK), generator):
-            total = _chunk_sum(model, weights, x, y, chunk, privacy.clip, tally)
-            steps += np.rint(weight * total / step)
+            total, norms = _chunk_sum(model, weights, x, y, chunk, clip, tally)
+            steps[counts:] += np.rint(weight * total / step)
+            if counts:
+                steps[0] += np.rint(_count(norms, chunk.size, privacy) / step)
     return steps * step
+
+
+def _count(norms: NDArray[np.float32], records: int, privacy: Privacy) -> float:
+    """Return what a chunk adds to the count. No record adds more than its share (SPEC 7.17)."""
+    if norms.shape != (records,) or np.isnan(norms).any():
+        raise PrivacyError(
+            f"{records} records have norms of shape {norms.shape}, or some that are no numbers: "
+            "they cannot be counted; nothing may leave"
+        )
+    return float(counted(norms, privacy.clip, privacy).sum())
 
 
 def _chunk_sum(
@@ -312,8 +341,11 @@ def _chunk_sum(
     chunk: NDArray[np.intp],
     clip: float,
     tally: _Tally,
-) -> NDArray[np.float64]:
-    """Sum the clipped gradients of one chunk, and check how long the sum is (SPEC 7.4)."""
+) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+    """Sum the clipped gradients of one chunk, and check how long the sum is (SPEC 7.4).
+
+    Returns the sum (d,) and the unclipped norms (n,), which are the model's word.
+    """
     gradient, loss, norms = model.gradient_sum(weights, x[chunk], y[chunk], clip)
     if gradient.shape != weights.shape:
         raise ModelError(f"gradient has shape {gradient.shape}, weights {weights.shape}")
@@ -332,7 +364,7 @@ def _chunk_sum(
     tally.examples += chunk.size
     tally.loss += float(loss)
     tally.clipped += int(np.count_nonzero(norms > clip))
-    return exact
+    return exact, norms
 
 
 def check_generator(generator: np.random.Generator) -> None:

@@ -121,8 +121,7 @@ def begin(
         model = trust.open_model(last_model(db), study.federation, study.plan)
         if model.final:
             raise RecordError(f"round {plan.round} is proposed after the study's final model")
-        if plan.weights != model.weights:
-            raise RecordError(f"round {plan.round} starts from other weights than its last model's")
+        trust.check_plan_follows(plan, model.weights, model.clip_factor)
     with transaction(db):
         _keep_weights(db, proposal, plan.weights, study)
         rosters.append(db, new_rosters)

@@ -95,7 +95,7 @@ class ShareGateway(Gateway):
 
     def _share_sum(self) -> two_server.ShareSum:
         plan = self._study.plan
-        params = two_server.share_params(plan.codec, plan.model.dimension)
+        params = two_server.share_params(plan.codec, plan.vector_size)
         return two_server.share_sum(self._role, params)
 
     def _screen(self, box: bytes) -> admission.Admission | None:

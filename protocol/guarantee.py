@@ -40,7 +40,9 @@ ENCODING_SLACK: Final = 2.0**-20
 class Terms:
     """The numbers of a plan from which its guarantee follows (SPEC 7.1).
 
-    `dimension` is that of the model, `min_cohort` the fewest updates in a sum that is opened.
+    `dimension` is that of the vector that a device sends: of the model, and one more for the
+    count of a clip that follows a quantile. `min_cohort` is the fewest updates in a sum that is
+    opened.
     """
 
     privacy: Privacy

@@ -31,6 +31,10 @@ MAX_SAMPLED: Final = 2**20
 SAMPLER_EPSILON: Final = 2.0**-20
 """What the sampler's last bits can add over all coordinates of a local step (SPEC 7.6)."""
 
+MIN_FACTOR: Final = 2.0**-10
+MAX_FACTOR: Final = 2.0**10
+"""How far a clip that follows a quantile moves from the plan's (SPEC 7.17)."""
+
 MIN_NOISE_MULTIPLIER: Final = 0.1
 MIN_DELTA: Final = 1e-9
 
@@ -50,6 +54,9 @@ class Privacy:
     `schedule` cuts the study's rounds into as many equal stretches, in each of which
     `noise_multiplier` is multiplied with its factor; none is one stretch, with factor 1
     (SPEC 7.18).
+    With `clip_quantile` above 0 the clip of the unit follows that quantile of what
+    it clips: a count takes `clip_share` of it, and it moves by at most a factor
+    exp(`clip_rate`) a round, from which the guarantee does not change (SPEC 7.17).
     """
 
     unit: Annotated[str, OneOf(("none", "record", "device"))] = "none"
@@ -60,6 +67,9 @@ class Privacy:
     noise_multiplier: Annotated[float, Range(0.0, 1e4)] = 0.0
     colluders: Annotated[int, Range(0, limits.MAX_DEVICES)] = 0
     schedule: Annotated[tuple[Annotated[float, Range(0.1, 10.0)], ...], Size(0, 16)] = ()
+    clip_quantile: Annotated[float, Range(0.0, 0.99)] = 0.0
+    clip_rate: Annotated[float, Range(0.0, 1.0)] = 0.0
+    clip_share: Annotated[float, Range(0.0, 0.125)] = 0.0
 
 
 @dataclass(frozen=True)
@@ -141,6 +151,7 @@ def check_privacy(privacy: Privacy, training: Training) -> None:
             f"{training.learning_rate * training.proximal:g}: from 2 on the pull overshoots and "
             "training diverges; lower one of them"
         )
+    _check_quantile(privacy)
     # 2. No privacy is written in one way only; a clip may still steady the training.
     if privacy.unit == "none":
         if privacy != Privacy(clip=privacy.clip):
@@ -186,6 +197,11 @@ def is_gradient_sum(privacy: Privacy) -> bool:
     return privacy.unit == "record" and privacy.noise == "distributed"
 
 
+def follows_quantile(privacy: Privacy) -> bool:
+    """Tell whether the clip of the unit follows a quantile of what it clips (SPEC 7.17)."""
+    return privacy.clip_quantile != 0.0
+
+
 def fits_a_step(records: int, sampling_rate: float) -> bool:
     """Tell whether a device of so many records never samples more than MAX_SAMPLED in a step.
 
@@ -219,6 +235,34 @@ def effective_noise_multiplier(privacy: Privacy, dimension: int) -> float:
     `dimension` is the number of the model's parameters. Raises ConfigError.
     """
     return privacy.noise_multiplier / sensitivity_factor(dimension)
+
+
+def _check_quantile(privacy: Privacy) -> None:
+    """SPEC 7.17: a clip that follows a quantile needs a noisy sum that its count is in."""
+    if not follows_quantile(privacy):
+        if privacy.clip_rate or privacy.clip_share:
+            raise ConfigError(
+                f"privacy.clip_rate is {privacy.clip_rate:g} and privacy.clip_share "
+                f"{privacy.clip_share:g} with clip_quantile 0: a fixed clip has 0 for both"
+            )
+        return
+    if privacy.unit == "none":
+        raise ConfigError(
+            f"privacy.clip_quantile is {privacy.clip_quantile:g} with privacy.unit none: without a "
+            "guarantee nobody's clip is counted; use 0"
+        )
+    if privacy.unit == "record" and privacy.noise == "local":
+        raise ConfigError(
+            f"privacy.clip_quantile is {privacy.clip_quantile:g} with unit record and noise local: "
+            "its gradients never leave the device, and one device has too few records to count; "
+            "use noise distributed, or 0"
+        )
+    _check_number("clip_quantile", privacy.clip_quantile, 0.01, 0.99)
+    _check_number("clip_rate", privacy.clip_rate, 1e-3, 1.0)
+    _check_number("clip_share", privacy.clip_share, 0.01, 0.125)
+    if privacy.unit == "record":
+        # So that the clip stays one that training takes, wherever the factor moves it.
+        _check_number("clip", privacy.clip, 1e-6 / MIN_FACTOR, 1e6 / MAX_FACTOR)
 
 
 def _check_number(name: str, value: float, low: float, high: float) -> None:

@@ -10,7 +10,13 @@ from typing import Annotated, ClassVar
 
 from vitalring.protocol import limits
 from vitalring.protocol.guarantee import Terms
-from vitalring.protocol.privacy import Privacy, Training
+from vitalring.protocol.privacy import (
+    MAX_FACTOR,
+    MIN_FACTOR,
+    Privacy,
+    Training,
+    follows_quantile,
+)
 from vitalring.protocol.quantise import Codec
 from vitalring.protocol.secure_sum import SECURE_SUMS
 from vitalring.schema import OneOf, Pattern, Range, Size
@@ -22,6 +28,7 @@ Key = Annotated[bytes, Size(32)]
 Index = Annotated[int, Range(0, 2**48)]
 Time = Annotated[int, Range(0, 2**53)]
 Count = Annotated[int, Range(0, limits.MAX_DEVICES)]
+Factor = Annotated[float, Range(MIN_FACTOR, MAX_FACTOR)]
 
 
 @dataclass(frozen=True)
@@ -117,9 +124,14 @@ class StudyPlan:
     data_class: DataClass = ""
 
     @property
+    def vector_size(self) -> int:
+        """Return the coordinates that a device sends: the model's, and a count's (SPEC 7.17)."""
+        return self.model.dimension + follows_quantile(self.privacy)
+
+    @property
     def terms(self) -> Terms:
         """Return the numbers that the study's guarantee follows from."""
-        return Terms(self.privacy, self.training, self.codec, self.model.dimension, self.min_cohort)
+        return Terms(self.privacy, self.training, self.codec, self.vector_size, self.min_cohort)
 
 
 @dataclass(frozen=True)
@@ -159,7 +171,8 @@ class RoundPlan:
     """One round, complete in itself. Signed by a quorum of aggregators.
 
     A device submits at a random time between `opens_ms` and `opens_ms +
-    window_ms`; nothing is admitted after `deadline_ms`.
+    window_ms`; nothing is admitted after `deadline_ms`. The study's clips count times
+    `clip_factor`, which is 1 unless they follow a quantile (SPEC 7.17).
     """
 
     TYPE: ClassVar[str] = "vitalring/round-plan/1"
@@ -181,6 +194,7 @@ class RoundPlan:
     opens_ms: Time
     window_ms: Annotated[int, Range(0, 2**40)]
     deadline_ms: Time
+    clip_factor: Factor = 1.0
 
 
 @dataclass(frozen=True)
@@ -321,6 +335,8 @@ class GlobalModel:
     `applied` is false where the round brought no sum; the weights are then
     those of before. `state` is the digest of the server optimiser's state, from which a
     hospital that missed the round goes on; no bytes with one hospital (SPEC 11.15).
+    `clip_factor` is that of the next round, and `unclipped` the noisy share of what this round's
+    clip left as it was, which it follows from; 1 and 0 where the clip is fixed (SPEC 7.17).
     """
 
     TYPE: ClassVar[str] = "vitalring/global-model/1"
@@ -337,6 +353,8 @@ class GlobalModel:
     final: bool
     evaluation: Evaluation | None
     state: Annotated[bytes, Size(0, 32)] = b""
+    clip_factor: Factor = 1.0
+    unclipped: Annotated[float, Range(-1.0, 2.0)] = 0.0
 
 
 @dataclass(frozen=True)

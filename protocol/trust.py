@@ -12,8 +12,10 @@ from math import comb
 
 from vitalring.errors import RecordError
 from vitalring.protocol import limbs, ring_suite, two_server
+from vitalring.protocol.adaptive_clip import FACTOR_TOLERANCE, next_factor
 from vitalring.protocol.cbor import R, digest
 from vitalring.protocol.guarantee import check_terms
+from vitalring.protocol.privacy import follows_quantile
 from vitalring.protocol.records import (
     Federation,
     GlobalModel,
@@ -70,13 +72,13 @@ class Study:
     def scheme(self) -> SumScheme:
         """Return how its updates are added. Raises ConfigError."""
         plan = self.plan
-        return sum_scheme(plan.secure_sum, plan.codec, plan.model.dimension, self.joint)
+        return sum_scheme(plan.secure_sum, plan.codec, plan.vector_size, self.joint)
 
     def encryptor(self, public_key: bytes) -> UpdateEncryptor:
         """Return how a device encrypts. Raises ConfigError or CiphertextError."""
         plan = self.plan
-        dimension = plan.model.dimension
-        return update_encryptor(plan.secure_sum, plan.codec, dimension, public_key, self.joint)
+        size = plan.vector_size
+        return update_encryptor(plan.secure_sum, plan.codec, size, public_key, self.joint)
 
 
 def open_federation(data: bytes, authority_key: bytes) -> Federation:
@@ -282,6 +284,12 @@ def open_round_plan(data: bytes, study: Study) -> RoundPlan:
         )
     if round_plan.opens_ms + round_plan.window_ms > round_plan.deadline_ms:
         raise RecordError(f"round {round_plan.round} has its deadline before its window ends")
+    moves = follows_quantile(plan.privacy) and round_plan.round > 1
+    if round_plan.clip_factor != 1.0 and not moves:
+        raise RecordError(
+            f"round {round_plan.round} has a clip_factor of {round_plan.clip_factor:g}, must be 1: "
+            "a clip moves only where it follows a quantile, and not before the first count"
+        )
     return round_plan
 
 
@@ -332,6 +340,37 @@ def check_model_follows(model: GlobalModel, plan: RoundPlan, report: RoundReport
         )
     if not model.applied and model.weights != plan.weights:
         raise RecordError(f"the weights changed in round {model.round}, which applied no sum")
+
+    _check_clip(model, plan)
+
+
+def check_plan_follows(plan: RoundPlan, weights: bytes, clip_factor: float) -> None:
+    """SPEC 9.5: a round goes on from the weights and the clip of the model before it."""
+    if plan.weights != weights:
+        raise RecordError(f"round {plan.round} starts from other weights than its last model's")
+    if plan.clip_factor != clip_factor:
+        raise RecordError(
+            f"round {plan.round} has a clip_factor of {plan.clip_factor:g}, the model before it "
+            f"says {clip_factor:g}"
+        )
+
+
+def _check_clip(model: GlobalModel, plan: RoundPlan) -> None:
+    """SPEC 9.8: the clip follows from the share that the model says, or stays as it was."""
+    moves = follows_quantile(plan.privacy) and model.applied
+    if not moves and model.unclipped != 0.0:
+        raise RecordError(
+            f"the model of round {model.round} says a share of {model.unclipped:g} unclipped, of "
+            "which it has no count"
+        )
+    due = plan.clip_factor
+    if moves:
+        due = next_factor(due, model.unclipped, plan.privacy)
+    if abs(model.clip_factor - due) > (FACTOR_TOLERANCE * due if moves else 0.0):
+        raise RecordError(
+            f"the model of round {model.round} has a clip_factor of {model.clip_factor:g}, from "
+            f"its share of {model.unclipped:g} unclipped follows {due:g}"
+        )
 
 
 def joint_of(plan: StudyPlan, hospitals: int) -> Joint | None:

@@ -6,6 +6,7 @@ from typing import Final
 
 from vitalring.edge_agent.accountant import RISK_SHARE, calibrate, epsilon
 from vitalring.errors import ConfigError
+from vitalring.protocol.adaptive_clip import count_unit
 from vitalring.protocol.guarantee import (
     Terms,
     adds_integer_noise,
@@ -16,11 +17,20 @@ from vitalring.protocol.guarantee import (
     study_spend,
 )
 from vitalring.protocol.integer_noise import width_for
-from vitalring.protocol.privacy import MIN_NOISE_MULTIPLIER, Spend, check_privacy
+from vitalring.protocol.privacy import (
+    MIN_NOISE_MULTIPLIER,
+    Spend,
+    check_privacy,
+    follows_quantile,
+)
+from vitalring.protocol.quantise import grid_step, kept_count
 
 _MOST_BITS: Final = 20
 _COARSE: Final = 1.015
 """A grid is fine enough where rounding makes the sensitivity no more than this times the clip."""
+_STEADY: Final = 0.2
+"""Noise on the share of what is within a clip, averaged over rounds, that the clip may follow."""
+
 _COARSEST: Final = 1.25
 """The finest grid is taken up to here: a record is small beside sums of many thousands."""
 
@@ -123,6 +133,32 @@ def _ideal(terms: Terms, rate: float, multiplier: float) -> tuple[Spend, ...]:
             epsilon=0.0,
         )
         for stretch in stretches(_multiplied(terms, multiplier))
+    )
+
+
+def unsteady_clip(terms: Terms, devices: int) -> str | None:
+    """Say with the arithmetic that a clip's count is too noisy to follow, None where it is not.
+
+    The factor moves by `clip_rate` times what a round's count is off, so that it goes by the last
+    1 / clip_rate rounds, about (SPEC 7.17).
+    """
+    privacy = terms.privacy
+    if not follows_quantile(privacy):
+        return None
+    # On a mean of the devices, from all whose coordinates are sent.
+    kept = kept_count(terms.codec, terms.dimension) / terms.dimension
+    step = grid_step(terms.codec, terms.dimension)
+    noise = noise_of(terms).deviation * step / math.sqrt(devices * kept)
+    each = noise / abs(count_unit(terms))
+    rounds = max(1.0, min(terms.training.rounds, 1.0 / privacy.clip_rate))
+    left = each / math.sqrt(rounds)
+    if left <= _STEADY:
+        return None
+    return (
+        f"the noise on the share of {devices} devices that are within the clip is {each:.2g} a "
+        f"round and {left:.2g} over the {rounds:.3g} rounds that the clip goes by, where "
+        f"{_STEADY:g} could be followed: raise clip_share, lower clip_rate, have more devices, or "
+        "keep the clip fixed"
     )
 
 

@@ -23,6 +23,7 @@ from vitalring.protocol.bfv import choose_params
 from vitalring.protocol.cbor import digest
 from vitalring.protocol.guarantee import Terms, noise_of, stretches
 from vitalring.protocol.key_records import context_of
+from vitalring.protocol.privacy import follows_quantile
 from vitalring.protocol.records import (
     Federation,
     Roster,
@@ -30,7 +31,7 @@ from vitalring.protocol.records import (
     SumKey,
 )
 from vitalring.protocol.secure_sum import KEYLESS, threshold_params
-from vitalring.tools.calibration import too_small
+from vitalring.tools.calibration import too_small, unsteady_clip
 from vitalring.tools.enrolments import EnrolledKey, write_keys
 from vitalring.tools.hospital_keys import new_hospital
 from vitalring.tools.settings import StudySettings, hospitals_of, rings_of
@@ -211,10 +212,10 @@ def _make_sum_key(
     folders = [layout.folder_of(hospital.name) for hospital in federation.hospitals]
     joint = trust.joint_of(plan, len(folders))
     if joint is None:
-        secret = sum_key_file.generate(choose_params(plan.codec, plan.model.dimension))
+        secret = sum_key_file.generate(choose_params(plan.codec, plan.vector_size))
         secret.save(folders[0] / SUM_KEY_FILE)
         return secret.public_key()
-    params = threshold_params(plan.codec, plan.model.dimension, joint)
+    params = threshold_params(plan.codec, plan.vector_size, joint)
     context = context_of(*names, params, 1)
     public, shares = joint_key_here(params, context)
     for index, (folder, pieces) in enumerate(zip(folders, shares, strict=True)):
@@ -240,10 +241,23 @@ def training_line(plan: StudyPlan) -> str:
     """Return the numbers that a plan trains with, in the words of the settings."""
     training, server = plan.training, plan.server
     momentum = "" if server.name == "fedavg" else f" and momentum {server.momentum:g}"
+    clip = f"; {clip_line(plan)}" if follows_quantile(plan.privacy) else ""
     return (
         f"{training.steps} steps a round, batch {training.batch}, lr {training.learning_rate:g}, "
         f"clip {plan.privacy.clip:g}, update_clip {plan.codec.clip:g}, "
-        f"server {server.name} with learning_rate {server.learning_rate:g}{momentum}"
+        f"server {server.name} with learning_rate {server.learning_rate:g}{momentum}{clip}"
+    )
+
+
+def clip_line(plan: StudyPlan) -> str:
+    """Say which quantile the clip of a plan's unit follows, and how (SPEC 7.17)."""
+    privacy = plan.privacy
+    name, start = "update_clip", plan.codec.clip
+    if privacy.unit == "record":
+        name, start = "clip", privacy.clip
+    return (
+        f"{name} follows the {privacy.clip_quantile:g} quantile from {start:g} on, at rate "
+        f"{privacy.clip_rate:g}; its count takes a share of {privacy.clip_share:g}"
     )
 
 
@@ -261,7 +275,7 @@ def joint_lines(study: trust.Study) -> list[str]:
     if study.joint is None:
         return []
     plan = study.plan
-    params = threshold_params(plan.codec, plan.model.dimension, study.joint)
+    params = threshold_params(plan.codec, plan.vector_size, study.joint)
     updates = min(len(study.roster.keys), plan.codec.n_max)
     return [str(params), str(round_traffic(study, updates))]
 
@@ -292,8 +306,9 @@ def describe(made: Made) -> list[str]:
             lines[-1] += f", its noise times {schedule_in_words(plan.terms)}"
         if plan.privacy.noise == "distributed":
             lines[-1] += f", carried by {noise_of(plan.terms).shares} of {plan.min_cohort} devices"
-        note = too_small(plan.terms, len(roster.keys))
-        lines += [f"warning     {note}"] if note else []
+        size = len(roster.keys)
+        notes = (too_small(plan.terms, size), unsteady_clip(plan.terms, size))
+        lines += [f"warning     {note}" for note in notes if note]
     scheme = made.study.study.scheme()
     lines.append(
         f"sum         {plan.secure_sum}, {scheme.update_bytes:,} bytes an update, "

@@ -205,7 +205,7 @@ def _agreed(config: KeysConfig, records: dict[str, bytes]) -> tuple[Federation, 
     joint = trust.joint_of(plan, len(federation.hospitals))
     if joint is None:
         raise ConfigError(f"study {plan.study} has secure_sum {plan.secure_sum}: no joint key")
-    params = threshold_params(plan.codec, plan.model.dimension, joint)
+    params = threshold_params(plan.codec, plan.vector_size, joint)
     digests = (digest(records["federation.cbor"]), digest(records["study.cbor"]))
     agreed = Agreed(
         params=params,

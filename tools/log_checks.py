@@ -36,7 +36,8 @@ class RoundVerdict:
     """A round of the log. `status` is "open" before its report, then what the report says.
 
     `weights` is the SHA-256 of its model's weights, None while it has no model; `final` says
-    whether that model ends the study.
+    whether that model ends the study. `clip_factor` is the factor that the round's clip had, and
+    `next_factor` the next one's (SPEC 7.17).
     """
 
     number: int
@@ -47,6 +48,8 @@ class RoundVerdict:
     final: bool = False
     reports: tuple[bytes, ...] = ()
     """Digests of both gateways' reports, where each holds a share and the round has its model."""
+    clip_factor: float = 1.0
+    next_factor: float = 1.0
 
 
 def open_logged_study(
@@ -130,8 +133,12 @@ def check_round(
     logged: RoundEntries,
     before: bytes,
     hospital: int = 0,
+    factor: float = 1.0,
 ) -> RoundVerdict:
-    """Check a round of a hospital's log; it must start from the weights with digest `before`."""
+    """Check a round of a hospital's log.
+
+    It must start from the weights with digest `before`, and with this factor on its clip.
+    """
     # 1. A quorum signed the plan, which keeps to the study and is the next one.
     path = logged.plan.object_path
     data = files.record(logged.plan)
@@ -141,16 +148,25 @@ def check_round(
         raise logged.plan.fault(f"plans round {plan.round} where round {number} is next")
     # 2. It starts from the weights of the model before it, the first round from the seed's.
     _check_weights(files, study, path, plan.weights)
-    if plan.weights != before:
-        raise LogError(f"{path}: round {number} does not start from the weights due to it")
+    with blame(path):
+        trust.check_plan_follows(plan, before, factor)
     # 3. Its updates are counted once each, and signed from within a ring.
     _check_updates(study, plan, logged)
     if logged.report is None:
-        return RoundVerdict(number, "open", len(study.roster.keys), 0)
+        return RoundVerdict(
+            number, "open", len(study.roster.keys), 0, clip_factor=factor, next_factor=factor
+        )
     # 4. The report and the receipts say what the entries say.
     report = _report(files, study, plan, logged, logged.report, hospital)
     log_shares.check_agreed(files, study, plan, logged, report)
-    verdict = RoundVerdict(number, report.status, report.expected, report.admitted)
+    verdict = RoundVerdict(
+        number,
+        report.status,
+        report.expected,
+        report.admitted,
+        clip_factor=factor,
+        next_factor=factor,
+    )
     # 5. Hospitals' words are theirs and about this round.
     committed = _words(files, study, plan, logged, logged.report)
     if logged.model is None:
@@ -161,7 +177,13 @@ def check_round(
     reports = log_shares.reports_of(files, study, plan, model, logged, hospital)
     with blame(logged.model.object_path):
         commitments.check_committed(model, committed, study)
-    return replace(verdict, weights=model.weights, final=model.final, reports=reports)
+    return replace(
+        verdict,
+        weights=model.weights,
+        final=model.final,
+        reports=reports,
+        next_factor=model.clip_factor,
+    )
 
 
 def _check_updates(study: trust.Study, plan: RoundPlan, logged: RoundEntries) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vitalring.aggregator.config import AggregatorConfig, load_study
+from vitalring.aggregator.following import weights_of
 from vitalring.aggregator.goals import open_artefact
 from vitalring.config import load_config
 from vitalring.database import open_read_only
@@ -106,7 +107,7 @@ def _of_aggregator(path: Path) -> TrainedModel:
     artefact, features = open_artefact(files)
     number, packed = _newest_state(config.state_dir / DATABASE)
     # The state is float64; what the aggregator publishes of it is float32.
-    weights = np.frombuffer(packed, "<f8").astype(np.float32)
+    weights = weights_of(np.frombuffer(packed, "<f8"), plan.terms).astype(np.float32)
     if weights.shape != (artefact.info.dimension,):
         raise StorageError(
             f"{config.state_dir / DATABASE} holds {weights.size} weights, study {plan.study} has "

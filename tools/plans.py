@@ -12,7 +12,7 @@ from vitalring.protocol.cbor import digest
 from vitalring.protocol.guarantee import Terms
 from vitalring.protocol.limbs import LIMB_BITS
 from vitalring.protocol.limits import DECRYPTION_FLOOR
-from vitalring.protocol.privacy import Privacy, Training, is_gradient_sum
+from vitalring.protocol.privacy import Privacy, Training, follows_quantile, is_gradient_sum
 from vitalring.protocol.quantise import Codec, check_codec
 from vitalring.protocol.records import Model, ServerOptimiser, StudyPlan
 from vitalring.protocol.secure_sum import check_mode
@@ -84,6 +84,11 @@ def _largest_rate(most: int) -> float:
 def privacy_of(settings: StudySettings, numbers: Numbers, min_cohort: int) -> Privacy:
     """Return the guarantee that the settings claim, its noise yet to be found."""
     if settings.unit == "none":
+        if settings.clip_quantile:
+            raise ConfigError(
+                f"clip_quantile is {settings.clip_quantile:g} with unit none: a clip follows a "
+                "noisy count; use 0, or unit record or device with noise distributed"
+            )
         return Privacy(clip=numbers.clip, schedule=settings.noise_schedule)
     distributed = numbers.noise == "distributed"
     return Privacy(
@@ -94,6 +99,9 @@ def privacy_of(settings: StudySettings, numbers: Numbers, min_cohort: int) -> Pr
         numbers.clip,
         colluders=math.ceil(settings.colluders * min_cohort) if distributed else 0,
         schedule=settings.noise_schedule,
+        clip_quantile=settings.clip_quantile,
+        clip_rate=settings.clip_rate if settings.clip_quantile else 0.0,
+        clip_share=settings.clip_share if settings.clip_quantile else 0.0,
     )
 
 
@@ -134,13 +142,15 @@ def plan_of(
     min_cohort = min_cohort_of(settings, devices)
     privacy = privacy_of(settings, numbers, min_cohort)
     one_sum = is_gradient_sum(privacy)
+    size = info.dimension + follows_quantile(privacy)
     codec = Codec(
         n_max=settings.n_max or devices,
         clip=numbers.update_clip or _ALIGNED * numbers.clip * numbers.lr * sizes.most / sizes.mean,
         weight_cap=_weight_cap(settings, records, most_records),
         bits=settings.bits,
         reach=settings.reach,
-        keep=settings.keep,
+        # A count among the coordinates takes no more bytes, where fewer than all are sent.
+        keep=settings.keep if settings.keep == 1.0 else settings.keep * info.dimension / size,
         rounding="plain" if one_sum else "bounded",
     )
     model = Model(
@@ -155,7 +165,7 @@ def plan_of(
         companions=tuple(digest(content) for content in artefact.companions),
         features=digest(features) if features else b"",
     )
-    terms = with_noise(Terms(privacy, training, codec, info.dimension, min_cohort))
+    terms = with_noise(Terms(privacy, training, codec, size, min_cohort))
     return _plan(settings, settings.study, model, terms, numbers.server, devices)
 
 

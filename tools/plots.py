@@ -149,6 +149,34 @@ def learning_curve(
         return draw(figure)
 
 
+def clip_by_round(
+    rounds: Sequence[int],
+    clip: Sequence[Metric],
+    unclipped: Sequence[Metric],
+    quantile: Metric,
+    skipped: Sequence[int],
+) -> str:
+    """Draw a clip that follows a quantile, and below it the noisy share that it left as it was."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(_HALF_IN, 3.7), layout="constrained")
+        above, below = figure.subplots(2, sharex=True)
+        marker = "o" if len(rounds) <= MAX_MARKED else ""
+        above.plot(rounds, [_number(value) for value in clip], color=BLUE, marker=marker)
+        above.set_ylim(bottom=0.0)
+        above.set_ylabel("clip")
+        shares = [_number(value) for value in unclipped]
+        below.plot(rounds, shares, color=VERMILION, marker=marker, label="share within, noisy")
+        if quantile is not None:
+            label = f"quantile {quantile:g}"
+            below.axhline(quantile, color=INK, linestyle="--", linewidth=1.3, label=label)
+        below.set_ylabel("share")
+        for axes in (above, below):
+            _mark_skipped(axes, skipped)
+        _round_axis(below, rounds)
+        _legend_below(figure, 2)
+        return draw(figure)
+
+
 def recall_by_class(
     rounds: Sequence[int],
     recall: Mapping[str, Sequence[Metric]],

@@ -172,6 +172,11 @@ def _figures(report: Mapping[str, Any], stages: Mapping[str, float]) -> dict[str
             name: [(row.get("recall") or {}).get(name) for row in rows]
             for name in report["classes"]
         }
+        clips = [row.get("clip") for row in rows]
+        if any(value is not None for value in clips):
+            shares = [row.get("unclipped") for row in rows]
+            quantile = report["privacy"].get("clip_quantile")
+            figures["clip"] = plots.clip_by_round(numbers, clips, shares, quantile, skipped)
         if any(value is not None for values in recall.values() for value in values):
             figures["recall"] = plots.recall_by_class(numbers, recall, skipped)
     scores = [score for score in alone.get("macro_f1") or [] if score is not None]

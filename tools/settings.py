@@ -64,6 +64,12 @@ class StudySettings:
     clip: Annotated[float | None, Range(1e-6, 1e6)] = None
     noise_schedule: Annotated[tuple[Annotated[float, Range(0.1, 10.0)], ...], Size(0, 16)] = ()
     """Factors of the noise in as many equal stretches of the rounds; () is the same in all."""
+    clip_quantile: Annotated[float, Range(0.0, 0.99)] = 0.0
+    """Quantile that the clip of the unit follows from round to round; 0 keeps it fixed."""
+    clip_rate: Annotated[float, Range(0.001, 1.0)] = 0.2
+    """How fast it follows: by a factor exp(clip_rate) a round at most."""
+    clip_share: Annotated[float, Range(0.01, 0.125)] = 0.1
+    """Share of the clip that the count of what is within it may take."""
     bits: Annotated[int, Range(2, 20)] = 8
     update_clip: Annotated[float | None, Range(1e-9, 1e9)] = None
     reach: Annotated[float, Range(0.1, 100.0)] = 6.0

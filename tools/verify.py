@@ -111,7 +111,8 @@ def read_log(folder: Path, authority_key: bytes | None) -> SoundLog:
         study = follow_rosters(files, study, logged)
         if logged.rosters:
             rosters.append(_roster(study, number))
-        verdicts.append(check_round(files, study, number, logged, weights, hospital))
+        factor = verdicts[-1].next_factor if verdicts else 1.0
+        verdicts.append(check_round(files, study, number, logged, weights, hospital, factor))
         weights = verdicts[-1].weights or weights
     # 9. No file is left over.
     files.require_all_asked()

@@ -74,10 +74,13 @@ class Linear:
         return (x * np.reshape(scale, (-1, 1))).sum(0).astype(np.float32), 0.0, norms
 
 
-def terms_of(unit, noise, dimension, *, shares=9, sigma=1.0, rate=1.0, **codec) -> Terms:
+def terms_of(
+    unit, noise, dimension, *, shares=9, sigma=1.0, rate=1.0, quantile=0.0, **codec
+) -> Terms:
     """Terms whose noise comes from `shares` honest devices and one that gives its own away.
 
-    The plan's clip of a record is 1, and one moves the update by 1 / 32.
+    The plan's clip of a record is 1, and one moves the update by 1 / 32. With a `quantile` the
+    clip follows it, and the vector has a count before its `dimension` coordinates.
     """
     shared = noise == "distributed"
     one_sum = unit == "record" and shared
@@ -89,10 +92,21 @@ def terms_of(unit, noise, dimension, *, shares=9, sigma=1.0, rate=1.0, **codec) 
         rounding="plain" if one_sum else "bounded",
     )
     terms = Terms(
-        Privacy(unit, noise, 100.0, 1e-5, 1.0, sigma, colluders=1 if shared else 0),
+        Privacy(
+            unit,
+            noise,
+            100.0,
+            1e-5,
+            1.0,
+            sigma,
+            colluders=1 if shared else 0,
+            clip_quantile=quantile,
+            clip_rate=0.2 if quantile else 0.0,
+            clip_share=0.125 if quantile else 0.0,
+        ),
         Training(sampling_rate=rate, steps=1, rounds=1, learning_rate=1.0, batch=32, records=1),
         replace(given, **codec),
-        dimension,
+        dimension + bool(quantile),
         shares + 1,
     )
     width = width_for(noise_of(terms).deviation)

@@ -55,6 +55,20 @@ NO_PRIVACY = Privacy()
 SOME_PRIVACY = Privacy(
     unit="record", noise="local", epsilon=8.0, delta=1e-5, clip=1.0, noise_multiplier=2.0
 )
+FOLLOWING = {
+    "privacy": Privacy(
+        unit="device",
+        noise="local",
+        epsilon=20.0,
+        delta=1e-5,
+        noise_multiplier=4.0,
+        clip_quantile=0.5,
+        clip_rate=0.2,
+        clip_share=0.1,
+    ),
+    "codec": Codec(n_max=8, clip=1.0, weight_cap=1, bits=12, noise_width=60_000),
+}
+"""What makes a small federation's clip follow the median; its vectors have a made-up count."""
 
 
 def seed(name):
@@ -102,7 +116,7 @@ def hospital_of(name):
 def joint_key(plan, hospitals):
     """Make a joint key as the ceremony does, in one place: all pieces, and the public key."""
     joint, context = trust.joint_of(plan, hospitals), seed("joint key")
-    params = threshold_params(plan.codec, plan.model.dimension, joint)
+    params = threshold_params(plan.codec, plan.vector_size, joint)
     made = [contribute(hospital, context, params) for hospital in range(hospitals)]
     key = join([contribution for _, contribution in made], context, params)
     return tuple(piece for pieces, _ in made for piece in pieces), key
@@ -183,8 +197,8 @@ class SmallFederation:
     def fields(self, plan_digest, samples=5, rng_seed=0):
         """Fields of a made-up update."""
         plan, rng = self.study.plan, np.random.default_rng(rng_seed)
-        update = rng.normal(size=plan.model.dimension)
-        none = np.zeros(kept_count(plan.codec, plan.model.dimension), np.int64)
+        update = rng.normal(size=plan.vector_size)
+        none = np.zeros(kept_count(plan.codec, plan.vector_size), np.int64)
         return encode_update(
             update, samples, plan.codec, rotation_seed(plan_digest), rng=rng, noise=none
         ).fields
@@ -276,7 +290,7 @@ def small_federation(
     )
     decryption, pieces, key = None, (), b""
     if secure_sum == "single-he":
-        decryption = generate(choose_params(codec, dimension))
+        decryption = generate(choose_params(codec, plan.vector_size))
         key = decryption.public_key()
     elif secure_sum == "threshold-he":
         pieces, key = joint_key(plan, hospitals)

@@ -290,7 +290,7 @@ class AggregatorParty(Party_):
     def _start(self):
         world, federation = self.world, self.world.federation
         study, seed = federation.study, federation.aggregator_seeds[self.index]
-        params = threshold_params(study.plan.codec, study.plan.model.dimension, study.joint)
+        params = threshold_params(study.plan.codec, study.plan.vector_size, study.joint)
         pieces = {piece.index: piece for piece in federation.pieces}
         held = tuple(pieces[p] for p in params.access.held_by(self.index))
         party = Party(study, params, self.index, seed, held, self.schedule.patience_ms)

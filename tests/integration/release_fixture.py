@@ -63,9 +63,7 @@ class World:
             plan=plan,
         )
         self.scheme = self.study.scheme()
-        self.params = secure_sum.threshold_params(
-            plan.codec, plan.model.dimension, self.study.joint
-        )
+        self.params = secure_sum.threshold_params(plan.codec, plan.vector_size, self.study.joint)
         self.pieces, key = _keys(self.params, access)
         self.encryptor = Encryptor(self.params.bfv, key)
         self.sets = [self.make_set(number) for number in range(2)]

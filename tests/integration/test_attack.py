@@ -1,5 +1,6 @@
 """`vitalring attack` end to end: small studies, and the state folder of a real gateway."""
 
+import hashlib
 import json
 
 import numpy as np
@@ -7,11 +8,13 @@ import pytest
 
 from vitalring.models.artefact import initial_weights, load_artefact
 from vitalring.models.runtime import TrainableModel
+from vitalring.protocol.adaptive_clip import next_factor, unclipped
+from vitalring.protocol.quantise import decode_sum
 from vitalring.tools import cli
 from vitalring.tools.attack.pool import deal, load_pool
 from vitalring.tools.attack.virtual import play
 from vitalring.tools.plans import plan_of
-from vitalring.tools.settings import StudySettings
+from vitalring.tools.settings import SERVERS, StudySettings
 from vitalring.tools.simulate.layout import SHIPPED_DATA
 
 
@@ -76,6 +79,37 @@ def test_what_is_attacked_is_what_a_device_would_send():
     assert 0 < np.abs(seen.after - start).max() < 0.2
     assert np.linalg.norm(seen.updates, axis=1).max() < 1.3 * plan.codec.clip
     assert np.linalg.norm(seen.client_model(1) - start - seen.updates[1]) < 1e-4
+
+
+def test_what_is_attacked_of_a_clip_that_follows_a_quantile_is_a_model_too():
+    """Updates without their count, as long as the round's clip has made them."""
+    pool = load_pool(SHIPPED_DATA, 100)
+    artefact = load_artefact("ecg_cnn")
+    made = deal(pool.people, None, 3, 40, np.random.default_rng(0))
+    settings = StudySettings(
+        unit="device",
+        noise="local",
+        epsilon=8.0,
+        rounds=2,
+        keep=1.0,
+        clip_quantile=0.5,
+        clip_rate=1.0,
+        server=SERVERS["fedavg"],
+    )
+    plan = plan_of(settings, artefact, 3, 40, b"", 40)
+    start = initial_weights(artefact, bytes(32))
+    first, second = play(TrainableModel(artefact), plan, made, start, 1)
+    assert first.updates.shape == second.updates.shape == (3, artefact.info.dimension)
+    assert first.fields[0].size == 2 + artefact.info.dimension
+    for seen in (first, second):
+        np.testing.assert_allclose(seen.after - seen.start, seen.updates.mean(axis=0), atol=1e-5)
+    # The noise is as much larger or smaller as the clip that it belongs to has become.
+    total = np.sum(first.fields, axis=0, dtype=np.uint64)
+    rotation = hashlib.sha256(b"1 1").digest()
+    mean = decode_sum(total, 3, plan.codec, plan.vector_size, rotation).mean
+    factor = next_factor(1.0, unclipped(mean[0], plan.terms), plan.privacy)
+    assert factor != 1.0
+    assert np.std(second.updates) / np.std(first.updates) == pytest.approx(factor, rel=0.05)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from federation_fixture import Parties, small_federation
+from federation_fixture import FOLLOWING, Parties, small_federation
 from gateway_fixture import HandLink
 from rich.console import Console
 from two_gateways_fixture import ShareGateway, agree, split_update
@@ -23,6 +23,7 @@ from vitalring.gateway.share_service import PATIENCE_MS
 from vitalring.gateway.share_service import ShareGateway as Service
 from vitalring.mqtt import Message
 from vitalring.protocol import blobs, chunks, sealing, topics
+from vitalring.protocol.adaptive_clip import next_factor, unclipped
 from vitalring.protocol.agreement import UpdateShare, both_halves, messages_of
 from vitalring.protocol.cbor import decode, encode
 from vitalring.protocol.quantise import decode_sum
@@ -109,6 +110,30 @@ def test_the_model_is_that_of_the_sum_of_both(world):
     mean = decode_sum(total, 5, plan.codec, plan.model.dimension, rotation_seed(name)).mean
     state = aggregator_store.load_state(world.parties.aggregator_db, 1)
     np.testing.assert_allclose(state.weights - world.federation.start(), mean)
+
+
+def test_a_clip_that_follows_a_quantile_follows_the_sum_of_both(tmp_path):
+    """Shares, too, have the count in them."""
+    following = small_federation(secure_sum="two-server", hospitals=2, min_cohort=3, **FOLLOWING)
+    world = World(following, tmp_path)
+    fields = world.begin()
+    agree(*world.pair)
+    model = world.conclude()
+    plan, name = following.study.plan, world.pair[0].closing.digest
+    total = np.sum(fields, axis=0, dtype=np.uint64)
+    mean = decode_sum(total, 5, plan.codec, plan.vector_size, rotation_seed(name)).mean
+    assert model.unclipped == unclipped(mean[0], plan.terms)
+    assert model.clip_factor == next_factor(1.0, model.unclipped, plan.privacy) != 1.0
+    state = aggregator_store.load_state(world.parties.aggregator_db, 1).weights
+    np.testing.assert_allclose(state[1:] - following.start()[1:], mean[1:])
+    world.begin((0, 1, 3, 4))
+    agree(*world.pair)
+    world.conclude()
+    folder = world.export(tmp_path / "run")
+    for log in ("log", "log-2"):
+        factors = [r.clip_factor for r in verify_log(folder / log, following.authority_key).rounds]
+        assert factors == [1.0, model.clip_factor]
+    world.close()
 
 
 def test_both_logs_verify_alone_and_together(world, tmp_path):

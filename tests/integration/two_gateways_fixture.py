@@ -42,7 +42,7 @@ def halves_of(federation, signed_plan, device, shares):
 
 def params_of(federation):
     plan = federation.study.plan
-    return two_server.share_params(plan.codec, plan.model.dimension)
+    return two_server.share_params(plan.codec, plan.vector_size)
 
 
 class ShareGateway:

@@ -1,6 +1,7 @@
 """Noise and fields for a claim: what is drawn up passes the device, and no less would."""
 
 import functools
+import math
 from dataclasses import replace
 
 import pytest
@@ -17,9 +18,9 @@ from vitalring.protocol.guarantee import (
     study_spend,
 )
 from vitalring.protocol.privacy import Privacy, Training
-from vitalring.protocol.quantise import Codec
+from vitalring.protocol.quantise import Codec, field_count
 from vitalring.tools import calibration
-from vitalring.tools.calibration import too_small
+from vitalring.tools.calibration import too_small, unsteady_clip
 from vitalring.tools.plans import Sizes, min_cohort_of, plan_of, training_of
 from vitalring.tools.settings import StudySettings
 
@@ -113,6 +114,58 @@ def test_a_small_fleet_is_told_so_with_the_arithmetic():
     assert too_small(few, wanted - 2) is not None
     assert too_small(with_noise(SHARED), 30) is None
     assert too_small(replace(SHARED, privacy=Privacy()), 2) is None
+
+
+def following(terms: Terms, **changes: float) -> Terms:
+    numbers = {"clip_quantile": 0.5, "clip_rate": 0.2, "clip_share": 0.1, **changes}
+    privacy = replace(terms.privacy, **numbers)
+    return with_noise(replace(terms, privacy=privacy, dimension=terms.dimension + 1))
+
+
+def test_a_count_too_noisy_to_follow_is_told_with_the_arithmetic():
+    """With unit device: sigma / (share * devices) * sqrt(devices / shares), SPEC 7.17."""
+    drawn = following(ALONE)
+    sigma, devices = drawn.privacy.noise_multiplier, 30
+    each = sigma / 0.1 / math.sqrt(devices)
+    note = unsteady_clip(drawn, devices)
+    assert note is not None
+    assert f"is {each:.2g} a round and {each / math.sqrt(5):.2g} over the 5 rounds" in note
+    enough = math.ceil((sigma / 0.1 / math.sqrt(5) / 0.2) ** 2)
+    assert unsteady_clip(drawn, enough + 1) is None
+    assert unsteady_clip(drawn, enough - 2) is not None
+    # Records of a batch are many, and a fixed clip follows nothing.
+    assert unsteady_clip(following(SHARED), 20) is None
+    assert unsteady_clip(with_noise(ALONE), 2) is None
+
+
+def test_a_count_costs_no_noise_and_no_bytes():
+    """One coordinate among thousands: the same epsilon for hardly more than the same noise."""
+    for plain in (SHARED, DEVICE):
+        fixed, follows = with_noise(plain), following(plain)
+        assert check_claim(follows, epsilon) <= follows.privacy.epsilon
+        assert follows.privacy.noise_multiplier == pytest.approx(
+            fixed.privacy.noise_multiplier, rel=2e-3
+        )
+        assert follows.codec.bits == fixed.codec.bits
+    settings = StudySettings(unit="device", rounds=3)
+    plans = [
+        plan_of(replace(settings, clip_quantile=quantile), load_artefact("ecg_cnn"), 20, 300)
+        for quantile in (0.0, 0.5)
+    ]
+    assert [plan.vector_size - plan.model.dimension for plan in plans] == [0, 1]
+    assert len({field_count(plan.codec, plan.vector_size) for plan in plans}) == 1
+    assert plans[1].privacy.clip_share == 0.1
+    assert plans[0].privacy.clip_rate == 0.0
+    whole = replace(settings, clip_quantile=0.5, keep=1.0)
+    plan = plan_of(whole, load_artefact("ecg_cnn"), 20, 300)
+    assert field_count(plan.codec, plan.vector_size) == 4_096 + 2
+
+
+@pytest.mark.parametrize(("unit", "noise"), [("none", None), ("record", "local")])
+def test_a_study_without_a_count_cannot_follow_one(unit, noise):
+    settings = StudySettings(unit=unit, noise=noise, clip_quantile=0.5)
+    with pytest.raises(ConfigError, match=rf"clip_quantile is 0\.5 with .*unit {unit}"):
+        plan_of(settings, load_artefact("ecg_cnn"), 20, 300)
 
 
 def test_a_distributed_guarantee_sizes_its_sums_by_the_fleet():

@@ -89,6 +89,25 @@ def test_a_folder_that_cannot_be_made_is_an_error_of_ours(tmp_path: Path) -> Non
         write_report(make_report(), tmp_path / "file")
 
 
+def test_a_clip_that_follows_a_quantile_is_shown_by_round() -> None:
+    report = make_report(rounds=3, skipped=(2,))
+    fixed = page_of(report)
+    for row, clip, share in zip(
+        report["rounds"], (2.0, 1.75, 1.75), (0.812, None, 0.498), strict=True
+    ):
+        row |= {"clip": clip, "unclipped": share}
+    report["privacy"] |= {"clip_quantile": 0.5, "clip_note": "the noise is too large"}
+    page = page_of(report)
+    assert "clip within it time" in page.text
+    assert "2 0.812" in page.text
+    assert "1.75 0.498" in page.text
+    assert "quantile that the clip follows 0.5" in page.text
+    assert "follows its quantile unsteadily: the noise is too large." in page.text
+    assert len(page.images) == len(fixed.images) + 1
+    assert "clip within it" not in fixed.text
+    assert "quantile" not in fixed.text
+
+
 def test_the_page_shows_the_numbers_of_the_dictionary() -> None:
     report = make_report()
     text = page_of(report).text

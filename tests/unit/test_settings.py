@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from vitalring.errors import ConfigError
 from vitalring.models.artefact import load_artefact
 from vitalring.schema import from_plain, to_plain
-from vitalring.tools.federation import training_line
+from vitalring.tools.federation import clip_line, training_line
 from vitalring.tools.plans import plan_of, training_of
 from vitalring.tools.settings import (
     SERVERS,
@@ -118,6 +118,18 @@ def test_a_person_sees_the_numbers_under_the_names_they_are_set_by():
     )
     plan = plan_of(replace(NONE, server=SERVERS["fedavg"]), load_artefact("ecg_cnn"), 3, 170)
     assert training_line(plan).endswith("server fedavg with learning_rate 1")
+
+
+def test_a_person_sees_which_quantile_a_clip_follows():
+    settings = StudySettings(unit="record", noise="distributed", clip_quantile=0.6, clip=2.0)
+    plan = plan_of(settings, load_artefact("ecg_cnn"), 20, 170)
+    assert clip_line(plan) == (
+        "clip follows the 0.6 quantile from 2 on, at rate 0.2; its count takes a share of 0.1"
+    )
+    assert training_line(plan).endswith(f"momentum 0.9; {clip_line(plan)}")
+    settings = StudySettings(unit="device", clip_quantile=0.6, clip_rate=0.5)
+    line = clip_line(plan_of(settings, load_artefact("ecg_cnn"), 20, 170))
+    assert line.startswith("update_clip follows the 0.6 quantile from 0.5 on, at rate 0.5;")
 
 
 @pytest.mark.parametrize(

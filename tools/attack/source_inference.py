@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from vitalring.aggregator.following import weights_of
 from vitalring.edge_agent.personal import macro_f1_of_own_classes
 from vitalring.errors import ConfigError
 from vitalring.models import metrics
@@ -254,10 +255,10 @@ def _read_as_updates(
 
 def _as_model(start: Weights, content: bytes, plan: StudyPlan, each: Held) -> Weights:
     """Return the weights (d,) that ciphertext bytes stand for when read as fields."""
-    count = field_count(plan.codec, start.size)
+    count = field_count(plan.codec, plan.vector_size)
     words = np.resize(np.frombuffer(content[: 2 * (len(content) // 2)], "<u2"), count)
     fields = words.astype(np.uint64) % np.uint64(plan.codec.field_max)
     fields[0] = plan.codec.levels
-    mean = decode_sum(fields, 1, plan.codec, start.size, rotation_seed(each.plan)).mean
-    model: Weights = (start + mean).astype(np.float32)
+    mean = decode_sum(fields, 1, plan.codec, plan.vector_size, rotation_seed(each.plan)).mean
+    model: Weights = (start + weights_of(mean, plan.terms)).astype(np.float32)
     return model

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vitalring.aggregator import optimisers
+from vitalring.aggregator.following import factor_of, first_vector, following, weights_of
 from vitalring.edge_agent.contribution import learn, protect
 from vitalring.edge_agent.dpsgd import TrainableModel
 from vitalring.edge_agent.randomness import fresh_generator
@@ -48,22 +49,25 @@ def play(
     With unit none the coins follow from `seed`; noise never does, it would be none.
     Raises VitalRingError as a device or a server would.
     """
-    optimiser = optimisers.build(plan.server)
-    state = optimiser.init(start.astype(np.float64))
-    private = plan.privacy.unit != "none"
+    private, size = plan.privacy.unit != "none", plan.vector_size
+    optimiser = following(optimisers.build(plan.server), plan.terms)
+    state = optimiser.init(first_vector(start.astype(np.float64), plan.terms))
     for number in range(1, plan.training.rounds + 1):
         terms = at_round(plan.terms, number)
-        weights = unpack_weights(pack_weights(state.weights), start.size)
+        weights = unpack_weights(pack_weights(weights_of(state.weights, terms)), start.size)
+        factor = factor_of(state.weights, terms)
         rotation = hashlib.sha256(f"{seed} {number}".encode()).digest()
         fields = []
         for place, records in enumerate(devices):
             coins = np.random.default_rng([seed, number, place])
-            update = learn(model, weights, records, terms, fresh_generator() if private else coins)
+            secret = fresh_generator() if private else coins
+            update = learn(model, weights, records, terms, secret, factor)
             secret = fresh_generator() if private else coins
             fields.append(protect(update, len(records), terms, rotation, secret).fields)
-        updates = [decode_sum(each, 1, plan.codec, start.size, rotation).mean for each in fields]
+        means = [decode_sum(each, 1, plan.codec, size, rotation).mean for each in fields]
+        updates = [factor * weights_of(each, terms) for each in means]
         total: npt.NDArray[np.uint64] = np.sum(np.stack(fields), axis=0, dtype=np.uint64)
-        mean = decode_sum(total, len(fields), plan.codec, start.size, rotation).mean
+        mean = decode_sum(total, len(fields), plan.codec, size, rotation).mean
         state = optimiser.apply(state, mean)
-        after = unpack_weights(pack_weights(state.weights), start.size)
+        after = unpack_weights(pack_weights(weights_of(state.weights, terms)), start.size)
         yield Seen(weights, tuple(fields), np.stack(updates), after)

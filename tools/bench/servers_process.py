@@ -13,6 +13,7 @@ import numpy as np
 from vitalring.aggregator import optimisers
 from vitalring.aggregator.config import AggregatorConfig, load_decrypt
 from vitalring.aggregator.evaluate import evaluator
+from vitalring.aggregator.following import first_vector, following, weights_of
 from vitalring.config import load_config
 from vitalring.errors import ConfigError
 from vitalring.gateway import admission, rounds, store
@@ -118,17 +119,19 @@ def _conclude(
     decrypt = load_decrypt(config, study)
     artefact = load_artefact(model.name)
     evaluate = evaluator(artefact, config.held_out)
-    optimiser = optimisers.build(study.plan.server)
+    terms = study.plan.terms
+    optimiser = following(optimisers.build(study.plan.server), terms)
     count = len(total.contributions)
-    before = optimiser.init(initial_weights(artefact, model.initial_seed).astype(np.float64))
+    weights = initial_weights(artefact, model.initial_seed).astype(np.float64)
+    before = optimiser.init(first_vector(weights, terms))
     watch = Stages()
     fields = scheme.open_sum(scheme.decode_sum(total.ciphertexts), count, decrypt)
     watch.done("decrypt, unpack")
-    decoded = decode_sum(fields, count, codec, model.dimension, rotation_seed(plan))
+    decoded = decode_sum(fields, count, codec, study.plan.vector_size, rotation_seed(plan))
     watch.done("decode")
     after = optimiser.apply(before, decoded.mean)
     watch.done("optimiser")
-    evaluate(after.weights)
+    evaluate(weights_of(after.weights, terms))
     watch.done("evaluate")
     return watch.seconds
 

@@ -48,6 +48,7 @@ _OPTIONS: tuple[tuple[str, Any, str], ...] = (
     ),
     ("epsilon", float, "epsilon of the guarantee, for the whole study"),
     ("delta", float, "delta of the guarantee"),
+    ("clip-quantile", float, "quantile that the clip follows from round to round; 0: it is fixed"),
     ("secure-sum", str, "threshold-he, single-he, or plain for comparison"),
     ("hospitals", int, "how many hospitals; default: 3 with threshold-he, else 1"),
     ("threshold", int, "how many of them decrypt together; default: a majority"),
@@ -133,8 +134,8 @@ def summary(result: Simulation) -> list[str]:
             f"epsilon {privacy['spent']:.2f} of {privacy['epsilon']:g} "
             f"at delta {privacy['delta']:g}"
         )
-        if privacy["note"]:
-            lines.append(f"           warning: {privacy['note']}")
+        notes = (privacy["note"], privacy["clip_note"])
+        lines += [f"           warning: {note}" for note in notes if note]
     rounds = report["rounds"]
     mean_seconds = sum(row["seconds"] for row in rounds) / len(rounds)
     return [

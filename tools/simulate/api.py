@@ -248,7 +248,7 @@ class _Run:
         return heads_are_fitted(self._finished(made, 0)) or time.monotonic() > self._patience
 
     def _write_model(self, made: Made) -> None:
-        weights = watch.final_weights(made.host)
+        weights = watch.final_weights(made.host, made.study.study.plan)
         write_atomic(self._out / "weights.bin", pack_weights(weights))
         artefact, _ = open_artefact(made.study)
         for name, content in export(artefact, weights.astype(np.float32)).items():

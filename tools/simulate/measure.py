@@ -78,7 +78,7 @@ def measure(run: Run, display: Display) -> Measured:
     """
     artefact, features = open_artefact(run.made.study)
     folder, info, seed = run.fleet.folder, run.fleet.info, run.settings.study.seed
-    weights = watch.final_weights(run.made.host)
+    weights = watch.final_weights(run.made.host, run.made.study.study.plan)
     log_file = run.logs / "measure.log"
     singles = _alone(run, features, display) if run.settings.alone else ()
     display.comparing("the final model on the test rows", 0, 1)

@@ -16,9 +16,10 @@ from vitalring.models.dataset import FeatureSchema
 from vitalring.protocol import chunks, sealing, trust
 from vitalring.protocol.checkpoint import parse_and_verify
 from vitalring.protocol.guarantee import noise_of, study_spend
+from vitalring.protocol.privacy import follows_quantile
 from vitalring.protocol.records import Evaluation, StudyPlan
 from vitalring.schema import to_plain
-from vitalring.tools.calibration import too_small
+from vitalring.tools.calibration import too_small, unsteady_clip
 from vitalring.tools.federation import Made
 from vitalring.tools.roles import MAX_PAYLOAD_BYTES
 from vitalring.tools.simulate import comparison, watch
@@ -72,7 +73,8 @@ def report_dict(
             plan.model.classes,
             MAX_PAYLOAD_BYTES,
         )
-        for result in reached
+        | clip
+        for result, clip in zip(reached, clip_dicts(plan, reached), strict=True)
     ]
     last = reached[-1].model.evaluation if reached else None
     final = test.evaluation if test else last
@@ -155,6 +157,10 @@ def privacy_dict(study: trust.Study, rounds: int) -> dict[str, Any]:
         "colluders": privacy.colluders,
         "shares": noise_of(plan.terms).shares if privacy.noise == "distributed" else None,
         "note": too_small(plan.terms, len(study.roster.keys)),
+        "clip_quantile": privacy.clip_quantile or None,
+        "clip_rate": privacy.clip_rate or None,
+        "clip_share": privacy.clip_share or None,
+        "clip_note": unsteady_clip(plan.terms, len(study.roster.keys)),
         "sampling_rate": training.sampling_rate,
         "steps": training.steps,
         "rounds": training.rounds,
@@ -181,6 +187,22 @@ def round_dict(
         "bytes_up_per_device": uplink_bytes(size, frame_bytes) if size else 0,
         "stages": shown,
     }
+
+
+def clip_dicts(plan: StudyPlan, reached: Sequence[RoundResult]) -> list[dict[str, Any]]:
+    """Return each round's clip, and the noisy share that it left as it was; {} for a fixed clip."""
+    if not follows_quantile(plan.privacy):
+        return [{} for _ in reached]
+    start = plan.privacy.clip if plan.privacy.unit == "record" else plan.codec.clip
+    # A round has the factor that the model before it says.
+    factors = [1.0, *(result.model.clip_factor for result in reached)]
+    return [
+        {
+            "clip": factor * start,
+            "unclipped": result.model.unclipped if result.model.applied else None,
+        }
+        for factor, result in zip(factors, reached, strict=False)
+    ]
 
 
 def evaluation_dict(evaluation: Evaluation | None, classes: Sequence[str]) -> dict[str, Any]:

@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from vitalring.aggregator.following import weights_of
 from vitalring.database import is_made, open_read_only
 from vitalring.protocol import trust
 from vitalring.protocol.cbor import decode
-from vitalring.protocol.records import Bundle, GlobalModel, RoundReport
+from vitalring.protocol.records import Bundle, GlobalModel, RoundReport, StudyPlan
 
 
 @dataclass(frozen=True)
@@ -69,13 +70,13 @@ def finished_rounds(hospital: Path, study: trust.Study, after: int) -> list[Roun
     return results
 
 
-def final_weights(hospital: Path) -> npt.NDArray[np.float64]:
+def final_weights(hospital: Path, plan: StudyPlan) -> npt.NDArray[np.float64]:
     """Return the weights (d,) that the aggregator arrived at."""
     row = _one(
         hospital / "aggregator" / "aggregator.sqlite",
         "SELECT weights FROM state ORDER BY round DESC LIMIT 1",
     )
-    return np.frombuffer(row[0] if row else b"", "<f8")
+    return weights_of(np.frombuffer(row[0] if row else b"", "<f8"), plan.terms)
 
 
 def stage_seconds(states: Iterable[Path], round_number: int) -> dict[str, float]:
