@@ -11,7 +11,14 @@ from rich.console import Console
 
 from vitalring.errors import ConfigError
 from vitalring.files import write_atomic
-from vitalring.tools.bench import inference, ring, robust_command, secure_sum, studies
+from vitalring.tools.bench import (
+    fleet_command,
+    inference,
+    ring,
+    robust_command,
+    secure_sum,
+    studies,
+)
 from vitalring.tools.bench.log import log_facts, log_tables, measure_log
 from vitalring.tools.bench.papers import command as papers
 from vitalring.tools.bench.path import measure_path
@@ -75,6 +82,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     robust_command.add_arguments(
         actions.add_parser("robust", help="hostile devices, and what groups do about them")
     )
+    fleet_command.add_arguments(
+        actions.add_parser("fleet", help="the price of privacy in a fleet of many devices")
+    )
     inference.add_arguments(
         actions.add_parser("inference", help="the int8 model against the training graph")
     )
@@ -95,6 +105,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
+    if options.action == "fleet":
+        return fleet_command.run(options)
     if options.action == "inference":
         return inference.run(options)
     if options.action == "ring":
