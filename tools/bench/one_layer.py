@@ -77,7 +77,7 @@ def with_features(
     if not has_one_layer(artefact.info):
         raise ModelError(f"{artefact.info.name} trains more than one layer: it has no features")
     x = np.concatenate([each.x for each in parts])
-    features = _read(model, x)
+    features = _quantised(model, x) if x.ndim == 2 else _read(model, x)
     _check(model, layer, x, features)
     ends = np.cumsum([len(each) for each in parts])
     made = np.split(features, ends[:-1])
@@ -99,6 +99,27 @@ def _read(model: TrainableModel, x: Array) -> Array:
         weights = np.concatenate([kernel.ravel(), np.zeros(classes, np.float32)])
         logits = np.log(model.probabilities(weights, x))
         features[:, columns] = logits[:, : len(columns)] - logits[:, -1:]
+    return features
+
+
+def _quantised(model: TrainableModel, x: Array) -> Array:
+    """Return rows x (n, f) as an int8 input holds them, the features of a layer on nothing else.
+
+    Two numbers far outside tell the ends of its range, which are -limit and limit less a step.
+    """
+    classes, count = len(model.info.classes), x.shape[1]
+    ends = np.zeros((2, count), np.float32)
+    ends[:, 0] = -1e9, 1e9
+    kernel = np.zeros((count, classes), np.float32)
+    kernel[0, 0] = 1.0
+    weights = np.concatenate([kernel.ravel(), np.zeros(classes, np.float32)])
+    logits = np.log(model.probabilities(weights, ends).astype(np.float64))
+    low, high = logits[:, 0] - logits[:, -1]
+    # Whole steps: what is read of the ends is not exact.
+    levels = 2.0 ** np.rint(np.log2((high - low) / -(high + low)))
+    step = np.float32(round(float(-low) * 1024.0) / 1024.0 * 2.0 / levels)
+    half = np.float32(levels / 2.0)
+    features: Array = np.clip(np.rint(x / step), -half, half - 1) * step
     return features
 
 

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from vitalring.aggregator import optimisers
 from vitalring.edge_agent import dpsgd
 from vitalring.edge_agent.contribution import learn
+from vitalring.edge_agent.randomness import fresh_generator
 from vitalring.errors import ModelError
 from vitalring.models import metrics
 from vitalring.models.artefact import Artefact, initial_weights
@@ -62,7 +63,7 @@ class Stage:
 def stage_of(artefact: Artefact, devices: Sequence[Records], aside: Sequence[Records]) -> Stage:
     """Return devices for a network; what it computes alike in every step is computed once here."""
     count, info = len(devices), artefact.info
-    if not has_one_layer(info) or len(info.input_shape) == 1:
+    if not has_one_layer(info):
         return Stage(artefact, TrainableModel(artefact), tuple(devices), tuple(aside))
     layer, made = with_features(artefact, (*devices, *aside))
     return Stage(artefact, layer, made[:count], made[count:])
@@ -83,8 +84,8 @@ def central(
     """Return the weights (d,) of a server that is trusted with clear updates.
 
     Devices learn as the plan says. The server clips each update to the L2 norm `clip`, adds one
-    Gaussian of `noise_multiplier` clips to their sum, and divides it by their number. Its random
-    numbers follow from `seed`: fit for a comparison, not for a guarantee.
+    Gaussian of `noise_multiplier` clips to their sum, and divides it by their number. Its noise
+    follows from `seed`: fit for a comparison, not for a guarantee.
     Raises VitalRingError as a device or a server would.
     """
     optimiser = optimisers.build(plan.server)
@@ -94,7 +95,9 @@ def central(
         weights = unpack_weights(pack_weights(state.weights), start.size)
         total = np.zeros(start.size)
         for place, records in enumerate(stage.devices):
-            coins = np.random.default_rng([seed, number, place])
+            # The functions of a record's guarantee take no coins that somebody else can toss.
+            by_record = plan.privacy.unit == "record"
+            coins = fresh_generator() if by_record else np.random.default_rng([seed, number, place])
             update = learn(stage.model, weights, records, plan.terms, coins)
             total += update * min(1.0, clip / max(float(np.linalg.norm(update)), 1e-300))
         if noise_multiplier:

@@ -14,6 +14,7 @@ from vitalring.files import write_atomic
 from vitalring.tools.bench import (
     fleet_command,
     inference,
+    ladder_command,
     ring,
     robust_command,
     secure_sum,
@@ -85,6 +86,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     fleet_command.add_arguments(
         actions.add_parser("fleet", help="the price of privacy in a fleet of many devices")
     )
+    ladder_command.add_arguments(
+        actions.add_parser("utility", help="what each technique brings under privacy")
+    )
     inference.add_arguments(
         actions.add_parser("inference", help="the int8 model against the training graph")
     )
@@ -107,6 +111,8 @@ def run(options: argparse.Namespace) -> int:
     """Run the command."""
     if options.action == "fleet":
         return fleet_command.run(options)
+    if options.action == "utility":
+        return ladder_command.run(options)
     if options.action == "inference":
         return inference.run(options)
     if options.action == "ring":
