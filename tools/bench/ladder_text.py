@@ -82,7 +82,7 @@ def _steps(result: Mapping[str, Any]) -> Table:
         rows.append(
             (
                 ("↳ " if step["beside"] else "") + step["name"],
-                _changes(step["changes"]),
+                _changes(step["changes"] if step["changes"] else _base(step)),
                 f"{step['parameters']:,}",
                 _spread(there),
                 gain,
@@ -171,8 +171,12 @@ def _not_built(result: Mapping[str, Any]) -> Table:
     return Table("Not built", ("technique", "why"), tuple(rows))
 
 
+def _base(step: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {"model": step["model"], "rounds": step["rounds"]}
+
+
 def _changes(changes: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {_value(value)}" for name, value in changes.items()) or "–"
+    return ", ".join(f"{name} {_value(value)}" for name, value in changes.items())
 
 
 def _value(value: Any) -> str:  # noqa: ANN401
@@ -181,7 +185,9 @@ def _value(value: Any) -> str:  # noqa: ANN401
         return f"{value['name']} at {rate:g}, momentum {momentum:g}"
     if isinstance(value, Sequence) and not isinstance(value, str):
         return "/".join(_value(each) for each in value)
-    return f"{value:g}" if isinstance(value, int | float) else str(value)
+    if isinstance(value, int | float):
+        return f"{value:,}" if value >= 10_000 else f"{value:g}"
+    return str(value)
 
 
 def _mean(values: Sequence[float]) -> float:
