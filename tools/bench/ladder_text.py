@@ -1,5 +1,7 @@
 """The steps of `vitalring bench utility` as sentences and tables."""
 
+import math
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -53,9 +55,24 @@ def ladder_facts(result: Mapping[str, Any]) -> list[str]:
         f"A figure is the {metric}, mean over folds and over {result['seeds']} "
         f"seed{'s' * (result['seeds'] != 1)}, with the least and the greatest seed in brackets. "
         "Without noise: the same clips, rates and rounds, one seed.",
+        *_luck(result),
         "Settings of later steps were chosen on such held-back people too, in earlier runs, so "
         "the last steps flatter themselves a little. Figures of held-out people are in the "
         "papers' tables.",
+    ]
+
+
+def _luck(result: Mapping[str, Any]) -> list[str]:
+    """Return what the noise of single runs makes of a gain, where there are runs to tell."""
+    several = [figures(step, result["metric"]) for step in result["steps"]]
+    several = [values for values in several if len(values) > 1]
+    if not several:
+        return ["One seed: how much of a difference is luck cannot be told."]
+    variance = _mean([statistics.variance(values) for values in several])
+    error = math.sqrt(2.0 * variance / result["seeds"])
+    return [
+        f"Noise alone moves a gain between two steps of {result['seeds']} seeds by about "
+        f"{error:.3f} (standard error, pooled over steps); who is held back moves all steps alike."
     ]
 
 
@@ -82,7 +99,7 @@ def _steps(result: Mapping[str, Any]) -> Table:
         rows.append(
             (
                 ("↳ " if step["beside"] else "") + step["name"],
-                _changes(step["changes"] if step["changes"] else _base(step)),
+                _settings(step),
                 f"{step['parameters']:,}",
                 _spread(there),
                 gain,
@@ -136,7 +153,8 @@ def _grid(result: Mapping[str, Any]) -> Table:
         rows,
         (
             "Noise has to grow by as much as the sensitivity. Plans take more bits than a study "
-            "asks for until it is within 1.5 %, so a coarse grid costs bytes, never the guarantee.",
+            "asks for until it is within 1.5 %, so a coarse grid costs bytes, never the guarantee. "
+            "A step that asks for no more than that is the same study with other noise.",
         ),
     )
 
@@ -171,12 +189,13 @@ def _not_built(result: Mapping[str, Any]) -> Table:
     return Table("Not built", ("technique", "why"), tuple(rows))
 
 
-def _base(step: Mapping[str, Any]) -> Mapping[str, Any]:
-    return {"model": step["model"], "rounds": step["rounds"]}
-
-
-def _changes(changes: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {_value(value)}" for name, value in changes.items())
+def _settings(step: Mapping[str, Any]) -> str:
+    """Return what a step changes, or of the first what it is; bits with those that it gets."""
+    changes = step["changes"] or {"model": step["model"], "rounds": step["rounds"]}
+    said = [f"{name} {_value(value)}" for name, value in changes.items()]
+    if "bits" in changes and changes["bits"] != step["bits"]:
+        said.append(f"of which the noise makes {step['bits']}")
+    return ", ".join(said)
 
 
 def _value(value: Any) -> str:  # noqa: ANN401
