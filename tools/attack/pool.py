@@ -76,7 +76,7 @@ def load_pool(folder: Path, most_rows: int) -> Pool:
         parts = {name: split(load_table(folder, name, info), info) for name in {*train, *test}}
         tables = [_some(parts[name].train, most_rows, generator) for name in train]
         aside = [_some(parts[name].test, _MOST_HELD_OUT, generator) for name in test]
-        schema = info.features or _agreed(info, tables)
+        schema = info.features or agreed(info, tables)
         people = tuple(encode(table, schema) for table in tables)
         held_out = [encode(table, schema) for table in aside]
     else:
@@ -153,7 +153,8 @@ def described(x: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
     return described
 
 
-def _agreed(info: DatasetInfo, tables: Sequence[Table]) -> FeatureSchema:
+def agreed(info: DatasetInfo, tables: Sequence[Table]) -> FeatureSchema:
+    """Return the features that sites with these tables would agree on. Raises DataError."""
     question = question_of(info, tables[0].columns)
     counts = [count(question, table) for table in tables]
     return answer(question, [sum(numbers) for numbers in zip(*counts, strict=True)])

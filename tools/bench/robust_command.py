@@ -1,18 +1,12 @@
 """`vitalring bench robust` as a command: its options, its page and its picture."""
 
 import argparse
-import json
-import re
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from vitalring.files import write_atomic
-from vitalring.tools.bench.table import markdown, print_tables
-
-_FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+from vitalring.tools.bench import pages
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,21 +41,17 @@ def show(result: dict[str, Any], out: Path | None) -> None:
     from vitalring.tools.bench.robust_plots import robust_plot  # noqa: PLC0415
     from vitalring.tools.bench.robust_text import robust_facts, robust_tables  # noqa: PLC0415
 
-    facts, tables = robust_facts(result), robust_tables(result)
-    print_tables(facts, tables, Console())
-    if out is None:
-        return
-    # One folder may hold the pages of several data sets.
-    data = result["dataset"]
-    name = f"robust-{data}" if _FILE_NAME.fullmatch(data) else "robust"
-    picture = f"![Macro-F1 by attack and defence]({name}.svg)"
-    tables = [replace(tables[0], notes=(*tables[0].notes, picture)), *tables[1:]]
-    command = _command(result)
-    page = markdown(f"Hostile devices: {data}", command, facts, tables)
-    content = json.dumps({"command": command, **result}, indent=2) + "\n"
-    write_atomic(out / f"{name}.md", page.encode())
-    write_atomic(out / f"{name}.json", content.encode())
-    write_atomic(out / f"{name}.svg", robust_plot(result).encode())
+    pages.show(
+        "robust",
+        f"Hostile devices: {result['dataset']}",
+        _command(result),
+        result,
+        robust_facts(result),
+        robust_tables(result),
+        "Macro-F1 by attack and defence",
+        lambda: robust_plot(result),
+        out,
+    )
 
 
 def _command(result: dict[str, Any]) -> str:

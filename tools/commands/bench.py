@@ -11,7 +11,15 @@ from rich.console import Console
 
 from vitalring.errors import ConfigError
 from vitalring.files import write_atomic
-from vitalring.tools.bench import inference, ring, robust_command, secure_sum, studies
+from vitalring.tools.bench import (
+    fleet_command,
+    inference,
+    ladder_command,
+    ring,
+    robust_command,
+    secure_sum,
+    studies,
+)
 from vitalring.tools.bench.log import log_facts, log_tables, measure_log
 from vitalring.tools.bench.papers import command as papers
 from vitalring.tools.bench.path import measure_path
@@ -75,6 +83,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     robust_command.add_arguments(
         actions.add_parser("robust", help="hostile devices, and what groups do about them")
     )
+    fleet_command.add_arguments(
+        actions.add_parser("fleet", help="the price of privacy in a fleet of many devices")
+    )
+    ladder_command.add_arguments(
+        actions.add_parser("utility", help="what each technique brings under privacy")
+    )
     inference.add_arguments(
         actions.add_parser("inference", help="the int8 model against the training graph")
     )
@@ -95,6 +109,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
+    if options.action == "fleet":
+        return fleet_command.run(options)
+    if options.action == "utility":
+        return ladder_command.run(options)
     if options.action == "inference":
         return inference.run(options)
     if options.action == "ring":

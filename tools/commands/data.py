@@ -8,6 +8,7 @@ from typing import Any
 
 from vitalring.errors import ConfigError
 from vitalring.models.dataset import Checked, check_dataset
+from vitalring.tools.data.dealing import DealOptions, deal_data
 from vitalring.tools.data.importing import ARRAYS, KINDS, import_data
 from vitalring.tools.data.origins import DIABETES, HAPT, MITBIH, UCI_HAR
 from vitalring.tools.data.splitting import SplitOptions, TableOptions, split_data
@@ -24,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("import", _import_arguments, "make a data set of published files"),
         ("split", _split_arguments, "make devices of a pooled table, or deal rows anew"),
         ("synth", _synth_arguments, "make a fleet of any size by resampling real devices"),
+        ("deal", _deal_arguments, "make a fleet of virtual devices of real devices' records"),
         ("check", _check_arguments, "say all that is wrong with a data set, or what it holds"),
     ):
         describe(actions.add_parser(name, help=text, description=text))
@@ -123,6 +125,19 @@ def _synth_arguments(parser: argparse.ArgumentParser) -> None:
 def _synth(options: argparse.Namespace) -> int:
     how = SynthOptions(options.devices, options.rows, options.jitter, options.seed)
     return _made(synth_data(options.source, options.out, how, print), options.out)
+
+
+def _deal_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", type=Path, help="a data set's folder")
+    _out(parser)
+    parser.add_argument("--devices", type=int, required=True, metavar="N", help="of all people")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.set_defaults(run=_deal)
+
+
+def _deal(options: argparse.Namespace) -> int:
+    how = DealOptions(options.devices, options.seed)
+    return _made(deal_data(options.source, options.out, how), options.out)
 
 
 def _check_arguments(parser: argparse.ArgumentParser) -> None:

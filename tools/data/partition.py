@@ -3,6 +3,9 @@
 Every row goes to exactly one device. The same seed gives the same division.
 """
 
+import heapq
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
@@ -15,6 +18,36 @@ def at_random(n: int, devices: int, generator: np.random.Generator) -> list[Rows
     """Deal n rows at random; devices' sizes differ by at most one."""
     _enough(n, devices)
     return [np.sort(rows) for rows in np.array_split(generator.permutation(n), devices)]
+
+
+def within_people(
+    sizes: Sequence[int], devices: int, generator: np.random.Generator
+) -> list[list[Rows]]:
+    """Deal each person's rows at random to virtual devices of that person alone.
+
+    `sizes` are the people's rows, 1 or more each. A person gets devices in proportion to them
+    (Adams' method: each gets one, and the next device goes to whoever's are largest), so every
+    device has a row and sizes differ by at most one within a person. Row numbers count within
+    the person.
+
+    Raises:
+        ConfigError: there are fewer devices than people.
+        DataError: there are fewer rows than devices.
+    """
+    if devices < len(sizes):
+        raise ConfigError(
+            f"--devices {devices}: {len(sizes)} people have rows to train on; give at least one "
+            "device to each"
+        )
+    _enough(sum(sizes), devices)
+    shares = [1] * len(sizes)
+    largest = [(-float(size), person) for person, size in enumerate(sizes)]
+    heapq.heapify(largest)
+    for _ in range(devices - len(sizes)):
+        _, person = largest[0]
+        shares[person] += 1
+        heapq.heapreplace(largest, (-sizes[person] / shares[person], person))
+    return [at_random(n, share, generator) for n, share in zip(sizes, shares, strict=True)]
 
 
 def by_value(values: npt.NDArray[np.int64], min_rows: int) -> tuple[dict[int, Rows], Rows]:

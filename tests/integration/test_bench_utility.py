@@ -1,0 +1,111 @@
+"""What each technique brings: whole studies, on people held back from those who train."""
+
+import json
+
+import numpy as np
+import pytest
+
+from vitalring.errors import ConfigError, DataError
+from vitalring.tools import cli
+from vitalring.tools.bench.ladder import load_subject, measure_ladder
+from vitalring.tools.bench.ladder_settings import load_ladder
+from vitalring.tools.bench.skew_devices import load_people
+from vitalring.tools.simulate.layout import SHIPPED_DATA
+
+TRAIN, TEST = ("r106", "r109", "r114", "r118", "r119", "r124"), ("r200",)
+
+LADDER = """
+metric = "macro_f1"
+folds = 2
+[study]
+model = "ecg_cnn"
+unit = "record"
+noise = "local"
+epsilon = 8.0
+rounds = 2
+keep = 1.0
+spare = 0.0
+[[steps]]
+name = "small network"
+seeds = 1
+[[steps]]
+name = "shared noise, one layer"
+study = { model = "ecg_bank", noise = "distributed", rounds = 5, lr = 0.5 }
+[[steps]]
+name = "class weights"
+beside = true
+study = { class_weights = [0.2, 1.0, 0.5] }
+"""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    target = tmp_path / "data"
+    (target / "devices").mkdir(parents=True)
+    for name in (*TRAIN, *TEST):
+        with np.load(SHIPPED_DATA / "devices" / f"{name}.npz") as shipped:
+            np.savez(target / "devices" / f"{name}.npz", x=shipped["x"][::4], y=shipped["y"][::4])
+    lines = (SHIPPED_DATA / "dataset.toml").read_text().splitlines()
+    kept = [line for line in lines if not line.startswith("test_devices")]
+    (target / "dataset.toml").write_text("\n".join([*kept, 'test_devices = ["r200"]', ""]))
+    return target
+
+
+@pytest.fixture
+def ladder(tmp_path):
+    (tmp_path / "ladder.toml").write_text(LADDER)
+    return tmp_path / "ladder.toml"
+
+
+def test_a_ladder_is_measured_from_the_command_line(folder, ladder, tmp_path):
+    words = ["--data", str(folder), "--ladder", str(ladder), "--seeds", "2"]
+    assert cli.main(["bench", "utility", *words, "--out", str(tmp_path / "out")]) == 0
+    result = json.loads((tmp_path / "out" / "utility-mitbih.json").read_text())
+    first, second, beside = result["steps"]
+    assert [step["on"] for step in result["steps"]] == [None, 0, 1]
+    assert [len(step["runs"]) for step in result["steps"]] == [1, 2, 2]
+    assert [step["parameters"] for step in result["steps"]] == [4096, 63, 63]
+    assert (first["rounds"], second["rounds"], beside["rounds"]) == (2, 5, 5)
+    for step in result["steps"]:
+        for run in (*step["runs"], step["without_noise"]):
+            assert all(0 <= value <= 1 for value in run.values())
+    # A seed's noise is its own; without noise nothing depends on luck.
+    assert second["runs"][0] != second["runs"][1]
+    # The grid's price falls with its bits, and the study's own is among those shown.
+    prices = [each["sensitivity"] for each in result["grid"]]
+    assert prices == sorted(prices, reverse=True)
+    assert [each["bits"] for each in result["grid"] if each["taken"]] == [second["bits"]]
+    page = (tmp_path / "out" / "utility-mitbih.md").read_text()
+    for text in ("↳ class weights", "class_weights 0.2/1/0.5", "Not built", "6 people"):
+        assert text in page
+    assert "--ladder docs/studies/ladder.toml --seeds 2 --out docs/results" in page
+    assert (tmp_path / "out" / "utility-mitbih.svg").read_text().startswith("<?xml")
+
+
+def test_held_out_people_are_not_even_read(folder):
+    (folder / "devices" / "r200.npz").write_bytes(b"no array")
+    subject = load_subject(folder)
+    assert tuple(each.device for each in subject.people) == TRAIN
+    with pytest.raises(DataError, match="r200"):
+        load_people(folder)
+
+
+def test_validation_rows_measure_where_there_are_some(folder, ladder):
+    path = folder / "dataset.toml"
+    path.write_text(
+        path.read_text().replace("test_devices", "validation_fraction = 0.3\ntest_devices")
+    )
+    subject = load_subject(folder)
+    rows = 6 * 75
+    assert len(subject.validation) + sum(map(len, subject.people)) == rows
+    result = measure_ladder(subject, load_ladder(ladder), 1)
+    assert (result["folds"], result["validation_rows"]) == (1, len(subject.validation))
+
+
+def test_what_cannot_be_measured_is_refused(folder, ladder):
+    subject = load_subject(folder)
+    with pytest.raises(ConfigError, match="--seeds 0"):
+        measure_ladder(subject, load_ladder(ladder), 0)
+    ladder.write_text(LADDER.replace("folds = 2", "folds = 4"))
+    with pytest.raises(ConfigError, match="6 people who train are too few for 4 folds"):
+        measure_ladder(subject, load_ladder(ladder), 1)
