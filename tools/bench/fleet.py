@@ -158,7 +158,7 @@ def _with(
     trusting = stage.plan(replace(study, colluders=0.0, spare=0.0))
     rounds, clip = trusting.training.rounds, trusting.codec.clip
     multiplier = calibrate(
-        study.epsilon, study.delta, lambda each: Spend(1.0, each, rounds, epsilon=0.0)
+        study.epsilon, study.delta, lambda each: [Spend(1.0, each, rounds, epsilon=0.0)]
     )
 
     def alone(seed: int) -> Weights:

@@ -215,8 +215,8 @@ def _by_rounds(study: StudySettings) -> list[dict[str, float]]:
     return found
 
 
-def _with_multiplier(spend: Spend, multiplier: float) -> Spend:
-    return replace(spend, noise_multiplier=multiplier)
+def _with_multiplier(spend: Spend, multiplier: float) -> tuple[Spend]:
+    return (replace(spend, noise_multiplier=multiplier),)
 
 
 def _by_bits(stage: Stage, study: StudySettings) -> list[dict[str, float]]:
