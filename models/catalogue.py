@@ -45,11 +45,14 @@ def find_artefact(model: str, input_shape: tuple[int, ...], classes: tuple[str, 
     return replace(reference, info=replace(info, classes=classes))
 
 
-def suggest_model(input_shape: tuple[int, ...], kind: str, classes: tuple[str, ...]) -> str:
+def suggest_model(
+    input_shape: tuple[int, ...], kind: str, classes: tuple[str, ...], *, private: bool = False
+) -> str:
     """Return the shipped network for data of this shape where the user names none.
 
     One made for exactly this size is preferred to a sizeable one, and one of more weights to one of
-    fewer. `kind` is that of the data set.
+    fewer; with a guarantee one of fewest weights to all others, for noise grows with their number
+    (docs/models.md). `kind` is that of the data set.
 
     Raises:
         ModelError: no shipped network takes such data.
@@ -60,6 +63,8 @@ def suggest_model(input_shape: tuple[int, ...], kind: str, classes: tuple[str, .
             f"no shipped network takes {kind} of shape {input_shape} and {len(classes)} classes; "
             "build one, and name its file as the model"
         )
+    if private:
+        return min(names, key=lambda name: find_artefact(name, input_shape, classes).info.dimension)
     return names[0]
 
 

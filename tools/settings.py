@@ -59,7 +59,7 @@ class StudySettings:
     """What a record of each class counts, in the order of the classes; () is 1 for all."""
     unit: Annotated[str, OneOf(("none", "record", "device"))] = "record"
     noise: Annotated[str | None, OneOf(("none", "local", "distributed"))] = None
-    epsilon: Annotated[float, Range(0.001, 100.0)] = 8.0
+    epsilon: Annotated[float, Range(0.001, 100.0)] = 1.0
     delta: Annotated[float, Range(1e-12, 0.01)] = 1e-5
     clip: Annotated[float | None, Range(1e-6, 1e6)] = None
     noise_schedule: Annotated[tuple[Annotated[float, Range(0.1, 10.0)], ...], Size(0, 16)] = ()

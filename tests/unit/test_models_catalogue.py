@@ -59,6 +59,23 @@ def test_every_data_set_gets_a_network_that_runs(
     assert grad[-info.head :].any()
 
 
+@pytest.mark.parametrize(
+    ("shape", "classes", "name"),
+    [
+        ((216, 4), ("N", "S", "V"), "ecg_bank"),
+        ((128, 6), SIX, "har_bank"),
+        ((265,), SIX, "linear"),
+        ((128, 6), ("fall", "none"), "cnn1d_small"),
+    ],
+)
+def test_with_a_guarantee_the_network_of_fewest_weights_is_suggested(shape, classes, name) -> None:
+    assert suggest_model(shape, "windows", classes, private=True) == name
+    fewest = find_artefact(name, shape, classes).info.dimension
+    assert (
+        fewest <= find_artefact(suggest_model(shape, "w", classes), shape, classes).info.dimension
+    )
+
+
 def test_no_network_is_suggested_for_what_none_takes() -> None:
     with pytest.raises(ModelError, match=r"takes tabular of shape \(2, 3, 4\) and 2 classes"):
         suggest_model((2, 3, 4), "tabular", ("a", "b"))

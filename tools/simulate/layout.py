@@ -119,7 +119,9 @@ def artefact_of(settings: SimulationSettings, fleet: Fleet, features: bytes) -> 
     """Return the network that the settings name, or one for this data. Raises ModelError."""
     info = fleet.info
     shape = input_shape(fleet.folder, info, _schema(features))
-    name = settings.study.model or suggest_model(shape, info.kind, info.classes)
+    name = settings.study.model or suggest_model(
+        shape, info.kind, info.classes, private=settings.study.unit != "none"
+    )
     return find_artefact(name, shape, info.classes)
 
 
