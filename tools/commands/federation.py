@@ -161,7 +161,8 @@ def _drawn(settings: StudySettings, devices: int, agree_on: Path | None) -> layo
 
 def _artefact(settings: StudySettings, features: bytes) -> Artefact:
     """Return the network that the settings name. Raises ConfigError or ModelError."""
-    name = settings.model or ("ehr_mlp" if features else "ecg_cnn")
+    with_guarantee, without = ("linear", "ehr_mlp") if features else ("ecg_bank", "ecg_cnn")
+    name = settings.model or (without if settings.unit == "none" else with_guarantee)
     shape = (FeatureSchema.from_json(features).inputs,) if features else settings.input
     if shape and settings.classes:
         return find_artefact(name, shape, settings.classes)
