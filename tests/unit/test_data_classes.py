@@ -159,8 +159,8 @@ def test_a_schedule_is_trained_and_charged_by_the_number_of_the_round(tmp_path, 
     monkeypatch.setattr(
         agent_module,
         "learn",
-        lambda model, start, rows, terms, coins: (
-            used.append(terms.privacy) or learn(model, start, rows, terms, coins)
+        lambda model, start, rows, terms, coins, factor: (
+            used.append(terms.privacy) or learn(model, start, rows, terms, coins, factor)
         ),
     )
     terms = replace(SOME_PRIVACY, schedule=(2.0, 1.0))
