@@ -72,7 +72,8 @@ def _luck(result: Mapping[str, Any]) -> list[str]:
     error = math.sqrt(2.0 * variance / result["seeds"])
     return [
         f"Noise alone moves a gain between two steps of {result['seeds']} seeds by about "
-        f"{error:.3f} (standard error, pooled over steps); who is held back moves all steps alike."
+        f"{error:.3f} (standard error, pooled over steps). That says nothing of who was held "
+        "back: where few people have the rare classes, another division may order steps anew."
     ]
 
 
