@@ -130,7 +130,7 @@ def test_membership_is_attacked_from_the_command_line(tmp_path):
     arguments = "--studies 5 --rounds 2 --rows 8 --resamples 20 --defences none,record/local/8"
     code = cli.main(["attack", "membership", *arguments.split(), "--out", str(tmp_path)])
     assert code == 0
-    content = json.loads((tmp_path / "membership-mitbih.json").read_text())
+    content = json.loads((tmp_path / "membership-mitbih-ecg_cnn.json").read_text())
     # Those who train have too few records, so whole people that are held out take part too.
     assert (content["people"], content["members"], content["others"]) == (43, 172, 172)
     assert [case["defence"] for case in content["cases"]] == ["none", "record/local/8"]
@@ -139,7 +139,7 @@ def test_membership_is_attacked_from_the_command_line(tmp_path):
             for roc in attacks.values():
                 assert roc["auc"]["low"] <= roc["auc"]["value"] <= roc["auc"]["high"]
                 assert [0 <= rate["value"] <= 1 for rate in roc["tpr"]] == [True, True]
-    page = (tmp_path / "membership-mitbih.md").read_text()
+    page = (tmp_path / "membership-mitbih-ecg_cnn.md").read_text()
     assert "has fewer than 5,000 on a side" in page
     assert "--studies 5 --resamples 20 --out docs/results" in page
-    assert (tmp_path / "membership-mitbih.svg").read_text().startswith("<?xml")
+    assert (tmp_path / "membership-mitbih-ecg_cnn.svg").read_text().startswith("<?xml")

@@ -163,7 +163,8 @@ def _membership(options: argparse.Namespace) -> int:
         f"{' --tensorflow-privacy PYTHON' if options.tensorflow_privacy else ''} --out docs/results"
     )
     picture = "Area under the ROC curve, by what the attacker has"
-    page = _Page("membership", f"Membership inference: {result['dataset']}", command, picture)
+    title, model = f"Membership inference: {result['dataset']}", result["model"]
+    page = _Page("membership", f"{title}, {model}", command, picture, model)
     facts, tables = membership_facts(result), membership_tables(result)
     _publish(page, result, facts, tables, LIMITS, membership_plot(result), options.out)
     return 0
@@ -243,6 +244,8 @@ class _Page:
     title: str
     command: str
     picture: str
+    model: str = ""
+    """Of a page that says one thing of one network, so that pages of several have room."""
 
 
 def _publish(
@@ -262,7 +265,8 @@ def _publish(
         return
     data = result["dataset"]
     # One folder may hold the pages of several data sets.
-    name = page.name + (f"-{data}" if _FILE_NAME.fullmatch(data) else "")
+    parts = [page.name, *(part for part in (data, page.model) if _FILE_NAME.fullmatch(part))]
+    name = "-".join(parts)
     first = replace(tables[0], notes=(*tables[0].notes, f"![{page.picture}]({name}.svg)"))
     text = markdown(page.title, page.command, facts, [first, *tables[1:]])
     content = json.dumps({"command": page.command, **result}, indent=2) + "\n"
