@@ -2,7 +2,8 @@
 
 A point of Figure 2 wants an accuracy. The device's own clip, noise and rounding, the sum of the
 fields, the server's decoding and its optimiser decide it; encryption, signatures and messages
-change no sum. Table I's studies run them all, and stand beside these points.
+change no sum. Table I's studies run them all, and stand beside these points. What a network
+computes alike in every step is computed once (`one_layer`).
 """
 
 from collections.abc import Mapping
@@ -10,11 +11,9 @@ from typing import Any
 
 from vitalring.edge_agent.accountant import check_claim, epsilon
 from vitalring.errors import ConfigError
-from vitalring.models.artefact import initial_weights
 from vitalring.models.dataset import FeatureSchema, load_part
-from vitalring.models.runtime import TrainableModel
-from vitalring.tools.attack.virtual import play
 from vitalring.tools.bench.papers.studies import settings_of
+from vitalring.tools.bench.trial import federated, stage_of
 from vitalring.tools.calibration import too_small
 from vitalring.tools.simulate import layout
 from vitalring.tools.simulate.comparison import test_dict
@@ -32,9 +31,8 @@ def played_cell(request: Mapping[str, Any]) -> dict[str, Any]:
     artefact = layout.artefact_of(settings, fleet, known)
     features = FeatureSchema.from_json(known) if known else None
     parts = [load_part(fleet.folder, name, fleet.info, "train", features) for name in fleet.devices]
-    start, seed = initial_weights(artefact, plan.model.initial_seed), settings.study.seed
-    for seen in play(TrainableModel(artefact), plan, parts, start, seed):
-        weights = seen.after
+    seed = settings.study.seed
+    weights = federated(stage_of(artefact, parts, ()), plan, seed)
     test = test_dict(
         evaluate_final(
             fleet.folder, fleet.info, features, artefact, weights.astype("float64"), seed
