@@ -28,7 +28,6 @@ REPORT = {
     "rounds": [{}, {}],
     "bytes": {"update": 19514},
     "test": SCORES,
-    "centralised": None,
 }
 
 

@@ -119,11 +119,11 @@ def _read(folder: Path) -> dict[str, Any]:
     if report["status"] != "finished" or report.get("test") is None:
         raise ConfigError(f"{folder} is no finished simulation with held-out rows")
     scores = ("accuracy", "macro_f1", "auroc", "recall", "precision", "classes", "loss")
+    pooled = report.get("centralised")  # a run may have left it out
     return {
         **{name: report[name] for name in _FACTS},
         "rounds": len(report["rounds"]),
         "bytes": report["bytes"]["update"],
         "test": {name: report["test"].get(name) for name in scores},
-        "centralised": report["centralised"]
-        and {name: report["centralised"].get(name) for name in scores},
+        "centralised": pooled and {name: pooled.get(name) for name in scores},
     }
