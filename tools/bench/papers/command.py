@@ -40,6 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tables", default="a,b,f,ledger", help="which: a, b, f (epsilon), ledger; as a,b"
     )
+    parser.add_argument("--rows", type=int, help="most rows of a device; default: the form's")
+    parser.add_argument("--seeds", type=int, help="runs of table b; default: the form's")
     parser.add_argument("--no-times", action="store_true", help="leave times for a machine at rest")
     parser.add_argument(
         "--no-run", action="store_true", help="write the page of what is measured already"
@@ -61,6 +63,11 @@ def run(options: argparse.Namespace) -> int:
     from vitalring.tools.bench.papers.store import Store  # noqa: PLC0415
 
     papers, form = load_papers(options.plan), QUICK if options.quick else FULL
+    for name in ("rows", "seeds"):
+        if (value := getattr(options, name)) is not None:
+            if value < 1:
+                raise ConfigError(f"--{name} {value}: give 1 or more")
+            form = replace(form, **{name: value})
     tables = tuple(part for part in options.tables.split(",") if part)
     unknown = sorted(set(tables) - set(TABLES))
     if unknown or not tables:
@@ -143,6 +150,8 @@ def _command(options: argparse.Namespace) -> str:
     command += "".join(f" --data {name}=FOLDER" for name, _ in options.data)
     command += " --quick" if options.quick else ""
     command += " --tensorflow PYTHON" if options.tensorflow else ""
+    command += f" --rows {options.rows}" if options.rows else ""
+    command += f" --seeds {options.seeds}" if options.seeds else ""
     command += f" --tables {options.tables}" if options.tables != "a,b,f,ledger" else ""
     return f"{command} --out FOLDER --page docs/results"
 

@@ -22,6 +22,8 @@ def papers_facts(result: Mapping[str, Any]) -> list[str]:
             "QUICK FIGURES: they show that everything runs, not how good anything is. At most "
             f"{form['rows']} rows of a device, {form['rounds']} rounds, {form['seeds']} seeds."
         )
+    elif form["rows"]:
+        facts.append(f"At most {form['rows']:,} rows of a device, drawn at random.")
     facts.append(
         f"{whole} of {len(known)} cells are measured, {waiting} are not run yet; what failed is "
         "named at the end."
@@ -36,8 +38,8 @@ def papers_facts(result: Mapping[str, Any]) -> list[str]:
         lacking = ", ".join(f"{label} {count}" for label, count in short.items())
         facts.append(f"Updates that did not arrive in time, by cell: {lacking}.")
     facts += [
-        "Each federated cell is a run of `vitalring simulate`: broker, gateways, hospitals, "
-        "signatures, log. The papers' data are private, so their figures are for other data: "
+        "Each federated cell of the tables is a run of `vitalring simulate`: broker, gateways, "
+        "hospitals, signatures, log. The papers' data are private, so their figures are for other data: "
         "beside each other they show what the protection costs, not who learns better.",
         "Test rows are of people who did not train (diabetes: patients in no other part). "
         "Brackets are 95 % intervals: over patients or rows within a run, over runs by Student's "
