@@ -39,8 +39,8 @@ def papers_facts(result: Mapping[str, Any]) -> list[str]:
         facts.append(f"Updates that did not arrive in time, by cell: {lacking}.")
     facts += [
         "Each federated cell of the tables is a run of `vitalring simulate`: broker, gateways, "
-        "hospitals, signatures, log. The papers' data are private, so their figures are for other data: "
-        "beside each other they show what the protection costs, not who learns better.",
+        "hospitals, signatures, log. The papers' data are private, so their figures are for other "
+        "data: beside each other they show what the protection costs, not who learns better.",
         "Test rows are of people who did not train (diabetes: patients in no other part). "
         "Brackets are 95 % intervals: over patients or rows within a run, over runs by Student's "
         "t where a figure is the mean of several.",
