@@ -12,7 +12,7 @@ from vitalring.protocol import chunks, sealing
 from vitalring.tools import cli
 from vitalring.tools.bench import control_group as groups
 from vitalring.tools.bench.child import require_modules, run_child
-from vitalring.tools.bench.path import measure_path
+from vitalring.tools.bench.path import NETWORK, measure_path
 from vitalring.tools.bench.path_text import path_facts, path_tables
 from vitalring.tools.bench.rounds import measure_rounds, rounds_tables
 from vitalring.tools.bench.spread import by_name, spread
@@ -23,7 +23,7 @@ from vitalring.tools.simulate.api import apply_changes
 
 @pytest.fixture(scope="module")
 def measured():
-    settings = apply_changes(SimulationSettings(), {"devices": 10, "rounds": 1})
+    settings = apply_changes(SimulationSettings(), {**NETWORK, "devices": 10, "rounds": 1})
     return measure_path(settings, repeats=1, tensorflow=None)
 
 

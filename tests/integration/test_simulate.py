@@ -48,7 +48,7 @@ def test_report_has_what_the_design_promises(private_run):
     assert report["hospitals"] == 3
     assert report["privacy"]["unit"] == "record"
     assert report["privacy"]["noise"] == "local"
-    assert 0 < report["privacy"]["spent"] <= report["privacy"]["epsilon"] == 8.0
+    assert 0 < report["privacy"]["spent"] <= report["privacy"]["epsilon"] == 1.0
     assert [row["round"] for row in report["rounds"]] == [1, 2, 3]
     for row in report["rounds"]:
         assert row["expected"] == row["admitted"] == 5

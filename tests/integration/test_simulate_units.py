@@ -16,7 +16,7 @@ from vitalring.tools.commands.simulate import summary
 from vitalring.tools.simulate.api import Simulation
 from vitalring.tools.verify import verify_log
 
-SMALL = {"devices": 6, "alone": False, "window_s": 0.0}
+SMALL = {"devices": 6, "alone": False, "window_s": 0.0, "model": "ecg_cnn"}
 
 
 def run(out: Path, **changes: object) -> Simulation:

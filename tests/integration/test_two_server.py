@@ -407,6 +407,7 @@ def finished(tmp_path_factory):
         alone=False,
         window_s=0.0,
         secure_sum="two-server",
+        model="ecg_cnn",
     )
 
 

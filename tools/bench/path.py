@@ -17,6 +17,8 @@ from vitalring.tools.settings import SimulationSettings
 from vitalring.tools.simulate.api import apply_changes
 
 PROTECTED, PLAIN = "single-he", "plain"
+NETWORK = {"model": "ecg_cnn"}
+"""A whole network, so that an update is one of thousands of parameters."""
 
 
 def measure_path(

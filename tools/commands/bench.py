@@ -22,11 +22,12 @@ from vitalring.tools.bench import (
 )
 from vitalring.tools.bench.log import log_facts, log_tables, measure_log
 from vitalring.tools.bench.papers import command as papers
-from vitalring.tools.bench.path import measure_path
+from vitalring.tools.bench.path import NETWORK, measure_path
 from vitalring.tools.bench.path_text import path_facts, path_tables
 from vitalring.tools.bench.rounds import measure_rounds, rounds_facts, rounds_tables
 from vitalring.tools.bench.table import Table, markdown, print_tables
 from vitalring.tools.settings import SimulationSettings
+from vitalring.tools.simulate.api import apply_changes
 
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -139,7 +140,9 @@ def _numbers(text: str) -> tuple[float, ...]:
 
 
 def _path(options: argparse.Namespace) -> None:
-    result = measure_path(SimulationSettings(), options.repeats, options.tensorflow)
+    result = measure_path(
+        apply_changes(SimulationSettings(), NETWORK), options.repeats, options.tensorflow
+    )
     command = f"vitalring bench path --repeats {options.repeats}"
     # The interpreter's place is one machine's business.
     command += " --tensorflow PYTHON" if options.tensorflow else ""
