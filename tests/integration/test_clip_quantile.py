@@ -319,6 +319,7 @@ def test_devices_count_what_their_clip_leaves_and_the_clip_comes_down(
         unit=unit,
         noise=noise,
         rounds=3,
+        model="ecg_cnn",
         epsilon=epsilon,
         secure_sum="single-he",
         clip_quantile=0.5,
