@@ -264,7 +264,7 @@ def test_a_ciphertext_that_was_only_unlinked_is_found(monkeypatch):
 
 
 def test_bytes_read_as_an_update_are_of_the_rounds_clip():
-    """A clip that follows a quantile has a count first, and updates divided by the plan's factor."""
+    """Where a clip follows a quantile, a count comes first and the plan's factor divided it all."""
     study = StudySettings(unit="device", clip_quantile=0.5, rounds=2, epsilon=8.0)
     plan = plan_of(study, load_artefact("ecg_bank"), 10, 100)
     start = np.zeros(plan.model.dimension, np.float32)
