@@ -18,8 +18,8 @@ from vitalring.protocol.privacy import MAX_FACTOR, MIN_FACTOR, Privacy
 RAMP: Final = 1.0 / 16.0
 """Share of the clip below and above it in which a norm counts in part."""
 
-FACTOR_TOLERANCE: Final = 3e-6
-"""By how much, relatively, two machines may differ in a factor of six digits."""
+FACTOR_TOLERANCE: Final = 1.1e-5
+"""By how much, relatively, two machines may differ in a factor: by the last of its six digits."""
 
 
 def update_clip(clip: float, share: float) -> float:

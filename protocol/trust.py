@@ -340,7 +340,6 @@ def check_model_follows(model: GlobalModel, plan: RoundPlan, report: RoundReport
         )
     if not model.applied and model.weights != plan.weights:
         raise RecordError(f"the weights changed in round {model.round}, which applied no sum")
-
     _check_clip(model, plan)
 
 

@@ -16,7 +16,7 @@ from vitalring.protocol.guarantee import (
     stretches,
     study_spend,
 )
-from vitalring.protocol.integer_noise import width_for
+from vitalring.protocol.integer_noise import MIN_DEVIATION, MIN_TOTAL, width_for
 from vitalring.protocol.privacy import (
     MIN_NOISE_MULTIPLIER,
     Spend,
@@ -29,7 +29,7 @@ _MOST_BITS: Final = 20
 _COARSE: Final = 1.015
 """A grid is fine enough where rounding makes the sensitivity no more than this times the clip."""
 _STEADY: Final = 0.2
-"""Noise on the share of what is within a clip, averaged over rounds, that the clip may follow."""
+"""Error of the share of what is within a clip, averaged over rounds, that the clip may follow."""
 
 _COARSEST: Final = 1.25
 """The finest grid is taken up to here: a record is small beside sums of many thousands."""
@@ -145,20 +145,23 @@ def unsteady_clip(terms: Terms, devices: int) -> str | None:
     privacy = terms.privacy
     if not follows_quantile(privacy):
         return None
-    # On a mean of the devices, from all whose coordinates are sent.
     kept = kept_count(terms.codec, terms.dimension) / terms.dimension
     step = grid_step(terms.codec, terms.dimension)
-    noise = noise_of(terms).deviation * step / math.sqrt(devices * kept)
-    each = noise / abs(count_unit(terms))
+    # On a mean of the devices, from all whose coordinates are sent, in the loudest stretch.
+    noise = _loudest(terms) * step / math.sqrt(devices * kept) / abs(count_unit(terms))
+    # All leave out the same coordinates: what a mean of one clip's length misses, on each.
+    missed = math.sqrt((1.0 / kept - 1.0) / terms.dimension) / privacy.clip_share
+    each = math.hypot(noise, missed)
     rounds = max(1.0, min(terms.training.rounds, 1.0 / privacy.clip_rate))
     left = each / math.sqrt(rounds)
     if left <= _STEADY:
         return None
+    cure = "have more devices" if noise > missed else "raise keep"
     return (
         f"the noise on the share of {devices} devices that are within the clip is {each:.2g} a "
         f"round and {left:.2g} over the {rounds:.3g} rounds that the clip goes by, where "
-        f"{_STEADY:g} could be followed: raise clip_share, lower clip_rate, have more devices, or "
-        "keep the clip fixed"
+        f"{_STEADY:g} could be followed: raise clip_share, lower clip_rate, {cure}, or keep the "
+        "clip fixed"
     )
 
 
@@ -169,8 +172,12 @@ def _multiplied(terms: Terms, multiplier: float) -> Terms:
 def _with_fields(terms: Terms, multiplier: float) -> Terms:
     """Return terms with this noise and fields that it fits in every stretch."""
     terms = _multiplied(terms, multiplier)
-    width = width_for(max(noise_of(each.terms).deviation for each in stretches(terms)))
-    return replace(terms, codec=replace(terms.codec, noise_width=width))
+    return replace(terms, codec=replace(terms.codec, noise_width=width_for(_loudest(terms))))
+
+
+def _loudest(terms: Terms) -> float:
+    """Return the deviation of a device's noise where the schedule has most, in grid steps."""
+    return max(noise_of(each.terms).deviation for each in stretches(terms))
 
 
 def _on_fine_grid(terms: Terms, multiplier: float, largest: float) -> Terms:
@@ -186,12 +193,14 @@ def _on_fine_grid(terms: Terms, multiplier: float, largest: float) -> Terms:
         # The multiplier is in clips: what they make of the sensitivity is its overhead.
         clip = noise.deviation * math.sqrt(noise.shares) / multiplier
         most = _COARSE if bits < _MOST_BITS else _COARSEST
-        shape = max(noise_of(each.terms).delta for each in stretches(tried))
-        if sensitivity(tried) > most * clip or shape > risk:
+        parts = [noise_of(each.terms) for each in stretches(tried)]
+        if sensitivity(tried) > most * clip or max(part.delta for part in parts) > risk:
+            continue
+        if any(part.deviation < MIN_DEVIATION or part.total < MIN_TOTAL for part in parts):
             continue
         check_terms(tried)
         return tried
     raise ConfigError(
         f"no grid of up to {_MOST_BITS} bits is fine enough for unit {privacy.unit} at epsilon "
-        f"{privacy.epsilon:g}: lower codec.reach, update_clip or the batch"
+        f"{privacy.epsilon:g}: lower epsilon, codec.reach, update_clip or the batch"
     )

@@ -21,7 +21,7 @@ from vitalring.models.dataset.statistics import Question
 from vitalring.protocol import signing, trust
 from vitalring.protocol.bfv import choose_params
 from vitalring.protocol.cbor import digest
-from vitalring.protocol.guarantee import Terms, noise_of, stretches
+from vitalring.protocol.guarantee import noise_of
 from vitalring.protocol.key_records import context_of
 from vitalring.protocol.privacy import follows_quantile
 from vitalring.protocol.records import (
@@ -34,6 +34,7 @@ from vitalring.protocol.secure_sum import KEYLESS, threshold_params
 from vitalring.tools.calibration import too_small, unsteady_clip
 from vitalring.tools.enrolments import EnrolledKey, write_keys
 from vitalring.tools.hospital_keys import new_hospital
+from vitalring.tools.plan_text import clip_line, schedule_in_words
 from vitalring.tools.settings import StudySettings, hospitals_of, rings_of
 
 SUM_KEY_FILE = "sum.secret"
@@ -246,27 +247,6 @@ def training_line(plan: StudyPlan) -> str:
         f"{training.steps} steps a round, batch {training.batch}, lr {training.learning_rate:g}, "
         f"clip {plan.privacy.clip:g}, update_clip {plan.codec.clip:g}, "
         f"server {server.name} with learning_rate {server.learning_rate:g}{momentum}{clip}"
-    )
-
-
-def clip_line(plan: StudyPlan) -> str:
-    """Say which quantile the clip of a plan's unit follows, and how (SPEC 7.17)."""
-    privacy = plan.privacy
-    name, start = "update_clip", plan.codec.clip
-    if privacy.unit == "record":
-        name, start = "clip", privacy.clip
-    return (
-        f"{name} follows the {privacy.clip_quantile:g} quantile from {start:g} on, at rate "
-        f"{privacy.clip_rate:g}; its count takes a share of {privacy.clip_share:g}"
-    )
-
-
-def schedule_in_words(terms: Terms) -> str:
-    """Say by what the noise of each stretch of rounds is multiplied."""
-    # Without one there is a stretch all the same.
-    parts = zip(terms.privacy.schedule, stretches(terms), strict=False)
-    return ", ".join(
-        f"{factor:g} in rounds {stretch.first} to {stretch.last}" for factor, stretch in parts
     )
 
 

@@ -116,10 +116,6 @@ def _differences(log: SoundLog, audit: Audit) -> Iterator[str]:
             f"the plan claims epsilon {claim.epsilon:g} at delta {claim.delta:g}, its own numbers "
             f"spend {audit.planned:.4f} over its {audit.rounds_planned} rounds"
         )
-    if audit.rounds_logged > audit.rounds_planned:
-        yield f"the log has {audit.rounds_logged} rounds, the plan {audit.rounds_planned}"
-    if audit.fewest is not None and audit.fewest < audit.min_cohort:
-        yield f"a sum of {audit.fewest} updates was opened, the plan asks for {audit.min_cohort}"
     keys = len(log.study.roster.keys)
     if audit.shares is not None and keys < audit.min_cohort:
         yield f"the roster has {keys} keys, no sum of {audit.min_cohort} updates can come of it"

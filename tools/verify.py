@@ -17,7 +17,7 @@ from vitalring.edge_agent import accountant
 from vitalring.errors import LogError, VitalRingError
 from vitalring.protocol import trust
 from vitalring.protocol.checkpoint import Checkpoint
-from vitalring.protocol.privacy import Privacy
+from vitalring.protocol.privacy import follows_quantile
 from vitalring.protocol.records import Federation, StudyPlan
 from vitalring.protocol.trust import FEATURES_FILE
 from vitalring.tools import log_shares
@@ -28,6 +28,7 @@ from vitalring.tools.log_checks import (
     open_logged_study,
 )
 from vitalring.tools.log_folder import LogFolder, blame, file_digest, history
+from vitalring.tools.plan_text import clip_line, schedule_in_words
 
 SECOND_LOG = "-2"
 """What follows `log` in the name of the folder of a second gateway's log."""
@@ -49,12 +50,11 @@ class Verdict:
     """What a sound log proves. `findings` are true and worth knowing, but no faults.
 
     `final_weights` is the SHA-256 of the newest model's weights. `epsilon` is what the whole
-    study spends by its own numbers, at most what `privacy` claims.
+    study spends by its own numbers, at most what its plan claims.
     """
 
     federation: str
-    study: str
-    task: str
+    plan: StudyPlan
     authority_key: bytes
     size: int
     root: bytes
@@ -62,7 +62,6 @@ class Verdict:
     rounds: tuple[RoundVerdict, ...]
     updates: int
     final_weights: bytes | None
-    privacy: Privacy
     epsilon: float
     findings: tuple[str, ...]
     hospital: int = 0
@@ -138,8 +137,7 @@ def verify_log(folder: Path, authority_key: bytes | None) -> Verdict:
         epsilon = accountant.check_claim(plan.terms, accountant.epsilon)
     return Verdict(
         federation=log.federation.name,
-        study=plan.study,
-        task=plan.task,
+        plan=plan,
         authority_key=log.federation.authority_key,
         size=log.checkpoint.size,
         root=log.checkpoint.root,
@@ -147,7 +145,6 @@ def verify_log(folder: Path, authority_key: bytes | None) -> Verdict:
         rounds=verdicts,
         updates=sum(verdict.admitted for verdict in verdicts),
         final_weights=next((v.weights for v in reversed(verdicts) if v.weights), None),
-        privacy=plan.privacy,
         epsilon=epsilon,
         findings=tuple(_findings(plan, verdicts, key_from_folder=authority_key is None)),
         hospital=log.hospital,
@@ -280,7 +277,8 @@ def _findings(
 
 
 def _summary(verdict: Verdict) -> Iterator[str]:
-    yield f"The log of study {verdict.study} in federation {verdict.federation} is sound."
+    plan, privacy = verdict.plan, verdict.plan.privacy
+    yield f"The log of study {plan.study} in federation {verdict.federation} is sound."
     yield f"  authority    fingerprint {fingerprint(verdict.authority_key)}"
     yield f"  log          {verdict.size} entries, root {verdict.root.hex()}"
     yield f"  rounds       {len(verdict.rounds)} with {verdict.updates} updates, each counted once"
@@ -291,7 +289,8 @@ def _summary(verdict: Verdict) -> Iterator[str]:
         )
     weights = verdict.final_weights
     yield f"  final model  {f'weights {weights.hex()}' if weights else 'none yet'}"
-    privacy = verdict.privacy
+    if plan.data_class:
+        yield f"  data         {plan.data_class}"
     claim = "none"
     if privacy.unit != "none":
         claim = (
@@ -299,11 +298,12 @@ def _summary(verdict: Verdict) -> Iterator[str]:
             f"{privacy.delta:g} claimed, {verdict.epsilon:.4f} recomputed"
         )
         if privacy.schedule:
-            factors = ", ".join(f"{factor:g}" for factor in privacy.schedule)
-            claim += f", noise times {factors} in equal stretches of the rounds"
+            claim += f", noise times {schedule_in_words(plan.terms)}"
         if privacy.noise == "distributed":
             claim += f", with {privacy.colluders} colluders in a sum of the fewest devices"
     yield f"  privacy      {claim}"
+    if follows_quantile(privacy):
+        yield f"  clip         {clip_line(plan)}"
     for finding in verdict.findings:
         yield f"  note         {finding}"
 

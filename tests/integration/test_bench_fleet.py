@@ -94,6 +94,19 @@ def test_the_trusted_server_clips_updates_and_adds_the_noise_that_it_says(stage)
     assert not np.array_equal(added, central(stage, plan, clip, 30.0, 2) - np.mean(short, axis=0))
 
 
+@pytest.mark.parametrize(
+    ("changes", "names"),
+    [
+        ({"clip_quantile": 0.5}, r"clip_quantile is 0\.5: a trusted server has one clip"),
+        ({"noise_schedule": (2.0, 1.0)}, r"noise_schedule is \(2\.0, 1\.0\): a trusted server"),
+    ],
+)
+def test_a_trusted_server_takes_no_clip_and_no_noise_that_changes(folder, changes, names):
+    settings = FleetSettings(devices=60, epsilons=(8.0,), seeds=1)
+    with pytest.raises(ConfigError, match=names):
+        measure_fleet(folder, SimulationSettings(study=replace(STUDY, **changes)), settings)
+
+
 def test_colluders_and_spare_devices_cost_noise(folder):
     settings = FleetSettings(devices=60, epsilons=(8.0,), seeds=2)
     result = measure_fleet(folder, SimulationSettings(study=STUDY), settings)

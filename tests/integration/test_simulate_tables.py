@@ -94,8 +94,8 @@ def test_a_network_for_just_these_inputs_learns_from_them(run):
 
 
 def test_both_logs_of_the_run_verify_and_belong_together(run):
-    assert verify.verify_folder(run.folder, None).study == "arrhythmia"
-    assert verify.verify_log(run.folder / "statistics", None).study == "arrhythmia-statistics"
+    assert verify.verify_folder(run.folder, None).plan.study == "arrhythmia"
+    assert verify.verify_log(run.folder / "statistics", None).plan.study == "arrhythmia-statistics"
 
 
 def test_other_features_than_those_agreed_on_are_found(run):

@@ -71,7 +71,7 @@ def test_a_round_that_learns_nothing_moves_the_model_by_its_noise(
     shown = f"unit {unit}, noise {noise}, epsilon {epsilon:.2f} of {epsilon:g} at delta 1e-05"
     assert shown in line
     verdict = verify_log(result.folder / "log", None)
-    assert (verdict.privacy.unit, verdict.privacy.noise) == (unit, noise)
+    assert (verdict.plan.privacy.unit, verdict.plan.privacy.noise) == (unit, noise)
     assert verdict.epsilon <= epsilon
 
 
@@ -101,7 +101,9 @@ def test_a_schedule_through_a_whole_federation(tmp_path, capsys):
     verdict = verify_log(result.folder / "log", None)
     assert verdict.epsilon == pytest.approx(privacy["spent"])
     assert main(["verify", str(result.folder)]) == 0
-    assert "noise times 3, 1 in equal stretches of the rounds" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "noise times 3 in rounds 1 to 2, 1 in rounds 3 to 3" in said
+    assert "  data         heart-rhythm\n" in said
     assert main(["privacy", "audit", str(result.folder)]) == 0
     said = capsys.readouterr().out
     assert "study arrhythmia about heart-rhythm: 3 of 3 rounds in the log" in said

@@ -14,7 +14,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from federation_fixture import SOME_PRIVACY, Parties, SmallFederation, small_federation
+from federation_fixture import (
+    FOLLOWING,
+    SOME_PRIVACY,
+    Parties,
+    SmallFederation,
+    small_federation,
+)
 
 from vitalring.errors import LogError, RecordError
 from vitalring.gateway.export import export_log
@@ -169,7 +175,7 @@ def forger(made):
 
 def test_an_honest_log_is_accepted(made):
     verdict = verify.verify_log(made.folder, made.federation.authority_key)
-    assert (verdict.federation, verdict.study) == ("fed", "study")
+    assert (verdict.federation, verdict.plan.study) == ("fed", "study")
     assert [(r.number, r.status, r.expected, r.admitted) for r in verdict.rounds] == [
         (1, "summed", 6, 6),
         (2, "below_min_cohort", 6, 3),
@@ -722,6 +728,18 @@ def test_the_command_says_which_key_it_believed(made, capsys):
     said = capsys.readouterr().out
     assert "compare its fingerprint" not in said
     assert "14 updates" in said
+
+
+def test_the_command_tells_of_class_schedule_and_clip(tmp_path, capsys):
+    changing = replace(FOLLOWING["privacy"], schedule=(1.1, 0.9))
+    options = {**FOLLOWING, "privacy": changing, "data_class": "heart-rhythm"}
+    _, parties = build(tmp_path, rounds=ROUNDS[:1], secure_sum="single-he", **options)
+    parties.close_databases()
+    assert verify.run(arguments(tmp_path / "log")) == 0
+    said = capsys.readouterr().out
+    assert "  data         heart-rhythm\n" in said
+    assert ", noise times 1.1 in rounds 1 to 20, 0.9 in rounds 21 to 40\n" in said
+    assert "  clip         update_clip follows the 0.5 quantile from 1 on, at rate 0.2; its" in said
 
 
 def test_the_command_names_a_fault_in_one_line(run_folder, capsys):

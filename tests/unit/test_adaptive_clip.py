@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -178,3 +178,13 @@ def test_follows_the_true_quantile_as_the_algorithm_of_the_paper(quantile, start
     assert np.median(theirs_seen) == pytest.approx(true, rel=0.05)
     assert np.median(ours_seen) == pytest.approx(true, rel=0.05)
     assert np.median(ours_seen) == pytest.approx(np.median(theirs_seen), rel=0.02)
+
+
+@given(st.integers(100_000, 999_999), st.integers(-9, -2))
+@example(100_000, -5)
+def test_a_factors_last_digit_may_be_another_machines(digits, power):
+    """The next number of six digits is near enough, and of the least numbers only the next."""
+    one, following = float(f"{digits}e{power}"), float(f"{digits + 1}e{power}")
+    assert float(f"{one:.6g}") == one
+    assert following - one <= a.FACTOR_TOLERANCE * one
+    assert a.FACTOR_TOLERANCE < 2 / 100_000

@@ -4,6 +4,7 @@ import functools
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from vitalring.edge_agent.accountant import check_claim, epsilon
@@ -18,7 +19,7 @@ from vitalring.protocol.guarantee import (
     study_spend,
 )
 from vitalring.protocol.privacy import Privacy, Training
-from vitalring.protocol.quantise import Codec, field_count
+from vitalring.protocol.quantise import Codec, decode_sum, encode_update, field_count
 from vitalring.tools import calibration
 from vitalring.tools.calibration import too_small, unsteady_clip
 from vitalring.tools.plans import Sizes, min_cohort_of, plan_of, training_of
@@ -136,6 +137,51 @@ def test_a_count_too_noisy_to_follow_is_told_with_the_arithmetic():
     # Records of a batch are many, and a fixed clip follows nothing.
     assert unsteady_clip(following(SHARED), 20) is None
     assert unsteady_clip(with_noise(ALONE), 2) is None
+
+
+def test_a_count_is_as_steady_as_in_the_loudest_stretch():
+    drawn = following(ALONE)
+    devices = 10_000
+    assert unsteady_clip(drawn, devices) is None
+    loud = replace(drawn, privacy=replace(drawn.privacy, schedule=(1.0, 9.0)))
+    each = 9.0 * drawn.privacy.noise_multiplier / 0.1 / math.sqrt(devices)
+    note = unsteady_clip(loud, devices)
+    assert note is not None
+    assert f"is {each:.2g} a round" in note
+
+
+@pytest.mark.parametrize("terms", [SHARED, ALONE])
+def test_what_all_leave_out_unsettles_a_count_however_many_they_are(terms):
+    """The error of the first coordinate of a decoded mean, measured beside what is warned of."""
+    drawn = replace(following(terms), dimension=256, min_cohort=1)
+    codec = replace(drawn.codec, keep=0.1)
+    note = unsteady_clip(replace(drawn, codec=codec), 10**9)
+    assert note is not None
+    assert "lower clip_rate, raise keep, or" in note
+    warned = float(note.split(" is ")[1].split(" a round")[0])
+    fine = replace(codec, bits=16, n_max=1, weight_cap=1, noise_width=0, rounding="plain", reach=16)
+    coins = np.random.default_rng(0)
+    errors = []
+    for number in range(300):
+        mean = coins.normal(size=256)
+        mean *= codec.clip / np.linalg.norm(mean)
+        seed = number.to_bytes(32, "big")
+        fields = encode_update(mean, 1, fine, seed, rng=coins).fields
+        decoded = decode_sum(fields.astype(np.uint64), 1, fine, 256, seed).mean
+        errors.append((decoded[0] - mean[0]) / (0.1 * codec.clip))
+    assert np.std(errors) == pytest.approx(warned, rel=0.15)
+    assert unsteady_clip(replace(drawn, codec=replace(codec, keep=0.98)), 10**9) is None
+
+
+def test_noise_too_coarse_for_a_device_takes_more_bits():
+    """Among 10,000 devices each adds little: eight bits would do for the sum alone."""
+    privacy = Privacy("device", "distributed", 2.0, 5e-5, colluders=2)
+    codec, once = Codec(n_max=10_000, clip=0.25, weight_cap=1), replace(TRAINING, rounds=1)
+    drawn = with_noise(Terms(privacy, once, codec, 50, 10_000))
+    assert drawn.codec.bits == 9
+    coarse = replace(drawn, codec=replace(drawn.codec, bits=8))
+    with pytest.raises(ConfigError, match="too coarse"):
+        check_terms(coarse)
 
 
 def test_a_count_costs_no_noise_and_no_bytes():

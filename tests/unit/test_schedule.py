@@ -19,7 +19,7 @@ from vitalring.protocol import guarantee as g
 from vitalring.protocol.privacy import MIN_NOISE_MULTIPLIER, Privacy, Training
 from vitalring.protocol.quantise import Codec
 from vitalring.tools.calibration import with_noise
-from vitalring.tools.federation import schedule_in_words
+from vitalring.tools.plan_text import schedule_in_words
 
 TRAINING = Training(
     sampling_rate=0.5, steps=2, rounds=20, learning_rate=0.5, batch=300, records=300

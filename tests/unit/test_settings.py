@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from vitalring.errors import ConfigError
 from vitalring.models.artefact import load_artefact
 from vitalring.schema import from_plain, to_plain
-from vitalring.tools.federation import clip_line, training_line
+from vitalring.tools.federation import training_line
+from vitalring.tools.plan_text import clip_line
 from vitalring.tools.plans import plan_of, training_of
 from vitalring.tools.settings import (
     SERVERS,

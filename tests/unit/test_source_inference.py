@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from vitalring.errors import ConfigError
+from vitalring.models.artefact import load_artefact
 from vitalring.models.dataset import Records
-from vitalring.tools.attack import arithmetic, least_loss
+from vitalring.tools.attack import arithmetic, least_loss, source_inference
 from vitalring.tools.attack.gateway_attack import (
     Lot,
     against_chance,
@@ -21,6 +22,8 @@ from vitalring.tools.attack.gateway_attack import (
 from vitalring.tools.attack.gateway_state import Copy, Held, Slot
 from vitalring.tools.attack.least_loss import Targets, Watched
 from vitalring.tools.attack.pool import deal
+from vitalring.tools.plans import plan_of
+from vitalring.tools.settings import StudySettings
 
 N = 6
 
@@ -258,3 +261,17 @@ def test_a_ciphertext_that_was_only_unlinked_is_found(monkeypatch):
         done = Copy({"gateway.sqlite": content}, (slot(1),), b"")
         held = Held(1, b"", b"", {"closed": closed, "done": done}, {}, {})
         assert left_behind([held]) == (found, 1)
+
+
+def test_bytes_read_as_an_update_are_of_the_rounds_clip():
+    """Where a clip follows a quantile, a count comes first and the plan's factor divided it all."""
+    study = StudySettings(unit="device", clip_quantile=0.5, rounds=2, epsilon=8.0)
+    plan = plan_of(study, load_artefact("ecg_bank"), 10, 100)
+    start = np.zeros(plan.model.dimension, np.float32)
+    content = np.random.default_rng(0).bytes(2 * plan.vector_size + 2)
+    one, two = (
+        source_inference._as_model(start, content, plan, Held(2, b"p", b"", {}, {}, {}, factor))
+        for factor in (1.0, 2.0)
+    )
+    assert one.any()
+    assert np.array_equal(two, 2.0 * one)

@@ -69,6 +69,8 @@ class Held:
     """Seconds from the round's opening until each tag was seen, to the precision of a poll."""
     senders: Mapping[bytes, str]
     """The device of each tag: the truth, computed from the devices' own keys."""
+    clip_factor: float = 1.0
+    """What the round's plan multiplies the study's clips with (SPEC 7.17)."""
 
 
 def run_and_copy(settings: SimulationSettings) -> list[Held]:
@@ -188,7 +190,7 @@ def _held(seen: _Seen, keys: Mapping[str, bytes]) -> Held | None:
     tags = {slot.tag for copy in whole.values() for slot in copy.slots}
     arrivals = {tag: seen.arrivals.get(tag, seen.closed) for tag in sorted(tags)}
     weights = next((copy.weights for copy in whole.values() if copy.weights), b"")
-    return Held(seen.number, seen.name, weights, whole, arrivals, senders)
+    return Held(seen.number, seen.name, weights, whole, arrivals, senders, plan.clip_factor)
 
 
 def _read(files: Mapping[str, bytes], status: str, plan: bytes, weights: bytes) -> Copy | None:

@@ -260,5 +260,6 @@ def _as_model(start: Weights, content: bytes, plan: StudyPlan, each: Held) -> We
     fields = words.astype(np.uint64) % np.uint64(plan.codec.field_max)
     fields[0] = plan.codec.levels
     mean = decode_sum(fields, 1, plan.codec, plan.vector_size, rotation_seed(each.plan)).mean
-    model: Weights = (start + weights_of(mean, plan.terms)).astype(np.float32)
+    update = each.clip_factor * weights_of(mean, plan.terms)
+    model: Weights = (start + update).astype(np.float32)
     return model

@@ -15,7 +15,7 @@ from vitalring.aggregator import optimisers
 from vitalring.edge_agent import dpsgd
 from vitalring.edge_agent.contribution import learn
 from vitalring.edge_agent.randomness import fresh_generator
-from vitalring.errors import ModelError
+from vitalring.errors import ConfigError, ModelError
 from vitalring.models import metrics
 from vitalring.models.artefact import Artefact, initial_weights
 from vitalring.models.dataset import Records
@@ -86,8 +86,18 @@ def central(
     Devices learn as the plan says. The server clips each update to the L2 norm `clip`, adds one
     Gaussian of `noise_multiplier` clips to their sum, and divides it by their number. Its noise
     follows from `seed`: fit for a comparison, not for a guarantee.
-    Raises VitalRingError as a device or a server would.
+    Raises ConfigError for a clip or a noise that changes from round to round, which this server
+    has not; VitalRingError as a device or a server would.
     """
+    for name, value in (
+        ("clip_quantile", plan.privacy.clip_quantile),
+        ("noise_schedule", plan.privacy.schedule),
+    ):
+        if value:
+            raise ConfigError(
+                f"{name} is {value}: a trusted server has one clip and one noise for all rounds, "
+                f"leave {name} out of the study that is compared with it"
+            )
     optimiser = optimisers.build(plan.server)
     start = initial_weights(stage.artefact, plan.model.initial_seed)
     state = optimiser.init(start.astype(np.float64))

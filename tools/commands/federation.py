@@ -133,15 +133,15 @@ def _features(options: argparse.Namespace) -> int:
     verdict = verify_log(options.log, key)
     if not verdict.rounds or not verdict.final_weights:
         raise ConfigError(f"the log in {options.log} has no result yet")
-    if verdict.task != "statistics":
+    if verdict.plan.task != "statistics":
         raise ConfigError(
-            f"the log in {options.log} is of study {verdict.study}, which trains a network: give "
-            "the log of the study that `federation init --agree-on` made"
+            f"the log in {options.log} is of study {verdict.plan.study}, which trains a network: "
+            "give the log of the study that `federation init --agree-on` made"
         )
     text = read_file(options.log / "objects" / verdict.final_weights.hex())
     schema = FeatureSchema.from_json(text)
     write_atomic(options.out, text)
-    print(f"{options.out}: {schema.inputs} inputs, agreed on in study {verdict.study}")
+    print(f"{options.out}: {schema.inputs} inputs, agreed on in study {verdict.plan.study}")
     return 0
 
 
