@@ -13,7 +13,7 @@ from vitalring.database import open_database
 from vitalring.errors import RecordError
 
 FILE = "aggregator.sqlite"
-LAYOUT = 2
+LAYOUT = 3
 SCHEMA = """
 CREATE TABLE rounds (
     round INTEGER PRIMARY KEY,
@@ -27,6 +27,11 @@ CREATE TABLE rounds (
 CREATE TABLE state (round INTEGER PRIMARY KEY, weights BLOB NOT NULL, memory BLOB NOT NULL);
 """
 SCHEMA += rosters.SCHEMA + RELEASE_SCHEMA
+
+_CURE = (
+    "records of another version are not read: end the study under the version that wrote it, or "
+    "found the federation anew with an empty state_dir"
+)
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,7 @@ class Round:
 
 def open_store(state_dir: Path) -> sqlite3.Connection:
     """Open the aggregator's database in `state_dir`. Raises StorageError."""
-    return open_database(state_dir / FILE, SCHEMA, LAYOUT)
+    return open_database(state_dir / FILE, SCHEMA, LAYOUT, _CURE)
 
 
 def latest(db: sqlite3.Connection) -> Round | None:

@@ -97,7 +97,11 @@ class Agent:
         accountant: Accountant,
         renewal: Renewal | None = None,
     ) -> None:
-        """Put a device together; with `renewal` it keeps a model to predict with."""
+        """Put a device together; with `renewal` it keeps a model to predict with.
+
+        Raises ConfigError where a floor is about a class of data that the device has not.
+        """
+        floors.check_classes(source.data_classes)
         self.db = db
         self._budget = budget
         self._keys = keys
@@ -300,8 +304,10 @@ class Agent:
             return reason
         if study.plan.secure_sum == "plain" and not floors.allow_plain_sum:
             return "the sum is in clear and this device insists on an encrypted one"
-        if plan.privacy.unit == "none" and not floors.allow_no_privacy:
-            return "the plan has no privacy and this device insists on it"
+        data_class = study.plan.data_class
+        if plan.privacy.unit == "none" and not floors.allows_no_privacy(data_class):
+            about = f" for {data_class}" if data_class in floors.classes else ""
+            return f"the plan has no privacy and this device insists on it{about}"
         if plan.privacy.noise == "distributed" and not floors.allow_shared_noise:
             return "the noise is shared and this device insists on carrying its guarantee alone"
         return None
@@ -327,6 +333,7 @@ class Agent:
                     delta=self._floors.delta,
                     accountant=self._accountant,
                     data_class=data_class,
+                    classes=self._source.data_classes,
                 )
             self._authorised.add(study.plan_digest)
         with transaction(self.db):

@@ -2,8 +2,8 @@
 
 Rules kept here: neighbours are data sets with and without one record, whatever
 unit a study protects (`guarantee.budget_spend`); a record belongs to one class
-of data, and studies of a class are added up against the limit of that class
-(SPEC 7.19); a study is authorised once, with all its rounds, against the
+of data, and what may have been spent of a class is added up against its limit
+(SPEC 7.19, `against`); a study is authorised once, with all its rounds, against the
 device's own limit; a round is charged and committed before it trains; what was
 charged stays charged; entries form a hash chain that is verified whole before
 each use; every doubt raises PrivacyError, and no clock is asked. The chain has
@@ -18,7 +18,7 @@ import hashlib
 import math
 import sqlite3
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Final
@@ -100,12 +100,14 @@ class Budget:
         delta: float,
         accountant: Accountant,
         data_class: str = "",
+        classes: Collection[str] = (),
     ) -> float:
-        """Allow all rounds of a study, if all commitments of its class together keep the limit.
+        """Allow all rounds of a study, if all that counts for its class keeps the limit.
 
-        `allowances` are the rounds of each different spend. Returns the epsilon
-        at `delta` of everything that records of `data_class` spent or were
-        allowed to, this study included. A study authorised before with the same
+        `allowances` are the rounds of each different spend, `classes` those of
+        which the device has records now: without them everything counts.
+        Returns the epsilon at `delta` of what records of `data_class` may have
+        spent or been allowed to, this study included. A study authorised before with the same
         numbers is held against the limit again and not written twice. The
         caller's transaction holds all entries. Raises PrivacyError when over
         the limit.
@@ -121,8 +123,8 @@ class Budget:
         if known not in ((), wanted):
             raise PrivacyError(f"study {study} was authorised with other numbers: {known}")
         _refuse_closed(entries, study_plan, study)
-        all_of_it = of_class(entries if known else (*entries, *wanted), data_class)
-        total = accountant(committed_of(all_of_it), delta)
+        counted = against(entries if known else (*entries, *wanted), data_class, classes)
+        total = accountant(committed_of(counted), delta)
         if not total <= limit:
             kind = f"its {data_class} records" if data_class else "this device"
             raise PrivacyError(
@@ -307,9 +309,16 @@ def committed_of(entries: Sequence[Entry]) -> tuple[Spend, ...]:
     return merge([*spends, *promised])
 
 
-def of_class(entries: Sequence[Entry], data_class: str) -> tuple[Entry, ...]:
-    """Return the entries of one class of data."""
-    return tuple(entry for entry in entries if entry.data_class == data_class)
+def against(
+    entries: Sequence[Entry], data_class: str, classes: Collection[str]
+) -> tuple[Entry, ...]:
+    """Return the entries that count for a class of data, on a device with `classes` (SPEC 7.19).
+
+    Spent on other records are only entries of another class that the device has too. One of no
+    class, or of a class that is here no more, may be of these records under another name.
+    """
+    others = set(classes) - {data_class, ""} if data_class else set()
+    return tuple(entry for entry in entries if entry.data_class not in others)
 
 
 def _left(entries: Sequence[Entry], authorised: Entry) -> int:

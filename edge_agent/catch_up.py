@@ -70,6 +70,9 @@ def catch_up(
                 continue
             # A round that this state has only charged was made and sent by a later one.
             study = workshop.study(plan)
+            # One aggregator's signature makes no such round: no device sends anything for it.
+            if plan.round > study.plan.training.rounds:
+                continue
             spend = budget_spend(study.plan.terms, plan.round)
             if spend is not None:
                 budget.charge_unaccounted(

@@ -1,6 +1,7 @@
 """The agent's configuration, as `agent.toml` says it."""
 
-from collections.abc import Mapping
+import os
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Final
@@ -45,6 +46,19 @@ class Floors:
     def limit(self, data_class: str) -> float:
         """Return the most that studies of a class may spend together."""
         return self.classes.get(data_class, self.epsilon)
+
+    def allows_no_privacy(self, data_class: str) -> bool:
+        """Tell whether studies of a class may do without a guarantee; not where it has a limit."""
+        return self.allow_no_privacy and data_class not in self.classes
+
+    def check_classes(self, have: Collection[str]) -> None:
+        """Refuse a limit of a class that a device with `have` lacks. Raises ConfigError."""
+        if unknown := sorted(set(self.classes) - set(have)):
+            known = ", ".join(sorted(have)) if any(have) else "of no class"
+            raise ConfigError(
+                f"[floors.classes] limits {', '.join(unknown)}, and this device's records are "
+                f"{known}: such a limit would bind nothing; correct the name"
+            )
 
 
 @dataclass(frozen=True)
@@ -131,11 +145,14 @@ class AgentConfig:
                 '[streams] needs keep_model = false and personalise = "none": a device predicts '
                 "with one model, of one class of data"
             )
-        if len({(each.data, each.device) for each in self.streams.values()}) < len(self.streams):
+        # One folder has many paths.
+        places = {(os.path.realpath(each.data), each.device) for each in self.streams.values()}
+        if len(places) < len(self.streams):
             raise ConfigError(
                 f"two of the streams {', '.join(sorted(self.streams))} have the same data and "
                 "device: a record belongs to one class"
             )
+        self.floors.check_classes(self.streams)
 
     @property
     def data_classes(self) -> tuple[str, ...]:

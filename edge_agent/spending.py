@@ -18,8 +18,8 @@ from vitalring.edge_agent.budget import (
     UNACCOUNTED,
     Budget,
     Entry,
+    against,
     committed_of,
-    of_class,
     spent_of,
 )
 from vitalring.edge_agent.config import AgentConfig, Floors
@@ -61,7 +61,7 @@ class StudySpending:
 
 @dataclass(frozen=True)
 class ClassSpending:
-    """All studies of one class of data together, against the limit of that class (SPEC 7.19).
+    """All studies that count for a class of data, against the limit of that class (SPEC 7.19).
 
     `data_class` is "" where nobody said one. `epsilon_promised` counts what open studies may
     still charge.
@@ -118,7 +118,8 @@ def by_class(
     # No class is one of them only where something was spent on it, or nothing else is known.
     known -= {""} - {entry.data_class for entry in entries}
     return tuple(
-        _class(of_class(entries, name), name, floors, accountant) for name in sorted(known or {""})
+        _class(against(entries, name, config.data_classes), name, floors, accountant)
+        for name in sorted(known or {""})
     )
 
 

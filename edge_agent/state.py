@@ -41,8 +41,9 @@ CREATE TABLE outbox (
 """
 
 _CURE = (
-    "let the device's studies end under the version that wrote it, then move the file away and "
-    "keep its keys: at its next start the device charges what the log shows of it"
+    "records of another version are not read. Let the device's studies end under the version that "
+    "wrote it, found the federation anew, move the file away, and take off [floors] epsilon what "
+    "`vitalring privacy report` of that version says was spent"
 )
 
 

@@ -15,7 +15,7 @@ from vitalring.database import is_made, open_database, open_read_only
 from vitalring.errors import ConfigError
 
 FILE = "gateway.sqlite"
-LAYOUT = 5
+LAYOUT = 6
 SCHEMA = """
 CREATE TABLE entries (position INTEGER PRIMARY KEY, entry BLOB NOT NULL);
 CREATE TABLE nodes (
@@ -66,10 +66,15 @@ CREATE TABLE pardoned (key BLOB PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE refused_enrolments (reason TEXT PRIMARY KEY, count INTEGER NOT NULL) WITHOUT ROWID;
 """
 
+_CURE = (
+    "records of another version are not read: end the study under the version that wrote it, or "
+    "found the federation anew with an empty state_dir"
+)
+
 
 def open_store(state_dir: Path) -> sqlite3.Connection:
     """Open the gateway's database in `state_dir`. Raises StorageError."""
-    return open_database(state_dir / FILE, SCHEMA, LAYOUT)
+    return open_database(state_dir / FILE, SCHEMA, LAYOUT, _CURE)
 
 
 def read_store(state_dir: Path) -> sqlite3.Connection:

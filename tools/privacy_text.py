@@ -35,9 +35,10 @@ def spending_lines(found: Spending) -> Iterator[str]:
 
 def _class_lines(found: ClassSpending, delta: float) -> Iterator[str]:
     about = f" of {found.data_class}" if found.data_class else ""
+    counted = f" that count for {found.data_class}" if found.data_class else ""
     yield (
         f"spent     epsilon {found.epsilon_spent:.4f} of {found.epsilon_limit:g} "
-        f"at delta {delta:g}, over all studies{about}"
+        f"at delta {delta:g}, over all studies{counted}"
     )
     yield f"          {in_words(found.epsilon_spent, delta)}"
     yield (

@@ -138,7 +138,8 @@ def write_agent(cohort: Cohort, broker: Broker, device: str, data: str, more: Ta
     """Write `agent.toml`, with copies of all that it names, into the device's folder.
 
     `data` is the path of its data set as the agent sees it; `more` holds
-    further fields of its configuration.
+    further fields of its configuration. Its class of data is there or nowhere:
+    a plan does not say what a device's records are (SPEC 7.19).
     """
     home = cohort.layout.device_folder(device)
     write_atomic(home / "federation.cbor", cohort.federation)
@@ -154,8 +155,6 @@ def write_agent(cohort: Cohort, broker: Broker, device: str, data: str, more: Ta
             "ring_keys": KEYS_FOLDER,
             "data": data,
             "device": device,
-            # For the owner to see and to change: a device believes its own file alone.
-            **({"data_class": cohort.plan.data_class} if cohort.plan.data_class else {}),
             "state_dir": "state",
             "broker": _broker_table(broker, user, home),
             **more,

@@ -27,6 +27,7 @@ from mosquitto_fixture import mosquitto_program
 from vitalring.edge_agent import budget
 from vitalring.edge_agent.keyring import Keyring
 from vitalring.gateway.mosquitto import GATEWAY
+from vitalring.models.dataset import load_dataset
 from vitalring.mqtt import BrokerConfig, Link, Message
 from vitalring.protocol import lsag, tiles, topics, trust
 from vitalring.protocol.cbor import decode, digest, type_of
@@ -190,7 +191,8 @@ class Hospital:
         (folder / "broker" / "local.d" / "save.conf").write_text("autosave_interval 1\n")
         (folder / "study.toml").write_text(
             f'federation = "{FEDERATION}"\ncohort = "{COHORT}"\nrounds = {rounds}\n'
-            f'records = 250\ndata_class = "heart-rhythm"\nmin_cohort = {min_cohort}\n'
+            f'records = 250\ndata_class = "{load_dataset(DATA).data_class}"\n'
+            f"min_cohort = {min_cohort}\n"
             f'secure_sum = "{mode}"\nhospitals = {hospitals}\n{study}'
         )
         (folder / "names.txt").write_text("\n".join(self.devices))

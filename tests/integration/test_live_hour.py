@@ -23,6 +23,7 @@ from vitalring.config import load_config
 from vitalring.edge_agent.config import AgentConfig
 from vitalring.edge_agent.sensing.buffer import Buffer
 from vitalring.edge_agent.sensing.labels import Annotation, verdict
+from vitalring.models.dataset import load_dataset
 
 pytestmark = [pytest.mark.long, pytest.mark.mosquitto]
 
@@ -140,7 +141,8 @@ def go_live(device, table, hour):
         if not line.startswith(("data =", "device ="))
     ]  # fmt: skip
     config.write_text(
-        "\n".join(kept)
+        f'data_class = "{load_dataset(services_fixture.DATA).data_class}"\n'
+        + "\n".join(kept)
         + f"\n[sensor]\n{hour.sensor}speed = {SPEED}\n"
         + f'[labels]\nclasses = {json.dumps(hour.classes)}\nannotations = "{table}"\n'
         + f'[buffer]\nrows = {ROWS}\n[results]\nfile = "results.jsonl"\n'

@@ -19,7 +19,15 @@ from hypothesis import strategies as st
 
 from vitalring.database import open_database
 from vitalring.edge_agent.accountant import epsilon
-from vitalring.edge_agent.budget import SCHEMA, Budget, committed_of, of_class, spent_of
+from vitalring.edge_agent.budget import (
+    CHARGED,
+    SCHEMA,
+    Budget,
+    Entry,
+    against,
+    committed_of,
+    spent_of,
+)
 from vitalring.errors import PrivacyError, StorageError
 from vitalring.protocol.guarantee import Allowance
 from vitalring.protocol.privacy import Spend
@@ -238,20 +246,21 @@ def test_death_between_the_entries_of_an_authorisation_leaves_none(tmp_path):
 
 
 HEART, STEPS = {"data_class": "heart-rhythm"}, {"data_class": "step-count"}
+BOTH = {"classes": ("heart-rhythm", "step-count")}
 
 
 def test_each_class_of_data_has_the_limit_to_itself(tmp_path):
     allowed = [Allowance(SPEND, 20)]
     with closing(BudgetFile(tmp_path / "b", create=True)) as file:
         with file.transaction() as budget:
-            assert budget.authorise(STUDY, "hearts", allowed, **LIMIT, **HEART) == 20.0
+            assert budget.authorise(STUDY, "hearts", allowed, **LIMIT, **HEART, **BOTH) == 20.0
         # The class is full, for one round more of another study.
         full = "its heart-rhythm records to epsilon 21"
         with pytest.raises(PrivacyError, match=full), file.transaction() as budget:
-            budget.authorise(OTHER, "lungs", [Allowance(SPEND, 1)], **LIMIT, **HEART)
+            budget.authorise(OTHER, "lungs", [Allowance(SPEND, 1)], **LIMIT, **HEART, **BOTH)
         # The other goes on as if there were nothing.
         with file.transaction() as budget:
-            assert budget.authorise(OTHER, "walks", allowed, **LIMIT, **STEPS) == 20.0
+            assert budget.authorise(OTHER, "walks", allowed, **LIMIT, **STEPS, **BOTH) == 20.0
             assert budget.reserve(OTHER, round_plan(1), "walks", 1, SPEND, **STEPS)
         assert charge(file, 1, SPEND, **HEART)
         entries = file.budget.entries()
@@ -261,9 +270,43 @@ def test_each_class_of_data_has_the_limit_to_itself(tmp_path):
             "step-count",
             "heart-rhythm",
         ]
-        assert spent_of(of_class(entries, "step-count")) == (SPEND,)
-        assert committed_of(of_class(entries, "heart-rhythm")) == (replace(SPEND, steps=200),)
-        assert committed_of(of_class(entries, "")) == ()
+        assert spent_of(against(entries, "step-count", BOTH["classes"])) == (SPEND,)
+        hearts = committed_of(against(entries, "heart-rhythm", BOTH["classes"]))
+        assert hearts == (replace(SPEND, steps=200),)
+
+
+def test_a_new_name_for_the_same_records_frees_nothing(tmp_path):
+    """Three studies of the same records, each under another name, have one limit together."""
+    first, second, third = ({"data_class": name} for name in ("", "heart-rhythm", "ecg"))
+    with closing(BudgetFile(tmp_path / "b", create=True)) as file:
+        for name, said, total in ((STUDY, first, 10.0), (OTHER, second, 20.0)):
+            with file.transaction() as budget:
+                allowed = [Allowance(SPEND, 10)]
+                now = {**said, "classes": (said["data_class"],)}
+                assert budget.authorise(name, "study", allowed, **LIMIT, **now) == total
+        for said in (third, second, first):
+            now = {**said, "classes": (said["data_class"],)}
+            with pytest.raises(PrivacyError, match="to epsilon 21"), file.transaction() as budget:
+                budget.authorise(b"x" * 32, "ecgs", [Allowance(SPEND, 1)], **LIMIT, **now)
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "wanted"),
+    [
+        ("heart", ("heart", "steps"), {"heart", "", "gone"}),
+        ("steps", ("heart", "steps"), {"steps", "", "gone"}),
+        ("heart", ("heart",), {"heart", "steps", "", "gone"}),
+        ("", ("", "heart", "steps"), {"heart", "steps", "", "gone"}),
+        ("heart", ("", "heart", "steps"), {"heart", "", "gone"}),
+        ("heart", (), {"heart", "steps", "", "gone"}),
+    ],
+)
+def test_only_another_class_of_the_device_does_not_count(name, classes, wanted):
+    entries = [
+        Entry(CHARGED, STUDY, round_plan(1), "study", 1, SPEND, each)
+        for each in ("heart", "steps", "", "gone")
+    ]
+    assert {entry.data_class for entry in against(entries, name, classes)} == wanted
 
 
 def test_a_study_does_not_change_its_class(tmp_path):
@@ -327,7 +370,7 @@ def test_no_class_is_ever_committed_beyond_its_limit_by_authorisation(tmp_path, 
             before = file.budget.spent()
             with suppress(PrivacyError), file.transaction() as budget:
                 if action == "authorise":
-                    budget.authorise(name, args[2], SCHEDULE, **tight, data_class=kind)
+                    budget.authorise(name, args[2], SCHEDULE, **tight, **BOTH, data_class=kind)
                 elif action == "charge":
                     budget.reserve(*args, data_class=kind)
                 elif action == "close":
@@ -336,7 +379,8 @@ def test_no_class_is_ever_committed_beyond_its_limit_by_authorisation(tmp_path, 
                     recovered[kind] += 1.0
             entries = file.budget.entries()
             for each, found in recovered.items():
-                assert linear(committed_of(of_class(entries, each)), 1e-5) <= 9.0 + found
+                counted = against(entries, each, BOTH["classes"])
+                assert linear(committed_of(counted), 1e-5) <= 9.0 + found
             assert linear(file.budget.spent(), 1e-5) >= linear(before, 1e-5)
 
 

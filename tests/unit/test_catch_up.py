@@ -2,6 +2,7 @@
 
 import shutil
 import tracemalloc
+from dataclasses import replace
 
 import pytest
 from device_fixture import announce, announced, catch_up, charges, device, statuses
@@ -11,8 +12,9 @@ from vitalring.edge_agent import state
 from vitalring.edge_agent.budget import CHARGED, UNACCOUNTED
 from vitalring.errors import LogError, RecordError, SignatureError
 from vitalring.gateway import log, rounds
-from vitalring.protocol.cbor import decode, encode
-from vitalring.protocol.records import AcceptedUpdate, SealedUpdate
+from vitalring.protocol.cbor import decode, digest, encode
+from vitalring.protocol.records import AcceptedUpdate, RoundPlan, SealedUpdate
+from vitalring.protocol.signing import Signed, sign
 from vitalring.protocol.tiles import decode_bundle_start, encode_bundle
 
 
@@ -250,3 +252,19 @@ def test_a_plan_in_the_log_that_no_aggregator_signed_stops_the_device(parties, t
         catch_up(agent, parties)
     assert not agent.caught_up
     agent.db.close()
+
+
+def test_a_round_that_a_study_does_not_have_stops_no_device(parties, restored):
+    """One aggregator signed it, and who has no key any more cannot tell that nothing is its own."""
+    plan = decode(RoundPlan, decode(Signed, rounds.latest(parties.db).signed_plan).payload)
+    beyond = sign(
+        replace(plan, round=plan.training.rounds + 1), parties.federation.aggregator_seeds[:1]
+    )
+    announce(parties, beyond)
+    with parties.db:
+        log.append(parties.db, [encode(AcceptedUpdate(digest(beyond), 0, bytes(32), bytes(96)))])
+        log.sign_checkpoint(parties.db, parties.federation.log_key)
+    restored._keys.erase(1)
+    catch_up(restored, parties)
+    assert restored.caught_up
+    assert charges(restored) == [(UNACCOUNTED, 1)]

@@ -7,13 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from device_fixture import FLOORS, announced, catch_up, charges, device, linear
-from federation_fixture import SOME_PRIVACY, Parties, small_federation
+from federation_fixture import NO_PRIVACY, SOME_PRIVACY, Parties, small_federation
 
 from vitalring.config import load_config
 from vitalring.database import open_database, transaction
 from vitalring.edge_agent import agent as agent_module
 from vitalring.edge_agent import state
-from vitalring.edge_agent.budget import AUTHORISED, CHARGED, UNACCOUNTED, Budget
+from vitalring.edge_agent.budget import AUTHORISED, CHARGED, UNACCOUNTED, Budget, against
 from vitalring.edge_agent.config import AgentConfig, Floors
 from vitalring.edge_agent.main import _records
 from vitalring.edge_agent.records import DataSetRecords, StreamRecords
@@ -99,6 +99,22 @@ def test_one_class_reaches_its_limit_and_the_other_goes_on(studies, tmp_path):
         agent.db.close()
 
 
+def test_records_that_are_called_something_else_have_spent_the_same(studies, tmp_path):
+    """One data set, named only after its first study: the next finds what that one took."""
+    parties, floors = studies[HEART], replace(FLOORS, epsilon=EVERY_ROUND)
+    spend = budget_spend(parties.federation.study.plan.terms, 1)
+    for earlier in ("", STEPS):
+        folder = tmp_path / (earlier or "none")
+        agent = device(parties, folder, data_classes=(HEART,), floors=floors)
+        with closing(agent.db):
+            with transaction(agent.db):
+                agent._budget.charge_unaccounted(
+                    b"o" * 32, bytes(32), "other", 1, spend, data_class=earlier
+                )
+            with pytest.raises(PrivacyError, match=r"its heart-rhythm records to epsilon 4\.1"):
+                agent.consider(announced(parties), parties.now_ms)
+
+
 def test_a_class_may_have_a_limit_of_its_own(studies, tmp_path):
     floors = replace(FLOORS, classes={HEART: 0.9 * EVERY_ROUND})
     with pytest.raises(PrivacyError, match=r"its limit is 3\.6"):
@@ -129,12 +145,14 @@ def test_what_a_restored_folder_finds_counts_for_the_class_of_its_study(tmp_path
         parties.finish(parties.conclude())
         assert agent.receipts(rounds.latest(parties.db).receipts)
         agent.db.close()
-    # Its owner has called the records something else since; what was sent was heart rhythm.
+    # Its owner has called the records something else since; the entry keeps the study's class,
+    # and counts for any name that the records have now.
     restored = device(parties, tmp_path / "backup", data_classes=(STEPS,), caught_up=False)
     catch_up(restored, parties)
     assert charges(restored) == [(UNACCOUNTED, 1), (UNACCOUNTED, 2)]
     entries = Budget(restored.db).entries()
     assert {entry.data_class for entry in entries} == {HEART}
+    assert against(entries, STEPS, (STEPS,)) == entries
     # Each round for what it spent by its number.
     plan = parties.federation.study.plan
     assert [entry.spend for entry in entries] == [budget_spend(plan.terms, n) for n in (1, 2)]
@@ -341,6 +359,16 @@ def test_streams_of_a_configuration_are_found_beside_it(tmp_path, studies):
             TWO.replace('data = "step-count"', 'data = "heart-rhythm"'),
             "the same data and device: a record belongs to one class",
         ),
+        (
+            "keep_model = false",
+            TWO.replace('data = "step-count"', 'data = "elsewhere/../heart-rhythm"'),
+            "the same data and device: a record belongs to one class",
+        ),
+        (
+            "keep_model = false",
+            TWO.replace("heart-rhythm = 2.0", "heart-rythm = 2.0"),
+            r"limits heart-rythm, and this device's records are heart-rhythm, step-count",
+        ),
         ("", "", "none of the three is given"),
         ("keep_model = false", TWO.replace("step-count]", "Step_Count]"), "streams key is"),
         ("keep_model = false", TWO.replace("2.0", "101.0"), "heart-rhythm is 101.0, must lie"),
@@ -350,6 +378,36 @@ def test_streams_of_a_configuration_are_found_beside_it(tmp_path, studies):
 def test_configurations_that_do_not_fit_are_refused_by_name(tmp_path, said, tables, words):
     with pytest.raises(ConfigError, match=words):
         config_of(tmp_path, said, tables)
+
+
+def test_one_folder_under_two_names_is_no_second_class(tmp_path):
+    data_set(tmp_path / HEART)
+    (tmp_path / STEPS).symlink_to(HEART, target_is_directory=True)
+    with pytest.raises(ConfigError, match="the same data and device"):
+        config_of(tmp_path, "keep_model = false", TWO)
+
+
+@pytest.mark.parametrize("have", ["", STEPS])
+def test_a_limit_of_a_class_that_a_device_has_not_stops_its_start(studies, tmp_path, have):
+    floors = replace(FLOORS, classes={HEART: 2.0})
+    said = f"limits heart-rhythm, and this device's records are {have or 'of no class'}"
+    with pytest.raises(ConfigError, match=said):
+        device(studies[HEART], tmp_path, data_classes=(have,), floors=floors)
+
+
+def test_a_class_with_a_limit_takes_part_in_nothing_without_a_guarantee(tmp_path):
+    """Studies without one are allowed, for steps: heart rhythm has a limit that they would pass."""
+    floors = replace(FLOORS, allow_no_privacy=True, classes={HEART: 2.0})
+    for named, words in (
+        (HEART, "no privacy and this device insists on it for heart"),
+        (STEPS, ""),
+    ):
+        parties = study_of(tmp_path / "parties", named, privacy=NO_PRIVACY)
+        parties.begin(parties.propose())
+        said, entries = considered(parties, tmp_path / named, HEART, STEPS, floors=floors)
+        assert (words in said) if words else said == "ready"
+        assert entries == []
+        parties.close_databases()
 
 
 def test_a_report_says_what_each_class_spent_and_has_left(studies, tmp_path):
@@ -363,11 +421,12 @@ def test_a_report_says_what_each_class_spent_and_has_left(studies, tmp_path):
     heart, steps = found.classes
     assert (heart.data_class, heart.epsilon_spent, heart.epsilon_promised) == (HEART, 0.1, 4.0)
     assert (heart.epsilon_limit, heart.epsilon_left) == (5.0, 1.0)
-    assert (steps.data_class, steps.epsilon_spent, steps.epsilon_left) == (STEPS, 0.0, 8.0)
+    # This file knows the steps alone, which may be the same records under another name.
+    assert (steps.data_class, steps.epsilon_spent, steps.epsilon_left) == (STEPS, 0.1, 4.0)
     assert [study.data_class for study in found.studies] == [HEART]
     text = "\n".join(spending_lines(found))
-    assert "spent     epsilon 0.1000 of 5 at delta 1e-05, over all studies of heart-rhythm" in text
-    assert "left      epsilon 8.0000 for other studies of step-count; one" in text
+    assert "0.1000 of 5 at delta 1e-05, over all studies that count for heart-rhythm" in text
+    assert "left      epsilon 4.0000 for other studies of step-count; one" in text
     assert "  data      heart-rhythm" in text
 
 
@@ -384,5 +443,5 @@ def test_a_schedules_study_counts_all_its_rounds_in_the_report(tmp_path):
 
 def test_a_folder_of_an_older_layout_names_the_cure(tmp_path):
     open_database(tmp_path / "agent.sqlite", "CREATE TABLE t (x)", state.LAYOUT - 1).close()
-    with pytest.raises(StorageError, match="reads layout 4: let the device's studies end under"):
+    with pytest.raises(StorageError, match=r"reads layout 4: .* found the federation anew"):
         state.open_state(tmp_path)

@@ -97,6 +97,11 @@ def _add_service_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder of a device's data, as its agent sees it: absolute, or from agent.toml's "
         "folder; default: data",
     )
+    parser.add_argument(
+        "--data-class",
+        help="the study's class of data, if all devices' owners say that their records are of it; "
+        "left out, each owner writes it",
+    )
     for name, default_s, text in (
         ("window", Schedule.window_ms / 1000, "devices submit at a random time within it"),
         ("timeout", Schedule.timeout_ms / 1000, "a round that lacks updates ends after it"),
@@ -189,6 +194,7 @@ def _init(options: argparse.Namespace) -> int:
     if folder.exists():
         raise ConfigError(f"{folder} exists already: name a new folder")
     plan, objects = _drawn(settings, len(names), options.agree_on)
+    _check_owners_word(options, plan)
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
@@ -204,6 +210,7 @@ def _init(options: argparse.Namespace) -> int:
     print(f"\nkeep {folder / 'authority'} offline; copy each folder of {folder / 'devices'}")
     print(f"to its device, and each folder of {folder / 'hospitals'} with {folder / 'public'}")
     print("to that hospital's server")
+    _tell_owners(options, plan)
     if shared:
         print(f"\n{made.hospitals[0]} runs broker, gateway and aggregator, {made.hospitals[1]} a")
         print("gateway: whoever has the secrets of both can read single updates")
@@ -222,6 +229,7 @@ def _configure(options: argparse.Namespace) -> int:
     files = trust.open_study_files(lambda file: read_file(layout.public / file), key)
     made = federation.Made(layout, key, files)
     hosting = name == made.hospitals[0]
+    _check_owners_word(options, files.study.plan)
     roster = files.study.roster
     shared = files.study.shared
     users = roles.users_of(roster.cohort, made.hospitals, shared=shared)
@@ -239,6 +247,7 @@ def _configure(options: argparse.Namespace) -> int:
         print(f"  vitalring {service} run --config {path}")
     if hosting:
         print(f"copy each folder of {folder / 'devices'} to its device")
+        _tell_owners(options, made.cohort.plan)
     return 0
 
 
@@ -247,6 +256,7 @@ def _tickets(options: argparse.Namespace) -> int:
     folder, key = options.folder, founding.authority_key(options.authority)
     cohort, ids = _cohort(folder, key, options.config), _names(options.devices)
     broker = _broker(options, [cohort_user(cohort.name)])
+    _check_owners_word(options, cohort.plan)
     path = tickets.draw(cohort.layout, ids)
     _write_agents(options, cohort, broker, ids)
     print(f"{len(ids)} devices; copy each one's folder of {folder / 'devices'} to it, then")
@@ -255,6 +265,7 @@ def _tickets(options: argparse.Namespace) -> int:
         print(f"  vitalring gateway enrolment tickets {path} --config {config}")
     else:
         print("enrol them with `vitalring federation office`")
+    _tell_owners(options, cohort.plan)
     return 0
 
 
@@ -315,10 +326,30 @@ def _write_agents(
     devices: Sequence[str],
 ) -> None:
     """Write the files of devices; one with a ticket knows where it is."""
-    more = {"retry_s": options.retry, "floors": roles.floors_of(cohort.plan)}
+    more = {
+        "retry_s": options.retry,
+        "floors": roles.floors_of(cohort.plan),
+        **({"data_class": options.data_class} if options.data_class else {}),
+    }
     for name in devices:
         ticket = {"ticket": tickets.TICKET_FILE} if tickets.of(cohort.layout, name) else {}
         roles.write_agent(cohort, broker, name, options.data, {**ticket, **more})
+
+
+def _check_owners_word(options: argparse.Namespace, plan: StudyPlan) -> None:
+    """Refuse files of devices that would refuse the study. Raises ConfigError."""
+    if options.data_class and options.data_class != plan.data_class:
+        raise ConfigError(
+            f"--data-class is {options.data_class}, the study's {plan.data_class or 'none'}: "
+            "devices with such records would refuse it"
+        )
+
+
+def _tell_owners(options: argparse.Namespace, plan: StudyPlan) -> None:
+    """Say what only the owners of devices can: of what class their records are (SPEC 7.19)."""
+    if plan.data_class and not options.data_class:
+        print("\neach device takes part only if its owner says the class of its records: unless")
+        print(f'dataset.toml does, write data_class = "{plan.data_class}" into its agent.toml')
 
 
 def _broker(options: argparse.Namespace, users: Sequence[str]) -> roles.Broker:

@@ -194,10 +194,13 @@ def write_configs(
     # Everybody's numbers are asked for once, so nobody sits that round out.
     trains = made.study.study.plan.task == "train"
     floors = roles.floors_of(made.cohort.plan)
+    # Who simulates owns all devices; `_of_class` refuses two words that differ.
+    said = fleet.info.data_class or settings.study.data_class
     for name in fleet.devices:
         more: dict[str, object] = {
             "cache_dir": state / "cache",
             "accountant": "in-process",
+            **({"data_class": said} if said else {}),
             "participation": 1.0 - settings.dropout if trains else 1.0,
             # What reached the broker is sent again only should it have forgotten; sooner, a slow
             # machine would send all updates of a long round several times.
