@@ -82,6 +82,22 @@ def draw(figure: Figure) -> str:
     return buffer.getvalue()
 
 
+def name_rows(axes: Axes, names: Sequence[str]) -> None:
+    """Give each of so many rows, from the top down, its name and a line to the next."""
+    for border in range(1, len(names)):
+        axes.axhline(border - 0.5, color=GREY, linewidth=0.5)
+    axes.grid(visible=False, axis="y")
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.set_yticks(range(len(names)), names)
+    axes.tick_params(axis="y", length=0)
+
+
+def legend_below(figure: Figure, axes: Axes) -> None:
+    """Name what is drawn in `axes` once for all of the figure's panels."""
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+
+
 def _number(value: Metric) -> float:
     """Turn a gap into not-a-number, where matplotlib draws nothing."""
     return math.nan if value is None else float(value)

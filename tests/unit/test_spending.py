@@ -25,18 +25,6 @@ from vitalring.tools.privacy_text import in_words, spending_lines
 SHARED = Spend(1.0, 4.0, 1, epsilon=2.0**-24, delta=1e-15)
 
 
-@pytest.fixture(scope="module")
-def small():
-    return small_federation(privacy=SOME_PRIVACY)
-
-
-@pytest.fixture
-def parties(small, tmp_path):
-    parties = Parties(small, tmp_path / "parties")
-    yield parties
-    parties.close_databases()
-
-
 def config_of(folder, **options):
     options = {"floors": FLOORS, **options}
     return AgentConfig(

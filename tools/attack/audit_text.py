@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from vitalring.tools.attack.audit import KINDS, VIEWS
 from vitalring.tools.bench.machine import in_words
 from vitalring.tools.bench.table import Table
-from vitalring.tools.plots import GREY, INK, MARKERS, PALETTE, STYLE, draw
+from vitalring.tools.plots import INK, MARKERS, PALETTE, STYLE, draw, legend_below, name_rows
 
 MEANING: Final = """
 ## What this does and does not show
@@ -110,16 +110,10 @@ def audit_plot(result: Mapping[str, Any]) -> str:
                     linestyle="",
                     label=_VIEW[view],
                 )
-            for border in range(1, len(cases)):
-                axes.axhline(border - 0.5, color=GREY, linewidth=0.5)
-            axes.grid(visible=False, axis="y")
-            axes.set_ylim(len(cases) - 0.5, -0.5)
-            axes.set_yticks(range(len(cases)), [case["name"] for case in cases])
-            axes.tick_params(axis="y", length=0)
+            name_rows(axes, [case["name"] for case in cases])
             axes.set_title(words)
             axes.set_xlabel("epsilon")
-        handles, labels = panels[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+        legend_below(figure, panels[0])
         return draw(figure)
 
 

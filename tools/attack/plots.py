@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from vitalring.tools.attack.arithmetic import interval
 from vitalring.tools.attack.gateway_attack import WHERE
 from vitalring.tools.attack.source_inference import privacy_name
-from vitalring.tools.plots import GREY, INK, MARKERS, PALETTE, STYLE, draw
+from vitalring.tools.plots import INK, MARKERS, PALETTE, STYLE, draw, name_rows
 
 _STEP: float = 0.2
 """Distance of two guarantees on one row, of 1."""
@@ -93,11 +93,6 @@ def _panel(
             linestyle="",
             label=privacy_name(epsilon),
         )
-    for border in range(1, len(names)):
-        axes.axhline(border - 0.5, color=GREY, linewidth=0.5)
-    axes.grid(visible=False, axis="y")
-    axes.set_ylim(len(names) - 0.5, -0.5)
-    axes.set_yticks(range(len(names)), names)
-    axes.tick_params(axis="y", length=0)
+    name_rows(axes, names)
     axes.set_xlim(-0.03, 1.03)
     axes.set_xlabel("share of records attributed")

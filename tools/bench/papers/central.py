@@ -17,11 +17,13 @@ from vitalring.aggregator.evaluate import final_rows
 from vitalring.edge_agent.accountant import calibrate
 from vitalring.errors import ConfigError
 from vitalring.models.artefact import initial_weights
+from vitalring.models.dataset import Records
 from vitalring.protocol.privacy import Spend
 from vitalring.tools.bench.child import require_modules, run_child
-from vitalring.tools.bench.papers.pooled import Work, work_of
+from vitalring.tools.bench.papers.pooled import pooled_rows
 from vitalring.tools.bench.papers.settings import Central
 from vitalring.tools.bench.papers.studies import settings_of
+from vitalring.tools.bench.papers.work import SCORES, Work, work_of
 from vitalring.tools.simulate.comparison import test_dict
 from vitalring.tools.simulate.final import evaluation_of
 
@@ -37,7 +39,8 @@ def central_cell(request: Mapping[str, Any]) -> dict[str, Any]:
     require_modules(python, ("tensorflow", "tensorflow_privacy", "vitalring"))
     settings, central = settings_of(request), Central(**request["central"])
     work = work_of(settings)
-    rows = len(work.records.y)
+    records = pooled_rows(work)
+    rows = len(records)
     if central.batch > rows:
         raise ConfigError(f"a batch of {central.batch} is more than the {rows} pooled rows")
     rate = central.batch / rows
@@ -60,11 +63,11 @@ def central_cell(request: Mapping[str, Any]) -> dict[str, Any]:
         "seed": work.seed,
     }
     with tempfile.TemporaryDirectory(prefix="vitalring-papers-") as folder:
-        answer, probabilities = _train(work, asked, Path(folder), python)
+        answer, probabilities = _train(work, records, asked, Path(folder), python)
     held_out = final_rows(work.fleet.folder, work.features)
     test = test_dict(evaluation_of(work.fleet.info, held_out, probabilities, work.seed))
     return {
-        **{name: test[name] for name in ("accuracy", "macro_f1", "auroc", "confusion", "rows")},
+        **{name: test[name] for name in SCORES},
         "epsilon": request["epsilon"],
         "delta": delta,
         "noise_multiplier": multiplier,
@@ -77,13 +80,13 @@ def central_cell(request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _train(
-    work: Work, asked: Mapping[str, Any], folder: Path, python: str
+    work: Work, records: Records, asked: Mapping[str, Any], folder: Path, python: str
 ) -> tuple[dict[str, Any], npt.NDArray[np.float32]]:
     """Train in TensorFlow's environment; return its answer and the test rows' probabilities."""
     held_out = final_rows(work.fleet.folder, work.features)
-    start = initial_weights(work.artefact, work.recipe.initial_seed)
+    start = initial_weights(work.artefact, work.plan.model.initial_seed)
     arrays, found = folder / "arrays.npz", folder / "found.npz"
-    np.savez(arrays, x=work.records.x, y=work.records.y, start=start, test=held_out.x)
+    np.savez(arrays, x=records.x, y=records.y, start=start, test=held_out.x)
     request = {**asked, "arrays": str(arrays), "found": str(found)}
     answer = run_child("papers.dpsgd_process", request, python=python, timeout_s=_TIMEOUT_S)
     with np.load(found) as content:

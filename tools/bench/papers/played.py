@@ -10,37 +10,23 @@ from collections.abc import Mapping
 from typing import Any
 
 from vitalring.edge_agent.accountant import check_claim, epsilon
-from vitalring.errors import ConfigError
-from vitalring.models.dataset import FeatureSchema, load_part
+from vitalring.models.dataset import load_part
 from vitalring.tools.bench.papers.studies import settings_of
+from vitalring.tools.bench.papers.work import work_of
 from vitalring.tools.bench.trial import federated, stage_of
 from vitalring.tools.calibration import too_small
-from vitalring.tools.simulate import layout
-from vitalring.tools.simulate.comparison import test_dict
-from vitalring.tools.simulate.final import evaluate_final
 
 
 def played_cell(request: Mapping[str, Any]) -> dict[str, Any]:
     """Play a study and return how its final model does on the test rows. Raises ConfigError."""
-    settings = settings_of(request)
-    fleet = layout.choose_fleet(settings)
-    known = layout.features_known(settings, fleet.folder, fleet.info)
-    if known is None:
-        raise ConfigError(f"{fleet.folder}: it is not known what the columns become")
-    plan, _ = layout.draw_training(settings, fleet, known)
-    artefact = layout.artefact_of(settings, fleet, known)
-    features = FeatureSchema.from_json(known) if known else None
-    parts = [load_part(fleet.folder, name, fleet.info, "train", features) for name in fleet.devices]
-    seed = settings.study.seed
-    weights = federated(stage_of(artefact, parts, ()), plan, seed)
-    test = test_dict(
-        evaluate_final(
-            fleet.folder, fleet.info, features, artefact, weights.astype("float64"), seed
-        )
-    )
-    privacy = plan.privacy
+    work = work_of(settings_of(request))
+    fleet, plan, privacy = work.fleet, work.plan, work.plan.privacy
+    parts = [
+        load_part(fleet.folder, name, fleet.info, "train", work.features) for name in fleet.devices
+    ]
+    weights = federated(stage_of(work.artefact, parts, ()), plan, work.seed)
     return {
-        **{name: test[name] for name in ("accuracy", "macro_f1", "auroc", "confusion", "rows")},
+        **work.scores(weights),
         "privacy": {
             "unit": privacy.unit,
             "noise": privacy.noise,
@@ -50,6 +36,6 @@ def played_cell(request: Mapping[str, Any]) -> dict[str, Any]:
             "note": too_small(plan.terms, len(fleet.devices)),
         },
         "rounds": plan.training.rounds,
-        "parameters": artefact.info.dimension,
+        "parameters": work.artefact.info.dimension,
         "devices": len(fleet.devices),
     }

@@ -45,7 +45,8 @@ class Watch:
         began, used, own = self._began
         elapsed = max(time.monotonic() - began, 1e-3)
         others = (_used_s() - used) - (_own_s() - own)
-        self.others = max(0.0, others / (elapsed * (os.cpu_count() or 1)))
+        # The clock of /proc/stat ticks in hundredths: over less than that it may say anything.
+        self.others = min(1.0, max(0.0, others / (elapsed * (os.cpu_count() or 1))))
 
     def _poll(self) -> None:
         while not self._ended.wait(_POLL_S):
