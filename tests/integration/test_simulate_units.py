@@ -13,6 +13,7 @@ from vitalring.models.artefact import initial_weights, load_artefact
 from vitalring.protocol.weights import unpack_weights
 from vitalring.tools.cli import main
 from vitalring.tools.commands.simulate import summary
+from vitalring.tools.plans import MIN_COHORT
 from vitalring.tools.simulate.api import Simulation
 from vitalring.tools.verify import verify_log
 
@@ -131,7 +132,7 @@ def test_a_sum_of_gradients_learns_through_dropouts(tmp_path):
     )
     rows = result.report["rounds"]
     assert len(rows) == 4
-    assert all(row["status"] == "summed" for row in rows if row["admitted"] >= 7)
+    assert all(row["status"] == "summed" for row in rows if row["admitted"] >= MIN_COHORT)
     assert any(row["status"] == "summed" for row in rows)
     assert min(row["loss"] for row in rows) < 0.8 * np.log(3)
     assert (result.folder / "report.html").read_text().count("distributed")
