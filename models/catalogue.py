@@ -68,6 +68,19 @@ def suggest_model(
     return names[0]
 
 
+def choose_artefact(
+    model: str | None,
+    input_shape: tuple[int, ...],
+    kind: str,
+    classes: tuple[str, ...],
+    *,
+    private: bool = False,
+) -> Artefact:
+    """Return the network `model`, or the one suggested where that is empty. Raises ModelError."""
+    name = model or suggest_model(input_shape, kind, classes, private=private)
+    return find_artefact(name, input_shape, classes)
+
+
 def is_of_one_size(model: str) -> bool:
     """Tell whether a network takes data of one size only. Raises ModelError if there is none."""
     return read_sizing(*_place(model)) is None

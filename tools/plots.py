@@ -1,13 +1,5 @@
-"""The figures of a run's report: numbers in, one SVG text out.
+"""The figures of a run's report: numbers in, one SVG text out. None is a gap, never a zero."""
 
-Rules kept here: the same numbers give the same bytes (fixed hash salt, no
-date); text is drawn as outlines, so a figure looks the same on every machine,
-and is never parsed as mathematics, so a class called `$x$` is just a name;
-None is a gap, never a zero. Figures are built without pyplot: there is no
-current figure that two threads could share.
-"""
-
-import io
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -18,13 +10,20 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from vitalring.tools import report_text as text
-
-# Okabe and Ito's palette, which colour-blind readers can tell apart; its yellow, too pale on
-# white, is left out.
-BLUE, VERMILION, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
-ORANGE, SKY, INK, GREY = "#E69F00", "#56B4E9", "#1F2933", "#7B8794"
-PALETTE: Final = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, INK)
-MARKERS: Final = ("o", "s", "^", "D", "v", "P", "X")
+from vitalring.tools.drawing import (
+    BLUE,
+    GREEN,
+    GREY,
+    INK,
+    MARKERS,
+    ORANGE,
+    PALETTE,
+    PURPLE,
+    SKY,
+    STYLE,
+    VERMILION,
+    draw,
+)
 
 STAGES: Final = ("train", "encode", "encrypt", "sign", "admit", "aggregate")
 STAGE_COLOURS: Final = dict(zip(STAGES, (BLUE, SKY, VERMILION, ORANGE, GREEN, PURPLE), strict=True))
@@ -41,61 +40,12 @@ MAX_NAMED: Final = 60
 MAX_OUTLINED: Final = 500
 """Most points that are drawn as outlines; more become an embedded picture."""
 
-STYLE: Any = {
-    "svg.hashsalt": "vitalring",
-    "svg.fonttype": "path",
-    "text.parse_math": False,
-    "text.usetex": False,
-    "axes.unicode_minus": False,
-    "font.family": ["DejaVu Sans"],  # ships with matplotlib
-    "font.size": 9.0,
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.edgecolor": GREY,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "axes.grid": True,
-    "grid.color": "#E4E7EB",
-    "grid.linewidth": 0.8,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "legend.frameon": False,
-    "legend.fontsize": 8.5,
-    "lines.linewidth": 1.8,
-    "lines.markersize": 4.5,
-}
-
 Metric = float | None
 Interval = tuple[Metric, Metric, Metric]
 """A figure's value and the bounds of its interval."""
 
 _HALF_IN: Final = 5.6
 _FULL_IN: Final = 10.0
-
-
-def draw(figure: Figure) -> str:
-    """Return a figure as SVG, the same text for the same figure."""
-    buffer = io.StringIO()
-    nothing = {"Date": None, "Creator": None, "Format": None, "Type": None}
-    figure.savefig(buffer, format="svg", dpi=200, metadata=nothing)
-    return buffer.getvalue()
-
-
-def name_rows(axes: Axes, names: Sequence[str]) -> None:
-    """Give each of so many rows, from the top down, its name and a line to the next."""
-    for border in range(1, len(names)):
-        axes.axhline(border - 0.5, color=GREY, linewidth=0.5)
-    axes.grid(visible=False, axis="y")
-    axes.set_ylim(len(names) - 0.5, -0.5)
-    axes.set_yticks(range(len(names)), names)
-    axes.tick_params(axis="y", length=0)
-
-
-def legend_below(figure: Figure, axes: Axes) -> None:
-    """Name what is drawn in `axes` once for all of the figure's panels."""
-    handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
 
 
 def _number(value: Metric) -> float:

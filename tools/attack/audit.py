@@ -22,7 +22,7 @@ from vitalring.edge_agent import accountant
 from vitalring.edge_agent.dpsgd import TrainableModel as Trainable
 from vitalring.errors import ConfigError
 from vitalring.models.artefact import Artefact, initial_weights
-from vitalring.models.catalogue import find_artefact, suggest_model
+from vitalring.models.catalogue import choose_artefact
 from vitalring.models.dataset import Records
 from vitalring.models.runtime import TrainableModel
 from vitalring.protocol.records import StudyPlan
@@ -90,9 +90,7 @@ def measure_audit(
     began, cpu = time.monotonic(), sum(os.times()[:4])
     pool = load_pool(folder, settings.rows)
     info, shape = pool.info, pool.input_shape
-    artefact = find_artefact(
-        model or suggest_model(shape, info.kind, info.classes), shape, info.classes
-    )
+    artefact = choose_artefact(model, shape, info.kind, info.classes)
     network = TrainableModel(artefact)
     cases = [
         _audit(pool, artefact, network, defence, settings, say) for defence in settings.defences

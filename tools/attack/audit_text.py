@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from vitalring.tools.attack.audit import KINDS, VIEWS
 from vitalring.tools.bench.machine import in_words
 from vitalring.tools.bench.table import Table
-from vitalring.tools.plots import INK, MARKERS, PALETTE, STYLE, draw, legend_below, name_rows
+from vitalring.tools.drawing import INK, MARKERS, PALETTE, STYLE, draw, legend_below, name_rows
 
 MEANING: Final = """
 ## What this does and does not show

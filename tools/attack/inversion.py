@@ -22,7 +22,7 @@ from vitalring.edge_agent.dpsgd import privatise
 from vitalring.edge_agent.randomness import fresh_generator
 from vitalring.errors import ConfigError
 from vitalring.models.artefact import Artefact, initial_weights
-from vitalring.models.catalogue import find_artefact, suggest_model
+from vitalring.models.catalogue import choose_artefact
 from vitalring.models.dataset import Records
 from vitalring.models.runtime import TrainableModel
 from vitalring.protocol.records import StudyPlan
@@ -109,9 +109,7 @@ def measure_inversion(
     half = len(people) // 2
     public = people[half:]
     shape = people[0].x.shape[1:]
-    artefact = find_artefact(
-        model or suggest_model(shape, info.kind, info.classes), shape, info.classes
-    )
+    artefact = choose_artefact(model, shape, info.kind, info.classes)
     known = Known.of(public, len(info.classes))
     asked = [
         each

@@ -32,6 +32,7 @@ def invert(request: dict[str, Any]) -> dict[str, Any]:
 
     with np.load(request["arrays"]) as arrays:
         given = dict(arrays)
+    # Who registers a network need not offer a float form; those that are attacked have one.
     network: Any = NETWORKS[request["model"]](quantised=False)  # type: ignore[call-arg]
     shape, classes = tuple(request["input_shape"]), request["classes"]
     if network.sized is not None:
@@ -82,7 +83,7 @@ def _descend(
         mine, _, _ = clipped_gradient_sum(network, w_of, x, y_of, ones, no_clip)
         return tf.tensordot(mine, goal, 1) / (tf.norm(mine) + 1e-20)
 
-    @tf.function  # type: ignore[untyped-decorator]
+    @tf.function  # type: ignore[untyped-decorator] # TensorFlow carries no types
     def slope(u: Any) -> tuple[Any, Any]:  # noqa: ANN401
         with tf.GradientTape() as tape:
             tape.watch(u)

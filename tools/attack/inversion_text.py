@@ -10,7 +10,7 @@ from vitalring.tools.attack.arithmetic import interval
 from vitalring.tools.attack.inversion import BASELINES, METHODS, VIEWS
 from vitalring.tools.bench.machine import in_words
 from vitalring.tools.bench.table import Table
-from vitalring.tools.plots import GREY, MARKERS, PALETTE, STYLE, draw
+from vitalring.tools.drawing import MARKERS, PALETTE, STYLE, draw, name_rows
 
 MEANING: Final = """
 ## How to read this
@@ -100,12 +100,7 @@ def inversion_plot(result: Mapping[str, Any]) -> str:
                     linestyle="",
                     label=label,
                 )
-            for border in range(1, len(views)):
-                axes.axhline(border - 0.5, color=GREY, linewidth=0.5)
-            axes.grid(visible=False, axis="y")
-            axes.set_ylim(len(views) - 0.5, -0.5)
-            axes.set_yticks(range(len(views)), names)
-            axes.tick_params(axis="y", length=0)
+            name_rows(axes, names)
             axes.set_title(METHODS[method])
             axes.set_xlim(-1.05, 1.05)
             axes.set_xlabel("correlation with the true record")

@@ -19,7 +19,7 @@ import numpy as np
 
 from vitalring.errors import ConfigError
 from vitalring.models.artefact import Artefact, initial_weights
-from vitalring.models.catalogue import find_artefact, suggest_model
+from vitalring.models.catalogue import choose_artefact
 from vitalring.models.dataset import Records
 from vitalring.models.runtime import TrainableModel
 from vitalring.protocol.records import StudyPlan
@@ -176,9 +176,7 @@ def measure_membership(
     began, cpu = time.monotonic(), sum(os.times()[:4])
     info, people = load_people(folder, settings.rows, 2 * _LEAST_EACH_SIDE)
     shape = people[0].x.shape[1:]
-    artefact = find_artefact(
-        model or suggest_model(shape, info.kind, info.classes), shape, info.classes
-    )
+    artefact = choose_artefact(model, shape, info.kind, info.classes)
     bench = Bench(people, artefact, TrainableModel(artefact), settings)
     cases = [_attack(bench, defence, peer, say) for defence in settings.defences]
     records = bench.everything

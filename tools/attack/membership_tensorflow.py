@@ -11,6 +11,8 @@ def attack(request: dict[str, Any]) -> dict[str, Any]:
     """Return ROC areas and true-positive rates at 0.1 % and 1 % false positives, by attack."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import numpy as np  # noqa: PLC0415
+
+    # scikit-learn comes with tensorflow-privacy, into an environment of its own.
     from sklearn.metrics import roc_curve  # type: ignore[import-not-found]  # noqa: PLC0415
     from tensorflow_privacy.privacy.privacy_tests.membership_inference_attack import (  # noqa: PLC0415
         advanced_mia,

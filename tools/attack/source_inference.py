@@ -21,7 +21,7 @@ from vitalring.edge_agent.personal import macro_f1_of_own_classes
 from vitalring.errors import ConfigError
 from vitalring.models import metrics
 from vitalring.models.artefact import Artefact, initial_weights
-from vitalring.models.catalogue import find_artefact, suggest_model
+from vitalring.models.catalogue import choose_artefact
 from vitalring.models.dataset import Records
 from vitalring.models.runtime import TrainableModel
 from vitalring.protocol.quantise import decode_sum, field_count
@@ -76,8 +76,7 @@ def measure_source_inference(
     began, cpu = time.monotonic(), _cpu_seconds()
     pool = load_pool(folder, max(settings.rows, _ROWS_OF_A_PERSON))
     info = pool.info
-    name = model or suggest_model(pool.input_shape, info.kind, info.classes)
-    artefact = find_artefact(name, pool.input_shape, info.classes)
+    artefact = choose_artefact(model, pool.input_shape, info.kind, info.classes)
     bench = _Bench(pool, artefact, TrainableModel(artefact), settings)
     cases = []
     for alpha in (None, *settings.alphas):

@@ -18,7 +18,7 @@ import numpy as np
 
 from vitalring.edge_agent.accountant import calibrate
 from vitalring.errors import ConfigError, ModelError, RecordError
-from vitalring.models.catalogue import find_artefact, suggest_model
+from vitalring.models.catalogue import choose_artefact
 from vitalring.models.dataset import Records
 from vitalring.protocol.guarantee import noise_of, sensitivity
 from vitalring.protocol.privacy import Spend
@@ -63,8 +63,7 @@ def measure_fleet(
     began = time.monotonic()
     people = load_people(folder)
     classes = people.info.classes
-    name = study.model or suggest_model(people.input_shape, people.info.kind, classes)
-    artefact = find_artefact(name, people.input_shape, classes)
+    artefact = choose_artefact(study.model, people.input_shape, people.info.kind, classes)
     whole = stage_of(artefact, people.train, [people.held_out])
     stage = replace(whole, devices=deal(whole.devices, settings.devices))
     say("no privacy")

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from vitalring.tools.bench.fleet_text import accuracies, label
-from vitalring.tools.plots import GREY, INK, MARKERS, PALETTE, STYLE, draw
+from vitalring.tools.drawing import GREY, INK, MARKERS, PALETTE, STYLE, draw
 
 _STEP = 0.09
 """Distance of two sides at one epsilon, of 1."""

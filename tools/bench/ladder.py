@@ -19,7 +19,7 @@ from vitalring.aggregator.evaluate import has_validation, round_rows
 from vitalring.edge_agent.accountant import calibrate
 from vitalring.errors import ConfigError
 from vitalring.models.artefact import Artefact
-from vitalring.models.catalogue import find_artefact, suggest_model
+from vitalring.models.catalogue import choose_artefact
 from vitalring.models.dataset import (
     DatasetInfo,
     FeatureSchema,
@@ -125,9 +125,8 @@ def _features(folder: Path, info: DatasetInfo, names: tuple[str, ...]) -> Featur
 
 
 def _artefact(subject: Subject, name: str) -> Artefact:
-    shape, info = subject.input_shape, subject.info
-    name = name or suggest_model(shape, info.kind, info.classes)
-    return find_artefact(name, shape, info.classes)
+    info = subject.info
+    return choose_artefact(name, subject.input_shape, info.kind, info.classes)
 
 
 def _stage(subject: Subject, artefact: Artefact) -> Stage:

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from vitalring.tools.bench.ladder_text import METRICS, figures
-from vitalring.tools.plots import BLUE, GREY, INK, STYLE, draw
+from vitalring.tools.drawing import BLUE, GREY, INK, STYLE, draw
 
 _ROW_IN = 0.32
 

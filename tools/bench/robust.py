@@ -19,7 +19,7 @@ import numpy.typing as npt
 from vitalring.aggregator import groups, optimisers, robust
 from vitalring.errors import ConfigError, EncodingRangeError, RecordError
 from vitalring.models.artefact import initial_weights
-from vitalring.models.catalogue import find_artefact, suggest_model
+from vitalring.models.catalogue import choose_artefact
 from vitalring.models.runtime import TrainableModel
 from vitalring.protocol.quantise import Codec, DecodedSum, decode_sum
 from vitalring.protocol.records import ServerOptimiser
@@ -91,8 +91,7 @@ def measure_robust(
     began = time.monotonic()
     people = load_people(folder)
     classes = people.info.classes
-    name = model or suggest_model(people.input_shape, people.info.kind, classes)
-    artefact = find_artefact(name, people.input_shape, classes)
+    artefact = choose_artefact(model, people.input_shape, people.info.kind, classes)
     network = TrainableModel(artefact)
     cases: list[tuple[Attack | None, float]] = [(None, 0.0)]
     cases += [(attack, share) for share in settings.shares for attack in ATTACKS.values()]

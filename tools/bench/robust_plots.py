@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from vitalring.tools.bench.robust import hostile_count
-from vitalring.tools.plots import GREY, MARKERS, PALETTE, STYLE, draw
+from vitalring.tools.drawing import GREY, MARKERS, PALETTE, STYLE, draw
 
 _STEP: float = 0.13
 """Distance of two defences on one attack's row, of 1."""

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from vitalring.tools.bench.secure_sum_text import per_parameter, side_name, sides_at, total
 from vitalring.tools.bench.spread import milliseconds
-from vitalring.tools.plots import BLUE, GREY, INK, STYLE, VERMILION, draw
+from vitalring.tools.drawing import BLUE, GREY, INK, STYLE, VERMILION, draw
 
 _FLOAT32_BYTES = 4.0
 

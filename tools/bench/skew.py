@@ -20,7 +20,7 @@ from vitalring.edge_agent import personal
 from vitalring.errors import ConfigError, ModelError, RecordError
 from vitalring.models import metrics
 from vitalring.models.artefact import Artefact, initial_weights
-from vitalring.models.catalogue import find_artefact, suggest_model
+from vitalring.models.catalogue import choose_artefact
 from vitalring.models.dataset import Records
 from vitalring.models.runtime import TrainableModel
 from vitalring.protocol.privacy import Training
@@ -149,8 +149,7 @@ def measure_skew(
     began = time.monotonic()
     people = load_people(folder)
     classes = people.info.classes
-    name = model or suggest_model(people.input_shape, people.info.kind, classes)
-    artefact = find_artefact(name, people.input_shape, classes)
+    artefact = choose_artefact(model, people.input_shape, people.info.kind, classes)
     bench = _Bench(people, artefact, TrainableModel(artefact), settings)
     cases = []
     for alpha in (*settings.alphas, None):

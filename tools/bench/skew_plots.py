@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from vitalring.tools.bench.skew import case_name, personal_name
-from vitalring.tools.plots import MARKERS, PALETTE, STYLE, draw
+from vitalring.tools.drawing import MARKERS, PALETTE, STYLE, draw
 
 _CASE_IN = 2.75
 _LINES = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (4, 1.2, 1, 1.2)))

@@ -33,8 +33,7 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
     network = build(request["model"])
     rows = network.physical_batch
 
-    # TensorFlow carries no types.
-    @tf.function  # type: ignore[untyped-decorator]
+    @tf.function  # type: ignore[untyped-decorator] # TensorFlow carries no types
     def gradient(w: Any, some_x: Any, some_y: Any, mask: Any) -> Any:  # noqa: ANN401
         clip = tf.constant(privacy["clip"], tf.float32)
         total, _, _ = clipped_gradient_sum(network, w, some_x, some_y, mask, clip)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from vitalring.tools.plots import GREY, INK
+from vitalring.tools.drawing import GREY, INK
 
 MAX_NAME = 22
 """Longest name of a class or channel that a picture has room for."""

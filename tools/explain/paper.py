@@ -15,9 +15,9 @@ from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, MultipleLocator
 
+from vitalring.tools.drawing import BLUE, GREY, INK, VERMILION
 from vitalring.tools.explain.channels import MILLIVOLT, Channel
 from vitalring.tools.explain.occlusion import Array, Real
-from vitalring.tools.plots import BLUE, GREY, INK, VERMILION
 
 SHADES: Final = LinearSegmentedColormap.from_list(
     "importance", [BLUE, "#9CC9E3", "#FFFFFF", "#F4B58F", VERMILION]

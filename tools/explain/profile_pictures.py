@@ -9,12 +9,12 @@ from matplotlib.colors import Normalize
 from matplotlib.ticker import MaxNLocator
 
 from vitalring.tools import report_text as text
+from vitalring.tools.drawing import BLUE, GREY, INK, STYLE, VERMILION, draw
 from vitalring.tools.explain import paper
 from vitalring.tools.explain.channels import MILLIVOLT
 from vitalring.tools.explain.layout import MAX_NAME, Sheet
 from vitalring.tools.explain.window_pictures import is_one_signal
 from vitalring.tools.explain.windows import ClassAverage, WindowFindings
-from vitalring.tools.plots import BLUE, GREY, INK, STYLE, VERMILION, draw
 
 MAX_CURVES: Final = 8
 """Most signals whose curves are drawn; of more, whole channels alone."""

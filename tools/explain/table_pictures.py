@@ -8,9 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from vitalring.tools import report_text as text
+from vitalring.tools.drawing import BLUE, GREEN, GREY, INK, STYLE, draw
 from vitalring.tools.explain.layout import Sheet
 from vitalring.tools.explain.permutation import Drop, Permuted
-from vitalring.tools.plots import BLUE, GREEN, GREY, INK, STYLE, draw
 
 SHOWN: Final = 20
 """Most columns that are drawn; all are in the table of figures."""

@@ -12,11 +12,11 @@ import matplotlib as mpl
 import numpy as np
 
 from vitalring.tools import report_text as text
+from vitalring.tools.drawing import STYLE, draw
 from vitalring.tools.explain import paper
 from vitalring.tools.explain.channels import MILLIVOLT, Channel
 from vitalring.tools.explain.layout import MAX_NAME, Sheet
 from vitalring.tools.explain.windows import ShownExample, WindowFindings
-from vitalring.tools.plots import STYLE, draw
 
 Pair = tuple[ShownExample | None, ShownExample | None]
 

@@ -11,7 +11,7 @@ from vitalring.edge_agent.personal import keep_back, keep_rule
 from vitalring.errors import ConfigError
 from vitalring.files import read_file
 from vitalring.models.artefact import Artefact
-from vitalring.models.catalogue import find_artefact, suggest_model
+from vitalring.models.catalogue import choose_artefact
 from vitalring.models.dataset import (
     DatasetInfo,
     FeatureSchema,
@@ -119,10 +119,8 @@ def artefact_of(settings: SimulationSettings, fleet: Fleet, features: bytes) -> 
     """Return the network that the settings name, or one for this data. Raises ModelError."""
     info = fleet.info
     shape = input_shape(fleet.folder, info, _schema(features))
-    name = settings.study.model or suggest_model(
-        shape, info.kind, info.classes, private=settings.study.unit != "none"
-    )
-    return find_artefact(name, shape, info.classes)
+    study, private = settings.study, settings.study.unit != "none"
+    return choose_artefact(study.model, shape, info.kind, info.classes, private=private)
 
 
 def draw_training(settings: SimulationSettings, fleet: Fleet, features: bytes) -> Drawn:

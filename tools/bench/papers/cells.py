@@ -174,7 +174,7 @@ def _training(setup: Setup, kind: str, name: str, study: SimulationSettings) -> 
         rounds = min(study.study.rounds, setup.form.rounds or study.study.rounds)
     shaped = apply_changes(study, {"rounds": rounds, "timeout_s": _TIMEOUT_S})
     unit = shaped.study.unit
-    what = f"{shaped.study.secure_sum}, unit {unit}"
+    what = f"unit {unit}" if kind == "played" else f"{shaped.study.secure_sum}, unit {unit}"
     what += "" if unit == "none" else f", epsilon {shaped.study.epsilon:g}"
     if kind in ("pooled", "pace"):
         what = "all rows in one place"

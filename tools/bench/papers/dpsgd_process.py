@@ -58,9 +58,9 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
         optimiser = tfp.DPKerasSGDOptimizer(**options, learning_rate=scaled)
     weights = tf.Variable(start)
 
-    @tf.function  # type: ignore[untyped-decorator]
+    @tf.function  # type: ignore[untyped-decorator] # TensorFlow carries no types
     def step(some_x: Any, some_y: Any, mask: Any) -> None:  # noqa: ANN401
-        @tf.custom_gradient  # type: ignore[untyped-decorator]
+        @tf.custom_gradient  # type: ignore[untyped-decorator] # TensorFlow carries no types
         def losses(w: Any) -> Any:  # noqa: ANN401
             logits, cache = layer.forward(some_x, w, network.quantised)
             log_probs = log_softmax(logits)

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from vitalring.tools.bench.papers.reported import FIGURE_B, TABLE_A
 from vitalring.tools.bench.papers.store import MEASURED
 from vitalring.tools.bench.papers.text_b import curve_name, figure_points
-from vitalring.tools.plots import GREY, INK, MARKERS, PALETTE, STYLE, draw
+from vitalring.tools.drawing import GREY, INK, MARKERS, PALETTE, STYLE, draw
 
 _PANEL_IN = 4.2
 
