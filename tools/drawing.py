@@ -11,6 +11,7 @@ import io
 from collections.abc import Sequence
 from typing import Any, Final
 
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -65,7 +66,15 @@ def name_rows(axes: Axes, names: Sequence[str]) -> None:
     axes.tick_params(axis="y", length=0)
 
 
-def legend_below(figure: Figure, axes: Axes) -> None:
-    """Name what is drawn in `axes` once for all of the figure's panels."""
-    handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+def legend_below(figure: Figure, columns: int | None = None) -> None:
+    """Name what is drawn, once for all of the figure's panels; in one line, or in `columns`."""
+    handles: dict[str, Artist] = {}
+    for axes in figure.axes:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            handles.setdefault(label, handle)
+    figure.legend(
+        list(handles.values()),
+        list(handles),
+        loc="outside lower center",
+        ncols=columns or len(handles),
+    )

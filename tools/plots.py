@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -23,6 +23,7 @@ from vitalring.tools.drawing import (
     STYLE,
     VERMILION,
     draw,
+    legend_below,
 )
 
 STAGES: Final = ("train", "encode", "encrypt", "sign", "admit", "aggregate")
@@ -78,14 +79,6 @@ def _mark_skipped(axes: Axes, skipped: Sequence[int]) -> None:
         )
 
 
-def _legend_below(figure: Figure, columns: int) -> None:
-    handles: dict[str, Any] = {}
-    for axes in figure.axes:
-        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
-            handles.setdefault(label, handle)
-    figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=columns)
-
-
 def learning_curve(
     rounds: Sequence[int],
     accuracy: Sequence[Metric],
@@ -111,7 +104,7 @@ def learning_curve(
         _mark_skipped(axes, skipped)
         _share_axis(axes)
         _round_axis(axes, rounds)
-        _legend_below(figure, 2)
+        legend_below(figure, 2)
         return draw(figure)
 
 
@@ -139,7 +132,7 @@ def clip_by_round(
         for axes in (above, below):
             _mark_skipped(axes, skipped)
         _round_axis(below, rounds)
-        _legend_below(figure, 2)
+        legend_below(figure, 2)
         return draw(figure)
 
 
@@ -168,7 +161,7 @@ def recall_by_class(
         _share_axis(axes)
         _round_axis(axes, rounds)
         axes.set_ylabel("recall")
-        _legend_below(figure, min(4, len(recall) + bool(skipped)))
+        legend_below(figure, min(4, len(recall) + bool(skipped)))
         return draw(figure)
 
 
@@ -222,7 +215,7 @@ def single_devices(alone: Sequence[float], federated: Metric, median: Metric) ->
         axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
         axes.set_xlabel("macro-F1 on the held-out devices")
         axes.set_ylabel("devices, sorted")
-        _legend_below(figure, 3)
+        legend_below(figure, 3)
         return draw(figure)
 
 
@@ -263,7 +256,7 @@ def intervals(rows: Mapping[str, Sequence[Interval]], models: Sequence[str]) -> 
         axes.tick_params(axis="y", length=0)
         axes.set_xlim(*_tenths_around([value for row in rows.values() for value in row]))
         if len(models) > 1:
-            _legend_below(figure, len(models))
+            legend_below(figure, len(models))
         return draw(figure)
 
 
@@ -298,7 +291,7 @@ def pairs(
             axes.tick_params(axis="y", length=0)
             axes.set_xlim(0.0, 1.02)
             axes.set_xlabel(axis)
-        _legend_below(figure, 2)
+        legend_below(figure, 2)
         return draw(figure)
 
 

@@ -113,7 +113,7 @@ def audit_plot(result: Mapping[str, Any]) -> str:
             name_rows(axes, [case["name"] for case in cases])
             axes.set_title(words)
             axes.set_xlabel("epsilon")
-        legend_below(figure, panels[0])
+        legend_below(figure)
         return draw(figure)
 
 

@@ -10,7 +10,7 @@ from vitalring.tools.attack.arithmetic import interval
 from vitalring.tools.attack.inversion import BASELINES, METHODS, VIEWS
 from vitalring.tools.bench.machine import in_words
 from vitalring.tools.bench.table import Table
-from vitalring.tools.drawing import MARKERS, PALETTE, STYLE, draw, name_rows
+from vitalring.tools.drawing import MARKERS, PALETTE, STYLE, draw, legend_below, name_rows
 
 MEANING: Final = """
 ## How to read this
@@ -104,8 +104,7 @@ def inversion_plot(result: Mapping[str, Any]) -> str:
             axes.set_title(METHODS[method])
             axes.set_xlim(-1.05, 1.05)
             axes.set_xlabel("correlation with the true record")
-        handles, labels = panels[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+        legend_below(figure)
         return draw(figure)
 
 

@@ -119,7 +119,7 @@ def membership_plot(result: Mapping[str, Any]) -> str:
             name_rows(axes, [case["name"] for case in cases])
             axes.set_title(_VIEW[view])
             axes.set_xlabel("ROC area")
-        legend_below(figure, panels[0])
+        legend_below(figure)
         return draw(figure)
 
 

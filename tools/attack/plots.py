@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from vitalring.tools.attack.arithmetic import interval
 from vitalring.tools.attack.gateway_attack import WHERE
 from vitalring.tools.attack.source_inference import privacy_name
-from vitalring.tools.drawing import INK, MARKERS, PALETTE, STYLE, draw, name_rows
+from vitalring.tools.drawing import INK, MARKERS, PALETTE, STYLE, draw, legend_below, name_rows
 
 _STEP: float = 0.2
 """Distance of two guarantees on one row, of 1."""
@@ -48,8 +48,7 @@ def attack_plot(result: Mapping[str, Any]) -> str:
             panel.set_yticklabels([])
         if gateway:
             _gateway(axes[-1], gateway, chance)
-        handles, labels = axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+        legend_below(figure)
         return draw(figure)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from vitalring.tools.bench.fleet_text import accuracies, label
-from vitalring.tools.drawing import GREY, INK, MARKERS, PALETTE, STYLE, draw
+from vitalring.tools.drawing import GREY, INK, MARKERS, PALETTE, STYLE, draw, legend_below
 
 _STEP = 0.09
 """Distance of two sides at one epsilon, of 1."""
@@ -46,5 +46,5 @@ def fleet_plot(result: Mapping[str, Any]) -> str:
         axes.set_xlim(-0.5, len(epsilons) - 0.5)
         axes.set_xlabel("epsilon of the study, for a device")
         axes.set_ylabel("accuracy, held-out people")
-        figure.legend(loc="outside lower center", ncols=2)
+        legend_below(figure, 2)
         return draw(figure)

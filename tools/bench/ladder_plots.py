@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from vitalring.tools.bench.ladder_text import METRICS, figures
-from vitalring.tools.drawing import BLUE, GREY, INK, STYLE, draw
+from vitalring.tools.drawing import BLUE, GREY, INK, STYLE, draw, legend_below
 
 _ROW_IN = 0.32
 
@@ -51,5 +51,5 @@ def ladder_plot(result: Mapping[str, Any]) -> str:
         axes.tick_params(axis="y", length=0)
         axes.grid(visible=False, axis="y")
         axes.set_xlabel(f"{METRICS[metric]}, people held back; white: beside the steps")
-        figure.legend(loc="outside lower center", ncols=2)
+        legend_below(figure, 2)
         return draw(figure)

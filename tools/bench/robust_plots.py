@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from vitalring.tools.bench.robust import hostile_count
-from vitalring.tools.drawing import GREY, MARKERS, PALETTE, STYLE, draw
+from vitalring.tools.drawing import GREY, MARKERS, PALETTE, STYLE, draw, legend_below
 
 _STEP: float = 0.13
 """Distance of two defences on one attack's row, of 1."""
@@ -29,8 +29,7 @@ def robust_plot(result: Mapping[str, Any]) -> str:
             _panel(axes, cases, names)
             count = result["settings"]["devices"]
             axes.set_title(f"{hostile_count(count, share)} of {count} devices hostile")
-        handles, labels = panels[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=3)
+        legend_below(figure, 3)
         return draw(figure)
 
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from vitalring.tools.bench.skew import case_name, personal_name
-from vitalring.tools.drawing import MARKERS, PALETTE, STYLE, draw
+from vitalring.tools.drawing import MARKERS, PALETTE, STYLE, draw, legend_below
 
 _CASE_IN = 2.75
 _LINES = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (4, 1.2, 1, 1.2)))
@@ -33,8 +33,7 @@ def skew_plot(result: Mapping[str, Any]) -> str:
         for axes in grid[1]:
             axes.set_xlim(max(0.0, lowest), 1.02)
         grid[0][0].set_ylabel("macro-F1, held-out rows")
-        handles, labels = grid[0][0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=len(names))
+        legend_below(figure)
         return draw(figure)
 
 
