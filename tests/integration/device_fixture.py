@@ -137,6 +137,12 @@ def announced(parties):
     return rounds.announcement(parties.db, rounds.latest(parties.db))
 
 
+def announce_round(parties):
+    """Begin a round, and return what the gateway says of it."""
+    parties.begin(parties.propose())
+    return announced(parties)
+
+
 def announce(parties, signed_plan, roster=None):
     """What a gateway would announce that logs whatever plan it is given."""
     db = parties.db

@@ -417,10 +417,14 @@ class Parties:
         for device in devices:
             assert self.admit(self.federation.box(self.federation.update(signed, device)))
 
-    def run_round(self, devices):
-        """A whole round with updates of these devices."""
-        self.begin(self.propose())
+    def end_round(self, devices=()):
+        """Count updates of these devices, and close the round that is open with a model."""
         self.submit(devices)
         self.now_ms += 20_000
         self.close()
-        self.finish(self.conclude())
+        return self.finish(self.conclude())
+
+    def run_round(self, devices):
+        """A whole round with updates of these devices."""
+        self.begin(self.propose())
+        self.end_round(devices)

@@ -3,7 +3,7 @@
 import dataclasses
 
 import pytest
-from device_fixture import FLOORS, announce, announced, devices
+from device_fixture import FLOORS, announce, announce_round, announced, devices
 from federation_fixture import Parties, small_federation
 
 from vitalring.errors import LogError, Reason, RefusedError, SignatureError
@@ -105,12 +105,8 @@ def test_a_false_ring_and_a_revocation_are_told_by_the_device_itself(parties, th
         agent.consider(announce(parties, sign(false, thousand.aggregator_seeds)), parties.now_ms)
     for each in (agent, revoked):
         assert each.consider(announced(parties), parties.now_ms) == "ready"
-    parties.submit([0, 1, 2, 4])
-    parties.now_ms += 20_000
-    parties.close()
-    parties.finish(parties.conclude())
+    parties.end_round([0, 1, 2, 4])
     left = [number for number in range(DEVICES) if number != REVOKED]
     parties.take_up(thousand.next_roster(devices=left))
-    parties.begin(parties.propose())
-    said = revoked.consider(announced(parties), parties.now_ms)
+    said = revoked.consider(announce_round(parties), parties.now_ms)
     assert said.startswith("this device's key is revoked")

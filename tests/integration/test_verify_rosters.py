@@ -165,10 +165,7 @@ def test_an_update_of_a_revoked_device(made, tmp_path):
             study=dataclasses.replace(federation.study, roster_digest=honest.study.roster_digest),
         ),
     )
-    parties.submit(range(4))
-    parties.now_ms += 20_000
-    parties.close()
-    parties.finish(parties.conclude())
+    parties.end_round(range(4))
     export_log(parties.db, honest.files, tmp_path / "log")
     parties.close_databases()
     assert re.search("entry [0-9]+ is not signed by its ring", fault(tmp_path / "log"))

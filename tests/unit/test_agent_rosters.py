@@ -3,7 +3,7 @@
 import dataclasses
 
 import pytest
-from device_fixture import announce, announced, catch_up, charges, device
+from device_fixture import announce, announce_round, announced, catch_up, charges, device
 from federation_fixture import SOME_PRIVACY, Parties, small_federation
 
 from vitalring.edge_agent import rosters, state
@@ -14,19 +14,6 @@ from vitalring.protocol.cbor import decode, digest, encode
 from vitalring.protocol.records import PlanAnnouncement, SealedUpdate
 from vitalring.protocol.signing import sign
 from vitalring.protocol.update import round_context
-
-
-def open_round(parties):
-    parties.begin(parties.propose())
-    return announced(parties)
-
-
-def end_round(parties, devices):
-    """The round's updates come from the fixture; devices under test only make theirs."""
-    parties.submit(devices)
-    parties.now_ms += 20_000
-    parties.close()
-    parties.finish(parties.conclude())
 
 
 def consider(agent, parties, data):
@@ -45,13 +32,13 @@ def nothing_happened(agent):
 
 def test_a_revoked_device_stays_out_and_the_others_go_on_as_before(parties, make, small):
     gone, stays = make(0), make(1)
-    first = open_round(parties)
+    first = announce_round(parties)
     assert consider(gone, parties, first) == consider(stays, parties, first) == "ready"
-    end_round(parties, range(4))
+    parties.end_round(range(4))
     for agent in (gone, stays):
         assert agent.receipts(rounds.latest(parties.db).receipts)
     parties.take_up(parties.federation.next_roster(devices=range(1, 6)))
-    second = open_round(parties)
+    second = announce_round(parties)
     reason = consider(gone, parties, second)
     assert reason.startswith("this device's key is revoked: roster 1 of ward does not have it")
     assert not state.outbox(gone.db)
@@ -65,23 +52,23 @@ def test_a_revoked_device_stays_out_and_the_others_go_on_as_before(parties, make
 def test_a_device_that_joins_is_told_to_wait_before(parties, make):
     pair = lsag.keygen()
     agent = make(9, pair=pair)
-    first = open_round(parties)
+    first = announce_round(parties)
     assert "not enrolled yet" in consider(agent, parties, first)
-    end_round(parties, range(4))
+    parties.end_round(range(4))
     keys = tuple(sorted([*parties.federation.study.roster.keys, pair.public]))
     parties.take_up(parties.federation.next_roster(keys=keys, ring_size=4), pair)
-    assert consider(agent, parties, open_round(parties)) == "ready"
+    assert consider(agent, parties, announce_round(parties)) == "ready"
 
 
 def test_the_newest_roster_is_remembered_and_can_be_compared(parties, make):
     agent = make()
-    consider(agent, parties, open_round(parties))
+    consider(agent, parties, announce_round(parties))
     known = rosters.known(agent.db, "ward")
     study = parties.federation.study
     assert known == rosters.KnownRoster(0, 1, study.roster_digest, 6, 1)
-    end_round(parties, range(4))
+    parties.end_round(range(4))
     parties.take_up(parties.federation.next_roster(devices=range(5)))
-    consider(agent, parties, open_round(parties))
+    consider(agent, parties, announce_round(parties))
     known = rosters.known(agent.db, "ward")
     assert (known.serial, known.keys) == (1, 5)
     assert known.digest == parties.federation.study.roster_digest
@@ -90,11 +77,11 @@ def test_the_newest_roster_is_remembered_and_can_be_compared(parties, make):
 def test_an_older_roster_is_a_stale_ring(parties, make, small, tmp_path):
     """A gateway that keeps a revoked device in a ring of its own, say."""
     agent = make()
-    consider(agent, parties, open_round(parties))
-    end_round(parties, range(4))
+    consider(agent, parties, announce_round(parties))
+    parties.end_round(range(4))
     old = parties.federation
     parties.take_up(parties.federation.next_roster(devices=range(5)))
-    consider(agent, parties, open_round(parties))
+    consider(agent, parties, announce_round(parties))
     before = state.outbox(agent.db)
     plan = trust.open_round_plan(rounds.latest(parties.db).signed_plan, parties.federation.study)
     back = dataclasses.replace(plan, round=3, roster=old.study.roster_digest)
@@ -107,12 +94,12 @@ def test_an_older_roster_is_a_stale_ring(parties, make, small, tmp_path):
 def test_another_roster_of_the_same_number_is_a_false_ring(parties, make, small):
     """All hospitals signed two of one number: a device takes the one that it saw first."""
     agent = make()
-    consider(agent, parties, open_round(parties))
-    end_round(parties, range(4))
+    consider(agent, parties, announce_round(parties))
+    parties.end_round(range(4))
     one, other = (parties.federation.next_roster(devices=range(n)) for n in (5, 4))
     before = parties.federation
     parties.take_up(one)
-    consider(agent, parties, open_round(parties))
+    consider(agent, parties, announce_round(parties))
     plan = trust.open_round_plan(rounds.latest(parties.db).signed_plan, parties.federation.study)
     with parties.db:
         position = log.append_object(parties.db, "roster", other)
@@ -126,7 +113,7 @@ def test_another_roster_of_the_same_number_is_a_false_ring(parties, make, small)
 def test_a_roster_that_the_log_does_not_hold_is_a_false_ring(parties, make, small):
     """Signed by everybody, but shown to this device alone."""
     agent = make()
-    open_round(parties)
+    announce_round(parties)
     own = parties.federation.next_roster(devices=range(2))
     plan = trust.open_round_plan(rounds.latest(parties.db).signed_plan, parties.federation.study)
     shown = announce(
@@ -140,7 +127,7 @@ def test_a_roster_that_the_log_does_not_hold_is_a_false_ring(parties, make, smal
 
 def test_a_roster_must_be_in_the_log_before_the_plan(parties, make, small):
     agent = make()
-    open_round(parties)
+    announce_round(parties)
     data = decode(PlanAnnouncement, announced(parties))
     late = dataclasses.replace(data, roster_index=data.index + 1)
     with pytest.raises(LogError, match="after the plan"):
@@ -156,7 +143,7 @@ def test_a_roster_that_a_hospital_has_not_signed_is_refused(tmp_path, small):
     two = small_federation(privacy=SOME_PRIVACY, hospitals=2)
     parties = Parties(two, tmp_path / "two")
     agent = device(parties, tmp_path / "device", 0)
-    open_round(parties)
+    announce_round(parties)
     unsigned = sign(
         dataclasses.replace(two.study.roster, serial=1, keys=two.study.roster.keys[:4]),
         two.identity_seeds[:1],
@@ -178,10 +165,10 @@ def test_a_roster_that_a_hospital_has_not_signed_is_refused(tmp_path, small):
 
 def test_a_device_with_a_new_state_knows_rosters_again_from_the_next_plan(parties, make, tmp_path):
     make(1)
-    open_round(parties)
-    end_round(parties, range(4))
+    announce_round(parties)
+    parties.end_round(range(4))
     parties.take_up(parties.federation.next_roster(devices=range(5)))
-    open_round(parties)
+    announce_round(parties)
     agent = device(parties, tmp_path / "fresh", 1, caught_up=False)
     catch_up(agent, parties)
     assert consider(agent, parties, announced(parties)) == "ready"

@@ -98,10 +98,7 @@ def test_a_proposal_follows_its_study_and_the_last_weights(parties):
     assert plan.round == 1
     assert plan.weights == digest(bundle.objects[0])
     parties.begin(bundle)
-    parties.submit(range(4))
-    parties.now_ms += 20_000
-    parties.close()
-    parties.finish(parties.conclude())
+    parties.end_round(range(4))
     model = decode(Bundle, latest(parties).model)
     second = parties.propose()
     assert second.objects == model.objects

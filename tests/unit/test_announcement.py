@@ -3,7 +3,7 @@
 import dataclasses
 
 import pytest
-from device_fixture import announce, announced
+from device_fixture import announce, announce_round, announced
 from federation_fixture import Parties, seed, small_federation
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -171,7 +171,6 @@ def test_random_bytes(small, data):
 @pytest.fixture(scope="module")
 def small_announced(small, tmp_path_factory):
     parties = Parties(small, tmp_path_factory.mktemp("parties"))
-    parties.begin(parties.propose())
-    data = announced(parties)
+    data = announce_round(parties)
     parties.close_databases()
     return data, small.study.federation

@@ -5,7 +5,7 @@ import tracemalloc
 from dataclasses import replace
 
 import pytest
-from device_fixture import announce, announced, catch_up, charges, device, statuses
+from device_fixture import announce, announce_round, announced, catch_up, charges, device, statuses
 from federation_fixture import Parties
 
 from vitalring.edge_agent import state
@@ -24,13 +24,6 @@ def take_part(agent, parties):
     assert parties.admit(parties.federation.box(decode(SealedUpdate, pending.update)))
 
 
-def finish(parties):
-    parties.submit([1, 2, 3, 4])
-    parties.now_ms += 20_000
-    parties.close()
-    parties.finish(parties.conclude())
-
-
 @pytest.fixture
 def restored(parties, tmp_path):
     """A device whose folder was copied before round 1, in which it took part, and put back."""
@@ -41,7 +34,7 @@ def restored(parties, tmp_path):
     agent = device(parties, folder)
     parties.begin(parties.propose())
     take_part(agent, parties)
-    finish(parties)
+    parties.end_round([1, 2, 3, 4])
     assert agent.receipts(rounds.latest(parties.db).receipts)
     agent.db.close()
     agent = device(parties, backup, caught_up=False)
@@ -51,8 +44,9 @@ def restored(parties, tmp_path):
 
 def test_a_restored_device_is_charged_for_what_the_log_shows(parties, restored):
     assert charges(restored) == []
-    parties.begin(parties.propose())
-    assert restored.consider(announced(parties), parties.now_ms) == "not caught up with the log"
+    assert (
+        restored.consider(announce_round(parties), parties.now_ms) == "not caught up with the log"
+    )
     catch_up(restored, parties)
     assert charges(restored) == [(UNACCOUNTED, 1)]
     assert statuses(restored) == {1: "restored"}
@@ -75,7 +69,7 @@ def test_a_device_that_lost_nothing_is_charged_nothing(parties, tmp_path):
     agent = device(parties, tmp_path / "device")
     parties.begin(parties.propose())
     take_part(agent, parties)
-    finish(parties)
+    parties.end_round([1, 2, 3, 4])
     catch_up(agent, parties)
     assert charges(agent) == [(CHARGED, 1)]
     agent.db.close()
@@ -90,7 +84,7 @@ def test_an_update_is_found_when_its_plan_was_read_in_an_earlier_search(parties,
     agent = device(parties, folder)
     take_part(agent, parties)
     agent.db.close()
-    finish(parties)
+    parties.end_round([1, 2, 3, 4])
     restored = device(parties, backup)
     assert charges(restored) == [(UNACCOUNTED, 1)]
     restored.db.close()
@@ -210,7 +204,7 @@ def test_a_rewritten_past_is_refused_even_if_it_is_longer(small, parties, tmp_pa
     fork.begin(fork.propose())
     with pytest.raises(LogError):
         catch_up(agent, fork)
-    finish(fork)
+    fork.end_round([1, 2, 3, 4])
     assert log.size(fork.db) > log.size(parties.db)
     with pytest.raises(LogError):
         catch_up(agent, fork)
@@ -222,12 +216,11 @@ def test_a_rewritten_past_is_refused_even_if_it_is_longer(small, parties, tmp_pa
 def test_a_past_that_was_announced_and_then_rewritten_is_refused(small, parties, tmp_path):
     # What the device searched is common to both; what it was told last is not.
     agent = device(parties, tmp_path / "device")
-    parties.begin(parties.propose())
-    assert agent.consider(announced(parties), parties.now_ms) == "ready"
+    assert agent.consider(announce_round(parties), parties.now_ms) == "ready"
     fork = Parties(small, tmp_path / "fork")
     fork.now_ms += 1
     fork.begin(fork.propose())
-    finish(fork)
+    fork.end_round([1, 2, 3, 4])
     with pytest.raises(LogError, match="first 5 entries of the log are not those we knew"):
         catch_up(agent, fork)
     agent.db.close()

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from device_fixture import FLOORS, announced, catch_up, charges, device, linear
+from device_fixture import FLOORS, announce_round, announced, catch_up, charges, device, linear
 from federation_fixture import NO_PRIVACY, SOME_PRIVACY, Parties, small_federation
 
 from vitalring.config import load_config
@@ -139,10 +139,7 @@ def test_what_a_restored_folder_finds_counts_for_the_class_of_its_study(tmp_path
         assert agent.consider(announced(parties), parties.now_ms) == "ready"
         (pending,) = state.outbox(agent.db)
         parties.admit(parties.federation.box(decoded(pending)))
-        parties.submit((1, 2, 3, 4))
-        parties.now_ms += 20_000
-        parties.close()
-        parties.finish(parties.conclude())
+        parties.end_round((1, 2, 3, 4))
         assert agent.receipts(rounds.latest(parties.db).receipts)
         agent.db.close()
     # Its owner has called the records something else since; the entry keeps the study's class,
@@ -185,12 +182,8 @@ def test_a_schedule_is_trained_and_charged_by_the_number_of_the_round(tmp_path, 
     parties = study_of(tmp_path / "parties", "", privacy=terms, study_rounds=2)
     agent = device(parties, tmp_path / "device")
     for number in (1, 2):
-        parties.begin(parties.propose())
-        assert agent.consider(announced(parties), parties.now_ms) == "ready"
-        parties.submit((1, 2, 3, 4))
-        parties.now_ms += 20_000
-        parties.close()
-        parties.finish(parties.conclude())
+        assert agent.consider(announce_round(parties), parties.now_ms) == "ready"
+        parties.end_round((1, 2, 3, 4))
         agent.receipts(rounds.latest(parties.db).receipts)
         assert charges(agent) == [(CHARGED, n) for n in range(1, number + 1)]
     assert [each.noise_multiplier for each in used] == [4.0, 2.0]
@@ -209,12 +202,8 @@ def test_a_device_that_counts_rounds_wrongly_is_stopped_by_its_budget(tmp_path, 
     terms = replace(SOME_PRIVACY, schedule=(2.0, 1.0))
     parties = study_of(tmp_path / "parties", "", privacy=terms, study_rounds=2)
     agent = device(parties, tmp_path / "device")
-    parties.begin(parties.propose())
-    assert agent.consider(announced(parties), parties.now_ms) == "ready"
-    parties.submit((1, 2, 3, 4))
-    parties.now_ms += 20_000
-    parties.close()
-    parties.finish(parties.conclude())
+    assert agent.consider(announce_round(parties), parties.now_ms) == "ready"
+    parties.end_round((1, 2, 3, 4))
     agent.receipts(rounds.latest(parties.db).receipts)
     parties.begin(parties.propose())
     with pytest.raises(PrivacyError, match="all are spent"):

@@ -9,7 +9,7 @@ import sys
 import threading
 
 import pytest
-from device_fixture import announced, catch_up, charges, device, keyring, statuses
+from device_fixture import announce_round, announced, catch_up, charges, device, keyring, statuses
 
 from vitalring.edge_agent import rosters, state
 from vitalring.edge_agent.budget import CHARGED, UNACCOUNTED
@@ -263,18 +263,6 @@ def test_killed_between_draw_and_send_it_sends_the_key_that_it_drew(
 # A new epoch, and the end of the old keys.
 
 
-def open_round(parties):
-    parties.begin(parties.propose())
-    return announced(parties)
-
-
-def end_round(parties, devices):
-    parties.submit(devices)
-    parties.now_ms += 20_000
-    parties.close()
-    parties.finish(parties.conclude())
-
-
 def rotated(parties, agents):
     """Take up a roster of epoch 2 with new keys of these agents, and of some others."""
     new = [agent._keys.draw(2) for agent in agents]
@@ -300,10 +288,10 @@ def take_part(agent, parties):
 
 def round_of(agent, parties, devices):
     """A whole round in which the agent's own update counts."""
-    open_round(parties)
+    announce_round(parties)
     update = take_part(agent, parties)
     assert parties.admit(parties.federation.box(update))
-    end_round(parties, devices)
+    parties.end_round(devices)
     assert agent.receipts(rounds.latest(parties.db).receipts)
     return update
 
@@ -315,7 +303,7 @@ def test_an_old_key_goes_when_the_new_one_stands_in_a_roster_and_the_log_is_sear
     old = agent._keys.require(1)
     rotated(parties, [agent])
     assert not agent.owes_erasure
-    open_round(parties)
+    announce_round(parties)
     take_part(agent, parties)
     # 1. The roster has the new key, but the log is not searched up to there.
     assert agent.owes_erasure
@@ -333,7 +321,7 @@ def test_an_old_key_goes_when_the_new_one_stands_in_a_roster_and_the_log_is_sear
 def test_an_erasure_that_a_power_cut_stopped_is_brought_to_its_end(parties, agent, monkeypatch):
     round_of(agent, parties, range(1, 5))
     rotated(parties, [agent])
-    open_round(parties)
+    announce_round(parties)
     take_part(agent, parties)
 
     def cut(_path):
@@ -356,7 +344,7 @@ def test_tags_of_the_same_device_in_two_epochs_share_nothing(parties, agent):
     first = round_of(agent, parties, range(1, 5)).signature
     old = agent._keys.require(1)
     rotated(parties, [agent])
-    open_round(parties)
+    announce_round(parties)
     second = take_part(agent, parties).signature
     assert first[:32] != second[:32]
     contexts = [
@@ -368,12 +356,12 @@ def test_tags_of_the_same_device_in_two_epochs_share_nothing(parties, agent):
 
 
 def test_an_old_update_that_waits_for_its_receipt_keeps_the_key(parties, agent):
-    open_round(parties)
+    announce_round(parties)
     assert parties.admit(parties.federation.box(take_part(agent, parties)))
-    end_round(parties, range(1, 5))
+    parties.end_round(range(1, 5))
     receipts = rounds.latest(parties.db).receipts
     rotated(parties, [agent])
-    open_round(parties)
+    announce_round(parties)
     take_part(agent, parties)
     catch_up(agent, parties)
     assert agent._keys.epochs() == (1, 2)
@@ -382,11 +370,11 @@ def test_an_old_update_that_waits_for_its_receipt_keeps_the_key(parties, agent):
 
 
 def test_an_old_update_that_missed_its_deadline_keeps_the_key_until_then(parties, agent):
-    open_round(parties)
+    announce_round(parties)
     take_part(agent, parties)
-    end_round(parties, range(1, 5))
+    parties.end_round(range(1, 5))
     rotated(parties, [agent])
-    open_round(parties)
+    announce_round(parties)
     take_part(agent, parties)
     catch_up(agent, parties)
     assert agent._keys.epochs() == (1, 2)
@@ -399,7 +387,7 @@ def test_a_device_that_is_not_in_the_new_roster_keeps_its_old_key(parties, agent
     round_of(agent, parties, range(1, 5))
     agent._keys.draw(2)
     rotated(parties, [])
-    assert "not enrolled yet" in agent.consider(open_round(parties), parties.now_ms)
+    assert "not enrolled yet" in agent.consider(announce_round(parties), parties.now_ms)
     catch_up(agent, parties)
     assert not agent.owes_erasure
     assert agent._keys.epochs() == (1, 2)
@@ -408,7 +396,7 @@ def test_a_device_that_is_not_in_the_new_roster_keeps_its_old_key(parties, agent
 def test_a_revocation_within_an_epoch_erases_nothing(parties, agent):
     round_of(agent, parties, range(1, 5))
     parties.take_up(parties.federation.next_roster(devices=range(5)))
-    agent.consider(open_round(parties), parties.now_ms)
+    agent.consider(announce_round(parties), parties.now_ms)
     catch_up(agent, parties)
     assert agent._keys.epochs() == (1,)
 
@@ -416,7 +404,7 @@ def test_a_revocation_within_an_epoch_erases_nothing(parties, agent):
 def test_erasure_waits_out_a_restart(parties, agent, tmp_path):
     round_of(agent, parties, range(1, 5))
     rotated(parties, [agent])
-    open_round(parties)
+    announce_round(parties)
     take_part(agent, parties)
     agent.db.close()
     again = device(parties, tmp_path / "device", caught_up=False)
@@ -450,7 +438,7 @@ def test_rounds_of_an_erased_key_that_a_restored_state_does_not_know_count_as_sp
     def one_round_then_a_new_epoch(agent):
         round_of(agent, parties, range(1, 5))
         rotated(parties, [agent])
-        open_round(parties)
+        announce_round(parties)
         take_part(agent, parties)
         catch_up(agent, parties)
         assert agent._keys.epochs() == (2,)
@@ -467,8 +455,8 @@ def test_rounds_of_an_erased_key_that_a_restored_state_does_not_know_count_as_sp
 
 def test_it_cannot_tell_so_a_round_that_it_sat_out_counts_too(parties, tmp_path):
     def others_round_then_erased(agent):
-        open_round(parties)
-        end_round(parties, range(1, 5))
+        announce_round(parties)
+        parties.end_round(range(1, 5))
         agent._keys.erase(1)
 
     restored = backup_before(parties, tmp_path, others_round_then_erased)
@@ -508,13 +496,13 @@ def test_rounds_of_a_key_that_went_with_a_restored_folder_count_as_spent(parties
 
 
 def test_a_device_that_never_had_a_key_of_an_epoch_is_charged_nothing(parties, tmp_path):
-    open_round(parties)
-    end_round(parties, range(1, 5))
+    announce_round(parties)
+    parties.end_round(range(1, 5))
     newcomer = device(parties, tmp_path / "new", 7, pair=lsag.keygen(), caught_up=False)
     newcomer._keys.path(1).unlink()
     catch_up(newcomer, parties)
     assert charges(newcomer) == []
-    assert newcomer.consider(open_round(parties), parties.now_ms) == (
+    assert newcomer.consider(announce_round(parties), parties.now_ms) == (
         "this device is not enrolled in epoch 1"
     )
     assert rosters.known(newcomer.db, "ward").enrolled_in is None
@@ -523,8 +511,8 @@ def test_a_device_that_never_had_a_key_of_an_epoch_is_charged_nothing(parties, t
 
 def test_a_round_in_which_nobody_counted_is_charged_to_nobody(parties, tmp_path):
     def empty_round_then_erased(agent):
-        open_round(parties)
-        end_round(parties, ())
+        announce_round(parties)
+        parties.end_round()
         agent._keys.erase(1)
 
     restored = backup_before(parties, tmp_path, empty_round_then_erased)

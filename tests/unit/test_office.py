@@ -70,13 +70,6 @@ def by_ticket(call, name="anna", pair=None):
     return enrolment.with_ticket(call, pair or lsag.keygen(), TICKETS[name])
 
 
-def end_round(parties, devices):
-    parties.submit(devices)
-    parties.now_ms += 20_000
-    parties.close()
-    parties.finish(parties.conclude())
-
-
 def test_a_device_with_a_ticket_joins_the_epoch_that_runs(desk):
     call, pair = desk.open(1), lsag.keygen()
     said = by_ticket(call, "anna", pair)
@@ -210,7 +203,7 @@ def test_a_revoked_device_is_not_enrolled_again_by_key_or_ticket(desk, small):
     kept.import_keys(desk.db, named)
     parties = desk.parties
     parties.begin(parties.propose())
-    end_round(parties, range(5))
+    parties.end_round(range(5))
     parties.take_up(parties.federation.next_roster(devices=range(1, 6)))
     parties.begin(parties.propose())
     call = desk.open(2)
@@ -227,10 +220,10 @@ def test_who_gets_a_revoked_device_back_can_take_its_keys_again_until_the_next_r
     kept.import_keys(desk.db, [EnrolledKey("anna", 1, old.public)])
     parties = desk.parties
     parties.begin(parties.propose())
-    end_round(parties, range(5))
+    parties.end_round(range(5))
     parties.take_up(parties.federation.next_roster(devices=range(1, 6)))
     parties.begin(parties.propose())
-    end_round(parties, range(1, 6))
+    parties.end_round(range(1, 6))
     call, new = desk.open(2), lsag.keygen()
     assert "anna" in kept.barred(desk.db, kept.standing(desk.db).revoked)
     kept.bar(desk.db, "anna", lift=True)
@@ -241,7 +234,7 @@ def test_who_gets_a_revoked_device_back_can_take_its_keys_again_until_the_next_r
     keys = sorted(pair.public for pair in (new, *others))
     parties.take_up(parties.federation.next_roster(epoch=2, keys=tuple(keys)), new, *others)
     parties.begin(parties.propose())
-    end_round(parties, range(6, 10))
+    parties.end_round(range(6, 10))
     keys.remove(new.public)
     parties.take_up(parties.federation.next_roster(keys=tuple(keys)))
     parties.begin(parties.propose())
@@ -267,7 +260,7 @@ def test_a_device_that_slept_through_an_epoch_is_taken_by_its_older_key(desk, sm
     for pair, old in zip(new, small.devices, strict=False):
         desk.give(enrolment.with_previous(call, pair, 1, old))
     parties.begin(parties.propose())
-    end_round(parties, range(5))
+    parties.end_round(range(5))
     keys = tuple(sorted(pair.public for pair in new))
     parties.take_up(parties.federation.next_roster(epoch=2, keys=keys), *new)
     parties.begin(parties.propose())
@@ -292,7 +285,7 @@ def test_a_key_that_another_followed_in_a_roster_vouches_no_more(desk, small):
         enrolment.with_previous(call, lsag.keygen(), 1, stolen), EnrolmentReason.VOUCHER_USED
     )
     parties.begin(parties.propose())
-    end_round(parties, range(5))
+    parties.end_round(range(5))
     keys = tuple(sorted(pair.public for pair in new))
     parties.take_up(parties.federation.next_roster(epoch=2, keys=keys), *new)
     parties.begin(parties.propose())

@@ -116,10 +116,7 @@ def test_a_verified_plan_and_the_final_model_renew_the_model_in_use(parties, mak
     assert (about.signatures, about.quorum) == (1, 1)
     assert about.log_entries == state.known_checkpoint(agent.db).size
     # The last round ends, and with it the study.
-    parties.submit(range(1, 6))
-    parties.now_ms += 20_000
-    parties.close()
-    parties.finish(parties.conclude())
+    parties.end_round(range(1, 6))
     final = rounds.last_model(parties.db)
     agent.end_study(final)
     last = model_in_use.load(folder)
@@ -167,10 +164,7 @@ def test_a_failed_renewal_leaves_the_older_model(parties, make, caplog):
     agent, folder, fetch = make()
     agent.consider(announced(parties), parties.now_ms)
     before = model_in_use.load(folder).about
-    parties.submit(range(1, 6))
-    parties.now_ms += 20_000
-    parties.close()
-    parties.finish(parties.conclude())
+    parties.end_round(range(1, 6))
     final = rounds.last_model(parties.db)
     model = trust.open_model(final, parties.federation.study.federation, agent_plan(parties))
     fetch.missing = {model.weights}
@@ -207,10 +201,7 @@ SETTINGS = PersonalSettings(least_records=10)
 def finish_study(parties, agent):
     """The second round, which ends the study, and the agent sees its model."""
     agent.consider(announced(parties), parties.now_ms)
-    parties.submit(range(1, 6))
-    parties.now_ms += 20_000
-    parties.close()
-    parties.finish(parties.conclude())
+    parties.end_round(range(1, 6))
     final = rounds.last_model(parties.db)
     agent.end_study(final)
     return trust.open_model(final, parties.federation.study.federation, agent_plan(parties))

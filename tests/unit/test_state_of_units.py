@@ -70,13 +70,6 @@ def submit(agent, parties):
     return parties.admit(parties.federation.box(decode(SealedUpdate, pending.update)))
 
 
-def finish(parties, others=(1, 2, 3, 4)):
-    parties.submit(others)
-    parties.now_ms += 20_000
-    parties.close()
-    parties.finish(parties.conclude())
-
-
 def spends(agent):
     """What each round on the budget was charged."""
     return {e.spend for e in Budget(agent.db).entries() if e.kind != AUTHORISED}
@@ -150,7 +143,7 @@ def test_an_older_folder_is_charged_from_the_log_what_its_unit_costs(parties, tm
         parties.begin(parties.propose())
         agent = of(parties, folder)
         assert take_part(agent, parties)
-        finish(parties)
+        parties.end_round((1, 2, 3, 4))
         assert agent.receipts(rounds.latest(parties.db).receipts)
         agent.db.close()
     restored = of(parties, backup, caught_up=False)
@@ -172,7 +165,7 @@ def test_what_a_restored_folder_finds_counts_against_its_limit(parties, tmp_path
     parties.begin(parties.propose())
     agent = of(parties, folder)
     assert take_part(agent, parties)
-    finish(parties)
+    parties.end_round((1, 2, 3, 4))
     agent.db.close()
     shutil.rmtree(folder)
     plan = parties.federation.study.plan
@@ -182,7 +175,7 @@ def test_what_a_restored_folder_finds_counts_against_its_limit(parties, tmp_path
     # The round found is one of the forty, so the study still fits, to the last step.
     parties.begin(parties.propose())
     assert take_part(restored, parties)
-    finish(parties)
+    parties.end_round((1, 2, 3, 4))
     restored.db.close()
     tight = of(parties, folder, floors=replace(ANY_NOISE, epsilon=every_round * 0.99))
     parties.begin(parties.propose())
@@ -203,7 +196,7 @@ def test_copies_of_one_state_count_once_and_learn_of_each_other_at_a_start(parti
     assert take_part(one, parties)
     with pytest.raises(RefusedError, match="double_signed"):
         take_part(other, parties)
-    finish(parties)
+    parties.end_round((1, 2, 3, 4))
     assert charges(one) == charges(other) == [(CHARGED, 1)]
     receipts = rounds.latest(parties.db).receipts
     assert one.receipts(receipts) and other.receipts(receipts)
@@ -212,7 +205,7 @@ def test_copies_of_one_state_count_once_and_learn_of_each_other_at_a_start(parti
     for agent in (one, other):
         parties.begin(parties.propose())
         assert take_part(agent, parties)
-        finish(parties)
+        parties.end_round((1, 2, 3, 4))
     assert charges(one) == [(CHARGED, 1), (CHARGED, 2)]
     assert charges(other) == [(CHARGED, 1), (CHARGED, 3)]
     for agent in (one, other):
@@ -250,7 +243,7 @@ def test_a_damaged_chain_lets_nothing_leave(parties, tmp_path):
     parties.begin(parties.propose())
     agent = of(parties, tmp_path / "device")
     assert take_part(agent, parties)
-    finish(parties)
+    parties.end_round((1, 2, 3, 4))
     agent.receipts(rounds.latest(parties.db).receipts)
     parties.begin(parties.propose())
     agent.db.execute("UPDATE privacy_budget SET noise_multiplier = 1e9 WHERE position = 2")
