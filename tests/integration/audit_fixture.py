@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import stats
 
+from vitalring.edge_agent import contribution
 from vitalring.edge_agent.contribution import protect
 from vitalring.edge_agent.randomness import fresh_generator
 from vitalring.protocol.guarantee import Terms, noise_of, round_spend
@@ -130,3 +131,13 @@ def opened(terms, updates, seed, *, records=1) -> tuple[np.ndarray, int]:
     )
     decoded = decode_sum(fields, len(updates), terms.codec, terms.dimension, seed)
     return decoded.mean * decoded.weight / terms.codec.levels, decoded.weight
+
+
+def halve_noise(monkeypatch):
+    """Break every device: its share of the noise is half as wide as the plan asks."""
+    real = contribution.noise_share
+    monkeypatch.setattr(
+        contribution,
+        "noise_share",
+        lambda secret, noise: real(secret, replace(noise, deviation=noise.deviation / 2)),
+    )

@@ -1,10 +1,26 @@
 """A privacy budget in a file of its own, for tests that need no agent around it."""
 
 from contextlib import contextmanager
+from dataclasses import replace
 
 from vitalring.database import open_database, transaction
 from vitalring.edge_agent.budget import SCHEMA, Budget
 from vitalring.errors import PrivacyError, StorageError
+from vitalring.protocol.guarantee import Allowance
+from vitalring.protocol.privacy import Spend
+
+STUDY, OTHER = b"s" * 32, b"o" * 32
+SPEND = Spend(0.1, 1.5, 10)
+LOUD, QUIET = replace(SPEND, noise_multiplier=2.0), SPEND
+SCHEDULE = [Allowance(LOUD, 2), Allowance(QUIET, 3)]
+
+
+def linear(spends, delta):
+    """A stand-in accountant whose figures can be done in the head: one per 10 steps."""
+    return sum(spend.steps for spend in spends) / 10
+
+
+LIMIT = {"limit": 20.0, "delta": 1e-5, "accountant": linear}
 
 
 class BudgetFile:
@@ -31,3 +47,19 @@ class BudgetFile:
 
     def close(self):
         self._connection.close()
+
+
+def round_plan(number):
+    """The digest of a round's plan, made up."""
+    return number.to_bytes(32, "big")
+
+
+def fill(path, rounds=3):
+    """A new budget with a study of ten rounds, so many of them charged."""
+    file = BudgetFile(path, create=True)
+    with file.transaction() as budget:
+        budget.authorise(STUDY, "hearts", [Allowance(SPEND, 10)], **LIMIT)
+    for number in range(1, rounds + 1):
+        with file.transaction() as budget:
+            assert budget.reserve(STUDY, round_plan(number), "hearts", number, SPEND)
+    return file

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from shipped_fixture import shipped_part
 
 from vitalring.edge_agent.contribution import learn
 from vitalring.errors import ConfigError
@@ -16,7 +17,6 @@ from vitalring.tools.bench.skew_devices import load_people
 from vitalring.tools.bench.trial import central, federated, score, stage_of
 from vitalring.tools.data.dealing import DealOptions, deal_data
 from vitalring.tools.settings import SERVERS, SimulationSettings, StudySettings
-from vitalring.tools.simulate.layout import SHIPPED_DATA
 
 STUDY = StudySettings(
     model="ecg_bank",
@@ -38,15 +38,8 @@ def people(folder):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    target = tmp_path_factory.mktemp("data")
-    (target / "devices").mkdir()
-    for name in ("r106", "r109", "r114", "r118", "r200"):
-        with np.load(SHIPPED_DATA / "devices" / f"{name}.npz") as shipped:
-            np.savez(target / "devices" / f"{name}.npz", x=shipped["x"][::3], y=shipped["y"][::3])
-    lines = (SHIPPED_DATA / "dataset.toml").read_text().splitlines()
-    kept = [line for line in lines if not line.startswith("test_devices")]
-    (target / "dataset.toml").write_text("\n".join([*kept, 'test_devices = ["r200"]', ""]))
-    return target
+    train = ("r106", "r109", "r114", "r118")
+    return shipped_part(tmp_path_factory.mktemp("data"), train, ("r200",), every=3)
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from shipped_fixture import shipped_part
 
 from vitalring.aggregator.robust import decode_group, norm_limit
 from vitalring.errors import EncodingRangeError
@@ -16,7 +17,6 @@ from vitalring.tools.bench.robust import DEFENCES, RobustSettings, measure_robus
 from vitalring.tools.bench.robust_attacks import ATTACKS, Situation, encoded, radix, turn_labels
 from vitalring.tools.bench.robust_devices import Fleet, virtual_devices
 from vitalring.tools.bench.skew_devices import load_people
-from vitalring.tools.simulate.layout import SHIPPED_DATA
 
 TRAIN, TEST = ("r106", "r109", "r114", "r118"), ("r200",)
 SEED = bytes(range(32))
@@ -26,16 +26,7 @@ D = 500
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    target = tmp_path_factory.mktemp("data")
-    (target / "devices").mkdir()
-    for name in (*TRAIN, *TEST):
-        with np.load(SHIPPED_DATA / "devices" / f"{name}.npz") as shipped:
-            np.savez(target / "devices" / f"{name}.npz", x=shipped["x"][::4], y=shipped["y"][::4])
-    lines = (SHIPPED_DATA / "dataset.toml").read_text().splitlines()
-    kept = [line for line in lines if not line.startswith("test_devices")]
-    text = "\n".join([*kept, f"test_devices = {json.dumps(list(TEST))}", ""])
-    (target / "dataset.toml").write_text(text)
-    return target
+    return shipped_part(tmp_path_factory.mktemp("data"), TRAIN, TEST, every=4)
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+from shipped_fixture import shipped_rows, write_part
 
 from vitalring.aggregator import key as keys
 from vitalring.errors import ConfigError
@@ -28,7 +29,6 @@ from vitalring.tools.bench.skew_devices import (
     redistribute,
     validation_split,
 )
-from vitalring.tools.simulate.layout import SHIPPED_DATA
 
 TRAIN = ("r106", "r109", "r114", "r118", "r124", "r201")
 TEST = ("r200", "r214")
@@ -41,18 +41,10 @@ def folder(tmp_path_factory):
 
 def small_folder(target, *, turned):
     """A few shipped patients with every third of their rows; `turned` spoils the test labels."""
-    (target / "devices").mkdir(parents=True)
-    for name in (*TRAIN, *TEST):
-        with np.load(SHIPPED_DATA / "devices" / f"{name}.npz") as shipped:
-            x, y = shipped["x"][::3], shipped["y"][::3]
-        if turned and name in TEST:
-            y = (y + 1) % 3
-        np.savez(target / "devices" / f"{name}.npz", x=x, y=y)
-    lines = (SHIPPED_DATA / "dataset.toml").read_text().splitlines()
-    kept = [line for line in lines if not line.startswith("test_devices")]
-    text = "\n".join([*kept, f"test_devices = {json.dumps(list(TEST))}", ""])
-    (target / "dataset.toml").write_text(text)
-    return target
+    rows = {name: shipped_rows(name, every=3) for name in (*TRAIN, *TEST)}
+    if turned:
+        rows |= {name: (rows[name][0], (rows[name][1] + 1) % 3) for name in TEST}
+    return write_part(target, rows, TEST)
 
 
 @pytest.fixture(scope="module")

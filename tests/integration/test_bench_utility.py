@@ -2,15 +2,14 @@
 
 import json
 
-import numpy as np
 import pytest
+from shipped_fixture import shipped_part
 
 from vitalring.errors import ConfigError, DataError
 from vitalring.tools import cli
 from vitalring.tools.bench.ladder import load_subject, measure_ladder
 from vitalring.tools.bench.ladder_settings import load_ladder
 from vitalring.tools.bench.skew_devices import load_people
-from vitalring.tools.simulate.layout import SHIPPED_DATA
 
 TRAIN, TEST = ("r106", "r109", "r114", "r118", "r119", "r124"), ("r200",)
 
@@ -40,15 +39,7 @@ study = { class_weights = [0.2, 1.0, 0.5] }
 
 @pytest.fixture
 def folder(tmp_path):
-    target = tmp_path / "data"
-    (target / "devices").mkdir(parents=True)
-    for name in (*TRAIN, *TEST):
-        with np.load(SHIPPED_DATA / "devices" / f"{name}.npz") as shipped:
-            np.savez(target / "devices" / f"{name}.npz", x=shipped["x"][::4], y=shipped["y"][::4])
-    lines = (SHIPPED_DATA / "dataset.toml").read_text().splitlines()
-    kept = [line for line in lines if not line.startswith("test_devices")]
-    (target / "dataset.toml").write_text("\n".join([*kept, 'test_devices = ["r200"]', ""]))
-    return target
+    return shipped_part(tmp_path / "data", TRAIN, TEST, every=4)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from audit_fixture import Linear, audited_mu, claimed_mu, opened, terms_of
+from audit_fixture import Linear, audited_mu, claimed_mu, halve_noise, opened, terms_of
 
 from vitalring.edge_agent import contribution, dpsgd
 from vitalring.edge_agent.contribution import learn, with_count
@@ -109,12 +109,7 @@ def test_sums_with_a_count_keep_their_claim(audit):
 
 def test_half_noise_is_caught(audit, monkeypatch):
     terms, trials, _, few = audit
-    real = contribution.noise_share
-    monkeypatch.setattr(
-        contribution,
-        "noise_share",
-        lambda secret, noise: real(secret, replace(noise, deviation=noise.deviation / 2)),
-    )
+    halve_noise(monkeypatch)
     assert audited_mu(*trials(terms, few)) > 1.5 * claimed_mu(terms)
 
 

@@ -12,7 +12,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
-from audit_fixture import Linear, audited_epsilon, audited_mu, claimed_mu, opened, terms_of
+from audit_fixture import (
+    Linear,
+    audited_epsilon,
+    audited_mu,
+    claimed_mu,
+    halve_noise,
+    opened,
+    terms_of,
+)
 
 from vitalring.edge_agent import contribution
 from vitalring.edge_agent.accountant import epsilon
@@ -126,12 +134,7 @@ def test_sampled_records_keep_their_claim():
 
 def test_half_noise_is_caught(audit, monkeypatch):
     terms, trials, _, few = audit
-    real = contribution.noise_share
-    monkeypatch.setattr(
-        contribution,
-        "noise_share",
-        lambda secret, noise: real(secret, replace(noise, deviation=noise.deviation / 2)),
-    )
+    halve_noise(monkeypatch)
     assert trials(terms, few).mu > 1.5 * claimed_mu(terms)
 
 

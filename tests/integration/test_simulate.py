@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from rich.console import Console
+from shipped_fixture import shipped_rows, write_part
 
 import vitalring
 from vitalring.aggregator.evaluate import final_rows
@@ -225,15 +226,11 @@ def test_bad_configuration_names_file_and_field(tmp_path, text, words):
 def test_a_device_too_large_for_the_guarantee_is_said_before_the_run(tmp_path, monkeypatch):
     # The true limit takes a device of more than a million records.
     monkeypatch.setattr(privacy, "MAX_SAMPLED", 2048)
-    data = tmp_path / "data"
-    (data / "devices").mkdir(parents=True)
-    lines = (SHIPPED_DATA / "dataset.toml").read_text().splitlines()
-    kept = [line for line in lines if not line.startswith("test_devices")]
-    (data / "dataset.toml").write_text("\n".join([*kept, 'test_devices = ["t"]']))
-    with np.load(SHIPPED_DATA / "devices" / "r101.npz") as shipped:
-        x, y = shipped["x"], shipped["y"]
-    for name, times in {"t": 1, "a": 1, "b": 1, "c": 1, "large": 8}.items():
-        many = {"x": np.concatenate([x] * times), "y": np.concatenate([y] * times)}
-        np.savez(data / "devices" / f"{name}.npz", **many)
+    x, y = shipped_rows("r101")
+    rows = {
+        name: (np.concatenate([x] * times), np.concatenate([y] * times))
+        for name, times in {"t": 1, "a": 1, "b": 1, "c": 1, "large": 8}.items()
+    }
+    data = write_part(tmp_path / "data", rows, ("t",))
     with pytest.raises(ConfigError, match=r"2400 records; at a sampling rate of 1, .* batch below"):
         run(tmp_path / "out", data=data, devices=0)
