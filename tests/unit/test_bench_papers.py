@@ -50,7 +50,8 @@ def setup(plan, tmp_path):
             name: Prepared(tmp_path / name, f"{name} {form.name}".ljust(64, "0"), None)
             for name in names
         }
-        return dataclasses.replace(Setup(plan, form, data, tmp_path), **changes)
+        sites = data.get(plan.sites.data)
+        return dataclasses.replace(Setup(plan, form, data, sites, tmp_path), **changes)
 
     return make
 
@@ -170,6 +171,17 @@ def test_only_what_was_asked_for_and_given_is_measured(setup):
     labels = cells_of(setup(names=("mitbih",)))
     assert {label.split("/")[1] for label in labels if label != "ledger"} == {"mitbih"}
     assert not any("central/" in label for label in labels)
+
+
+def test_the_sites_may_have_fewer_rows_than_the_set_that_they_are_of(plan, setup):
+    few = Prepared(Path("few"), "f" * 64, None)
+    cells = cells_of(setup(sites=few))
+    digests = {label: cell.request.get("digest") for label, cell in cells.items()}
+    assert {digests[label] for label in cells if label.startswith("b/")} == {few.digest}
+    assert digests["a/diabetes/plain/study"] != few.digest
+    sites = dataclasses.replace(plan.sites, rows=500)
+    assert [sites.rows_in(form) for form in (FULL, QUICK)] == [500, QUICK.rows]
+    assert dataclasses.replace(sites, rows=0).rows_in(FULL) == 0
 
 
 def test_the_plan_names_studies_that_are_there(plan):

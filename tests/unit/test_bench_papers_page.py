@@ -31,6 +31,7 @@ def study(**changes):
             "macro_f1": SCORE,
             "confusion": [[8, 2], [2, 8]],
             "curve": [0.7, 0.8],
+            "parameters": 4096,
             "update_bytes": 21620,
             "privacy": {
                 "unit": "record",
@@ -70,6 +71,7 @@ def result():
         "form": dataclasses.asdict(QUICK),
         "sets": [{"name": "mitbih", "title": "Beats", "judged_by": "macro_f1"}],
         "epsilons": [0.5, 1.0],
+        "sites_rows": 4321,
         "left_out": {"hapt": "no --data names its folder."},
         "refused_units": {"device/local": "not in this version"},
         "cells": {
@@ -144,6 +146,7 @@ def test_the_page_says_what_was_measured_beside_what_the_papers_report(result, t
     assert page.startswith("# The papers' tables on public data (quick figures)\n")
     assert "QUICK FIGURES" in page
     assert "- 2026-01-02; P (x86_64), 2 cores, S, Python 3.11, vitalring 0.1.0." in page
+    assert "At most 4,321 rows of each site" in page
     plain = line(page, "| plain FL |")
     assert "| 0.800 (0.700–0.900) | 91.7 % | 0.800 (0.700–0.900) | 21,620 | 1.25 |" in plain
     assert "| 90 / 80 / 70 |" in plain

@@ -52,11 +52,12 @@ _TIMEOUT_S: Final = 3600.0
 
 @dataclass(frozen=True)
 class Setup:
-    """What there is to measure with. `data` has the sets that were given, by name."""
+    """What there is to measure with: the sets that were given, by name, and paper B's sites."""
 
     papers: Papers
     form: Form
     data: Mapping[str, Prepared]
+    sites: Prepared | None
     room: Path
     tensorflow: str | None = None
     tables: tuple[str, ...] = TABLES
@@ -72,35 +73,35 @@ def cells_of(setup: Setup) -> dict[str, Cell]:
     if "a" in setup.tables:
         for each in given:
             made |= _table_a(setup, each)
-    sites = setup.papers.sites
-    if "b" in setup.tables and sites.data in setup.data:
-        made |= _table_b(setup)
+    if "b" in setup.tables and setup.sites is not None:
+        made |= _table_b(setup, setup.sites)
     if "f" in setup.tables:
         for each in given:
-            if setup.form.every_set or each.name == sites.data:
+            if setup.form.every_set or each.name == setup.papers.sites.data:
                 made |= _figure(setup, each)
     return made
 
 
 def _table_a(setup: Setup, each: DataSet) -> dict[str, Cell]:
-    studies = _guarantees(each)
+    studies, prepared = _guarantees(each), setup.data[each.name]
     plain = studies["none"]
-    made = {
-        f"a/{each.name}/centralised/pooled": _training(setup, "pooled", each.name, plain),
-        f"a/{each.name}/centralised/time": _training(setup, "pace", each.name, plain),
-    }
+    made = {}
+    for name, kind in (("pooled", "pooled"), ("time", "pace")):
+        label = f"a/{each.name}/centralised/{name}"
+        made[label] = _training(setup.form, kind, each.name, prepared, plain)
     for row, (secure_sum, guarantee) in MECHANISMS.items():
         study = apply_changes(studies[guarantee], _sum(secure_sum))
         for kind in ("study", "time"):
-            made[f"a/{each.name}/{row}/{kind}"] = _training(setup, kind, each.name, study)
-    attacked = {"digest": setup.data[each.name].digest, "model": plain.study.model}
+            label = f"a/{each.name}/{row}/{kind}"
+            made[label] = _training(setup.form, kind, each.name, prepared, study)
+    attacked = {"digest": prepared.digest, "model": plain.study.model}
     source = {
         "epsilon": studies["local"].study.epsilon,
         "rounds": setup.form.attack_rounds,
         "seeds": setup.form.attack_seeds,
     }
     made[f"a/{each.name}/source"] = Cell(
-        "source", f"{each.name}: source inference", {**attacked, **source}, _place(setup, each.name)
+        "source", f"{each.name}: source inference", {**attacked, **source}, prepared.place
     )
     for guarantee, settings in studies.items():
         said = settings.study
@@ -116,7 +117,7 @@ def _table_a(setup: Setup, each: DataSet) -> dict[str, Cell]:
             "membership",
             f"{each.name}: membership, unit {member['unit']}, noise {member['noise']}",
             {**attacked, **member},
-            _place(setup, each.name),
+            prepared.place,
         )
     return made
 
@@ -130,7 +131,7 @@ def _guarantees(each: DataSet) -> dict[str, SimulationSettings]:
     return {"none": plain, "local": local, "private": first}
 
 
-def _table_b(setup: Setup) -> dict[str, Cell]:
+def _table_b(setup: Setup, prepared: Prepared) -> dict[str, Cell]:
     sites, made = setup.papers.sites, {}
     plain, private = load_study(sites.study), load_study(sites.private)
     for side in SIDES:
@@ -138,26 +139,28 @@ def _table_b(setup: Setup) -> dict[str, Cell]:
         kind = "pooled" if side == "centralised" else "study"
         for seed in range(setup.form.seeds):
             seeded = apply_changes(study, {"seed": seed})
-            made[f"b/{side}/{kind}/{seed}"] = _training(setup, kind, sites.data, seeded)
+            label = f"b/{side}/{kind}/{seed}"
+            made[label] = _training(setup.form, kind, sites.data, prepared, seeded)
         kind = "pace" if side == "centralised" else "time"
-        made[f"b/{side}/time"] = _training(setup, kind, sites.data, study)
+        made[f"b/{side}/time"] = _training(setup.form, kind, sites.data, prepared, study)
     return made
 
 
 def _figure(setup: Setup, each: DataSet) -> dict[str, Cell]:
     plain = load_study(each.study)
     named = tuple(load_study(path) for path in each.private)
-    made = {}
+    made, prepared = {}, setup.data[each.name]
     for seed in range(setup.form.epsilon_seeds):
         study = apply_changes(plain, {"seed": seed})
-        made[f"f/{each.name}/none/0/{seed}"] = _training(setup, "played", each.name, study)
+        label = f"f/{each.name}/none/0/{seed}"
+        made[label] = _training(setup.form, "played", each.name, prepared, study)
         for unit, noise in offered()[0]:
             for epsilon in setup.papers.epsilons:
                 study = apply_changes(
                     with_unit(named, unit, noise), {"epsilon": epsilon, "seed": seed}
                 )
                 label = f"f/{each.name}/{unit}-{noise}/{epsilon:g}/{seed}"
-                made[label] = _training(setup, "played", each.name, study)
+                made[label] = _training(setup.form, "played", each.name, prepared, study)
         if setup.tensorflow is not None:
             for epsilon in setup.papers.epsilons:
                 label = f"f/{each.name}/central/{epsilon:g}/{seed}"
@@ -166,21 +169,23 @@ def _figure(setup: Setup, each: DataSet) -> dict[str, Cell]:
     return made
 
 
-def _training(setup: Setup, kind: str, name: str, study: SimulationSettings) -> Cell:
+def _training(
+    form: Form, kind: str, name: str, prepared: Prepared, study: SimulationSettings
+) -> Cell:
     """Return a cell that trains a study in the form's size."""
     # Timed rounds lie between the opening of the second and that of the last.
-    rounds = setup.form.timed_rounds + 2
+    rounds = form.timed_rounds + 2
     if kind not in TIMED:
-        rounds = min(study.study.rounds, setup.form.rounds or study.study.rounds)
+        rounds = min(study.study.rounds, form.rounds or study.study.rounds)
     shaped = apply_changes(study, {"rounds": rounds, "timeout_s": _TIMEOUT_S})
     unit = shaped.study.unit
     what = f"unit {unit}" if kind == "played" else f"{shaped.study.secure_sum}, unit {unit}"
     what += "" if unit == "none" else f", epsilon {shaped.study.epsilon:g}"
     if kind in ("pooled", "pace"):
         what = "all rows in one place"
-    request = {"digest": setup.data[name].digest, "settings": _settings(shaped)}
+    request = {"digest": prepared.digest, "settings": _settings(shaped)}
     title = f"{name}: {what}, seed {shaped.study.seed}, {kind}"
-    return Cell(kind, title, request, _place(setup, name))
+    return Cell(kind, title, request, prepared.place)
 
 
 def _central(setup: Setup, each: DataSet, study: SimulationSettings, epsilon: float) -> Cell:
@@ -193,7 +198,7 @@ def _central(setup: Setup, each: DataSet, study: SimulationSettings, epsilon: fl
         "epsilon": epsilon,
         "central": central,
     }
-    place = {**_place(setup, each.name), "tensorflow": str(setup.tensorflow)}
+    place = {**setup.data[each.name].place, "tensorflow": str(setup.tensorflow)}
     title = f"{each.name}: central DP-SGD, epsilon {epsilon:g}, seed {study.study.seed}"
     return Cell("central", title, request, place)
 
@@ -215,9 +220,3 @@ def _settings(study: SimulationSettings) -> dict[str, Any]:
     """Return settings as JSON takes them; data and features are named by their digests."""
     plain: dict[str, Any] = to_plain(study)
     return {**plain, "data": None, "out": None}
-
-
-def _place(setup: Setup, name: str) -> dict[str, str]:
-    prepared = setup.data[name]
-    features = {"features": str(prepared.features)} if prepared.features else {}
-    return {"data": str(prepared.folder), **features}

@@ -80,10 +80,13 @@ def run(options: argparse.Namespace) -> int:
     out: Path = options.out.absolute()
     (out / "data").mkdir(parents=True, exist_ok=True)
     data = {name: prepare(folder, form.rows, out / "data") for name, folder in folders.items()}
+    sites = None
+    if (hospitals := folders.get(papers.sites.data)) is not None:
+        sites = prepare(hospitals, papers.sites.rows_in(form), out / "data")
     left_out = {name: "no --data names its folder." for name in names if name not in folders}
     if options.tensorflow is None:
         left_out["central DP-SGD"] = "no --tensorflow names an interpreter."
-    setup = Setup(papers, form, data, out, options.tensorflow, tables, left_out)
+    setup = Setup(papers, form, data, sites, out, options.tensorflow, tables, left_out)
     cells, store = cells_of(setup), Store(out / "cells")
     console = Console(stderr=True, soft_wrap=True, markup=False, highlight=False)
     if not options.no_run:
@@ -110,6 +113,7 @@ def _write(options: argparse.Namespace, setup: Any, known: Mapping[str, Any]) ->
             if each.name in setup.data
         ],
         "epsilons": list(setup.papers.epsilons),
+        "sites_rows": setup.papers.sites.rows_in(setup.form),
         "left_out": dict(setup.left_out),
         "refused_units": offered()[1],
         "cells": {label: asdict(found) for label, found in known.items()},

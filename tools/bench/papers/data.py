@@ -21,6 +21,12 @@ class Prepared:
     digest: str
     features: Path | None
 
+    @property
+    def place(self) -> dict[str, str]:
+        """Return where data and features are, as a cell's child is told."""
+        features = {"features": str(self.features)} if self.features else {}
+        return {"data": str(self.folder), **features}
+
 
 def prepare(source: Path, rows: int, room: Path) -> Prepared:
     """Return the data to run on; with `rows`, a copy in `room` with so many rows of each device.

@@ -45,24 +45,6 @@ class DataSet:
 
 
 @dataclass(frozen=True)
-class Sites:
-    """Paper B's three hospitals: one of the data sets, with a study after the paper."""
-
-    data: Name
-    study: Path
-    private: Path
-
-
-@dataclass(frozen=True)
-class Papers:
-    """All that is measured; paths are relative to the file that names them."""
-
-    sets: tuple[DataSet, ...]
-    sites: Sites
-    epsilons: tuple[float, ...] = (0.1, 0.5, 1.0, 2.0, 5.0)
-
-
-@dataclass(frozen=True)
 class Form:
     """How much is measured. `rows` of a device and `rounds` are limits, 0 is none."""
 
@@ -86,6 +68,30 @@ class Form:
     every_set: bool
     """Whether Figure 2 is made on every data set, or on the sites alone."""
     repeats: int
+
+
+@dataclass(frozen=True)
+class Sites:
+    """Paper B's three hospitals: one of the data sets, with a study after the paper."""
+
+    data: Name
+    study: Path
+    private: Path
+    rows: Annotated[int, Range(0, 10_000_000)] = 0
+    """Most rows of a site, for time's sake; 0 is no limit."""
+
+    def rows_in(self, form: Form) -> int:
+        """Return the most rows of a site in this form."""
+        return min((most for most in (self.rows, form.rows) if most), default=0)
+
+
+@dataclass(frozen=True)
+class Papers:
+    """All that is measured; paths are relative to the file that names them."""
+
+    sets: tuple[DataSet, ...]
+    sites: Sites
+    epsilons: tuple[float, ...] = (0.1, 0.5, 1.0, 2.0, 5.0)
 
 
 QUICK: Final = Form(

@@ -44,6 +44,7 @@ def table_b(result: Mapping[str, Any]) -> Table:
     )
     names = {
         "runs": "runs",
+        "network": "weights of the network",
         "accuracy": "accuracy, %",
         "precision": "precision, %",
         "recall": "recall, %",
@@ -61,11 +62,14 @@ def table_b(result: Mapping[str, Any]) -> Table:
             "10" if key == "runs" else TABLE_B["centralised"].get(key, "–"),
             ours["federated"][key],
             ours["private"][key],
-            {"runs": "10", "privacy": "epsilon 1"}.get(key) or TABLE_B["federated"].get(key, "–"),
+            "10" if key == "runs" else TABLE_B["federated"].get(key, "–"),
         )
         for key, title in names.items()
     )
+    most = result["sites_rows"]
+    limit = (f"At most {most:,} rows of each site, drawn at random.",) if most else ()
     notes = (
+        *limit,
         "Precision, recall and F1 are plain means over the classes. Convergence is that of the "
         "accuracy on validation rows, the mean with the least and the greatest; a round of "
         "centralised training is as many passes as a device makes in a round.",
@@ -77,7 +81,7 @@ def table_b(result: Mapping[str, Any]) -> Table:
 
 def _column_b(runs: Sequence[Found], time: Found | None) -> dict[str, str]:
     keys = ("accuracy", "precision", "recall", "f1", "convergence", "bytes", "privacy")
-    column = {"runs": str(len(runs)), **dict.fromkeys(keys, NO_FIGURE)}
+    column = {"runs": str(len(runs)), "network": NO_FIGURE, **dict.fromkeys(keys, NO_FIGURE)}
     rounds = len(runs[0]["curve"]) if runs else 0
     if runs:
         scores = [scores_of(run["confusion"]) for run in runs]
@@ -87,6 +91,7 @@ def _column_b(runs: Sequence[Found], time: Found | None) -> dict[str, str]:
         column["convergence"] = (
             f"{statistics.fmean(reached):.1f} ({min(reached)}–{max(reached)}) of {rounds}"
         )
+        column["network"] = f"{runs[0]['parameters']:,}"
         size, privacy = runs[0].get("update_bytes"), runs[0].get("privacy", {"unit": "none"})
         column["bytes"] = f"{size:,}" if size else "–"
         column["privacy"] = "none" if privacy["unit"] == "none" else claim(privacy)
