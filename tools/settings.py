@@ -202,7 +202,7 @@ WITH_NOISE = Numbers(
     update_clip=1.2,
     server=SERVERS["momentum"],
 )
-"""Chosen for the shipped electrocardiograms and their noise at epsilon 8."""
+"""Chosen for the shipped electrocardiograms with `ecg_cnn` and its noise at epsilon 8."""
 
 ONE_SUM = Numbers(
     local_epochs=1.0,

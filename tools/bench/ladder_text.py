@@ -24,7 +24,8 @@ _NOT_BUILT: Final = (
     (
         "hidden layers trained on public data (De et al. 2022)",
         "the public sets of these sensors are the sets that are measured here; fixed formulas "
-        "take the place of trained filters, and no data had a part in `har_bank`'s",
+        "take the place of trained filters; no data had a part in `har_bank`'s, and `ecg_bank`'s "
+        "are centred and scaled by the records that train",
     ),
 )
 

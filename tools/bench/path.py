@@ -17,8 +17,8 @@ from vitalring.tools.settings import SimulationSettings
 from vitalring.tools.simulate.api import apply_changes
 
 PROTECTED, PLAIN = "single-he", "plain"
-NETWORK = {"model": "ecg_cnn"}
-"""A whole network, so that an update is one of thousands of parameters."""
+NETWORK = {"model": "ecg_cnn", "epsilon": 8.0}
+"""A whole network, so that an update is one of thousands of parameters, and noise it can bear."""
 
 
 def measure_path(
