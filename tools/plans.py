@@ -54,6 +54,11 @@ class Sizes:
             raise ConfigError("records is 0: say how many records every device has at least")
         return cls(least, max(least, most), max(least, mean))
 
+    @classmethod
+    def counted(cls, sizes: Sequence[int], least: int = 0) -> "Sizes":
+        """Take the records of each device, and a floor for `least` where it is given."""
+        return cls.of(least or min(sizes), max(sizes), sum(sizes) / len(sizes))
+
 
 def training_of(settings: StudySettings, records: int | Sizes) -> Training:
     """Return the training a device with `records` records does in a round. Raises ConfigError."""
@@ -124,21 +129,17 @@ def plan_of(
     settings: StudySettings,
     artefact: Artefact,
     devices: int,
-    records: int,
+    records: int | Sizes,
     features: bytes = b"",
-    most_records: int = 0,
-    mean_records: float = 0.0,
 ) -> StudyPlan:
     """Return the study's plan, checked as every device will check it.
 
     `features` is the text of the agreed feature schema, where records are rows of tables.
-    `records` are those of the smallest device, `most_records` of the largest, `mean_records` of
-    one on average; 0 is unknown.
     Raises ConfigError.
     """
     info = artefact.info
-    sizes = Sizes.of(records, most_records, mean_records)
-    training, numbers = training_of(settings, sizes), numbers_of(settings, records)
+    sizes = records if isinstance(records, Sizes) else Sizes.of(records)
+    training, numbers = training_of(settings, sizes), numbers_of(settings, sizes.least)
     min_cohort = min_cohort_of(settings, devices)
     privacy = privacy_of(settings, numbers, min_cohort)
     one_sum = is_gradient_sum(privacy)
@@ -146,7 +147,7 @@ def plan_of(
     codec = Codec(
         n_max=settings.n_max or devices,
         clip=numbers.update_clip or _ALIGNED * numbers.clip * numbers.lr * sizes.most / sizes.mean,
-        weight_cap=_weight_cap(settings, records, most_records),
+        weight_cap=_weight_cap(settings, sizes),
         bits=settings.bits,
         reach=settings.reach,
         # A count among the coordinates takes no more bytes, where fewer than all are sent.
@@ -169,7 +170,7 @@ def plan_of(
     return _plan(settings, settings.study, model, terms, numbers.server, devices)
 
 
-def _weight_cap(settings: StudySettings, records: int, most_records: int) -> int:
+def _weight_cap(settings: StudySettings, sizes: Sizes) -> int:
     """Return the records above which a device weighs no more (SPEC 4.2).
 
     A cap far above every device would scale all updates down into the rounding of the quantiser.
@@ -179,8 +180,8 @@ def _weight_cap(settings: StudySettings, records: int, most_records: int) -> int
     if settings.unit == "record":
         # With a guarantee for records every device weighs alike: its count would be a record's
         # trace (SPEC 7.11). The plan's floor of records makes the capped weight the same for all.
-        return records
-    return settings.weight_cap or most_records or records
+        return sizes.least
+    return settings.weight_cap or sizes.most
 
 
 def statistics_plan_of(

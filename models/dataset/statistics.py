@@ -173,6 +173,16 @@ def answer(question: Question, totals: Sequence[int]) -> FeatureSchema:
     )
 
 
+def agreed(info: DatasetInfo, tables: Sequence[Table]) -> FeatureSchema:
+    """Return the features that sites with these tables agree on: `answer` of the sums of counts.
+
+    Raises DataError.
+    """
+    question = question_of(info, tables[0].columns)
+    counts = [count(question, table) for table in tables]
+    return answer(question, [sum(numbers) for numbers in zip(*counts, strict=True)])
+
+
 def _count(question: Question, table: Table, column: str) -> list[int]:
     numbers = texts = missing = first = second = 0
     buckets = [0] * question.buckets

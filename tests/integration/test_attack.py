@@ -70,7 +70,7 @@ def test_what_is_attacked_is_what_a_device_would_send():
     pool = load_pool(SHIPPED_DATA, 100)
     artefact = load_artefact("ecg_cnn")
     made = deal(pool.people, None, 3, 40, np.random.default_rng(0))
-    plan = plan_of(StudySettings(unit="none", rounds=1), artefact, 3, 40, b"", 40)
+    plan = plan_of(StudySettings(unit="none", rounds=1), artefact, 3, 40)
     start = initial_weights(artefact, bytes(32))
     (seen,) = play(TrainableModel(artefact), plan, made, start, 1)
     assert seen.updates.shape == (3, artefact.info.dimension)
@@ -96,7 +96,7 @@ def test_what_is_attacked_of_a_clip_that_follows_a_quantile_is_a_model_too():
         clip_rate=1.0,
         server=SERVERS["fedavg"],
     )
-    plan = plan_of(settings, artefact, 3, 40, b"", 40)
+    plan = plan_of(settings, artefact, 3, 40)
     start = initial_weights(artefact, bytes(32))
     first, second = play(TrainableModel(artefact), plan, made, start, 1)
     assert first.updates.shape == second.updates.shape == (3, artefact.info.dimension)

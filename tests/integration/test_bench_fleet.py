@@ -12,7 +12,9 @@ from vitalring.errors import ConfigError
 from vitalring.models.artefact import load_artefact
 from vitalring.protocol.guarantee import noise_of
 from vitalring.tools import cli
+from vitalring.tools.bench import fleet
 from vitalring.tools.bench.fleet import NO_CLIP, FleetSettings, deal, measure_fleet
+from vitalring.tools.bench.fleet_text import fleet_facts
 from vitalring.tools.bench.skew_devices import load_people
 from vitalring.tools.bench.trial import central, federated, score, stage_of
 from vitalring.tools.data.dealing import DealOptions, deal_data
@@ -132,6 +134,20 @@ def test_what_is_measured_is_measured_on_held_out_people(stage, people):
     assert score(stage, weights)["accuracy"] == np.mean(people.held_out.y == 0)
 
 
+def test_an_epsilon_that_cannot_be_planned_is_refused_before_anything_trains(folder, monkeypatch):
+    monkeypatch.setattr(fleet, "central", lambda *_: pytest.fail("a side was trained"))
+    settings = FleetSettings(devices=60, epsilons=(8.0, 1e-9), seeds=1)
+    with pytest.raises(ConfigError, match="epsilon"):
+        measure_fleet(folder, SimulationSettings(study=STUDY), settings)
+
+
+def test_devices_as_they_are_are_not_called_virtual(folder):
+    settings = FleetSettings(devices=0, epsilons=(8.0,), seeds=1)
+    facts = fleet_facts(measure_fleet(folder, SimulationSettings(study=STUDY), settings))
+    assert "4 devices of 100 records, 400 together" in facts[1]
+    assert not any("virtual" in fact for fact in facts)
+
+
 def test_the_command_writes_page_figures_and_picture(folder, tmp_path):
     lines = ["[study]", 'model = "ecg_bank"', 'unit = "device"', "rounds = 2", "keep = 1.0"]
     (tmp_path / "study.toml").write_text("\n".join([*lines, ""]))
@@ -151,6 +167,7 @@ def test_the_command_writes_page_figures_and_picture(folder, tmp_path):
     ("study", "settings", "message"),
     [
         (StudySettings(unit="record"), FleetSettings(), "unit is record"),
+        (replace(STUDY, noise="local"), FleetSettings(), "its noise local"),
         (STUDY, FleetSettings(seeds=0), "--seeds 1"),
         (STUDY, FleetSettings(epsilons=()), "--epsilon"),
         (STUDY, FleetSettings(devices=3), "4 people"),

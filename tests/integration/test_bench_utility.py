@@ -5,8 +5,12 @@ import json
 import pytest
 from shipped_fixture import shipped_part
 
-from vitalring.errors import ConfigError, DataError
+from vitalring.errors import ConfigError, DataError, ModelError
+from vitalring.models.artefact import load_artefact
+from vitalring.models.runtime import TrainableModel
 from vitalring.tools import cli
+from vitalring.tools.bench import ladder as ladder_module
+from vitalring.tools.bench import trial
 from vitalring.tools.bench.ladder import load_subject, measure_ladder
 from vitalring.tools.bench.ladder_settings import load_ladder
 from vitalring.tools.bench.skew_devices import load_people
@@ -100,3 +104,23 @@ def test_what_cannot_be_measured_is_refused(folder, ladder):
     ladder.write_text(LADDER.replace("folds = 2", "folds = 4"))
     with pytest.raises(ConfigError, match="6 people who train are too few for 4 folds"):
         measure_ladder(subject, load_ladder(ladder), 1)
+
+
+def test_a_step_that_cannot_be_planned_is_refused_before_hours_of_training(
+    folder, ladder, monkeypatch
+):
+    monkeypatch.setattr(ladder_module, "federated", lambda *_: pytest.fail("a step was trained"))
+    ladder.write_text(LADDER.replace("class_weights =", "min_cohort = 30, class_weights ="))
+    with pytest.raises(ConfigError, match="cannot make a sum of min_cohort = 30"):
+        measure_ladder(load_subject(folder), load_ladder(ladder), 1)
+
+
+def test_a_network_that_is_no_layer_on_features_goes_the_long_way(folder, monkeypatch):
+    def refuse(*_):
+        raise ModelError("no dense layer")
+
+    monkeypatch.setattr(trial, "with_features", refuse)
+    people, artefact = load_subject(folder).people, load_artefact("ecg_bank")
+    stage = trial.stage_of(artefact, people[:2], people[2:3])
+    assert isinstance(stage.model, TrainableModel)
+    assert (stage.devices, stage.aside) == (people[:2], people[2:3])

@@ -2,13 +2,14 @@
 
 import dataclasses
 import json
+import shutil
 import tomllib
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from vitalring.errors import ConfigError
+from vitalring.errors import ConfigError, DataError
 from vitalring.models import metrics
 from vitalring.tools.bench.papers import settings as papers_settings
 from vitalring.tools.bench.papers.cells import MECHANISMS, SIDES, Setup, _settings, cells_of
@@ -24,13 +25,21 @@ from vitalring.tools.bench.papers.reported import (
     convergence,
     scores_of,
 )
-from vitalring.tools.bench.papers.settings import FULL, QUICK, load_papers, load_study, offered
+from vitalring.tools.bench.papers.settings import (
+    FULL,
+    QUICK,
+    load_papers,
+    load_study,
+    offered,
+    with_unit,
+)
 from vitalring.tools.bench.papers.shown import estimate, percent
 from vitalring.tools.bench.papers.store import DISTURBED, FAILED, MEASURED, WAITING, Cell, Store
 from vitalring.tools.bench.papers.studies import study_cell
 from vitalring.tools.bench.papers.text_a import SEEN, VIEWS
 from vitalring.tools.bench.papers.watching import Watch
 from vitalring.tools.cli import main
+from vitalring.tools.settings import SimulationSettings
 from vitalring.tools.simulate.api import apply_changes
 from vitalring.tools.simulate.layout import SHIPPED_DATA
 
@@ -184,6 +193,14 @@ def test_the_sites_may_have_fewer_rows_than_the_set_that_they_are_of(plan, setup
     assert dataclasses.replace(sites, rows=0).rows_in(FULL) == 0
 
 
+def test_a_study_that_leaves_its_noise_to_its_unit_has_that_of_its_unit():
+    device = apply_changes(SimulationSettings(), {"unit": "device", "noise": None})
+    assert with_unit((device,), "device", "distributed") is device
+    local = with_unit((device,), "device", "local")
+    assert local is not device
+    assert local.study.noise == "local"
+
+
 def test_the_plan_names_studies_that_are_there(plan):
     for each in plan.sets:
         assert load_study(each.study).study.unit == "none"
@@ -324,6 +341,13 @@ def test_the_quick_forms_data_are_few_rows_of_each_device(tmp_path):
     assert len(sizes) == len(list((source / "devices").iterdir()))
     assert prepare(source, 7, tmp_path) == small
     assert prepare(source, 0, tmp_path).digest == folder_digest(source) != small.digest
+
+
+def test_a_folder_among_the_devices_is_named(tmp_path):
+    shutil.copytree(SHIPPED_DATA, tmp_path / "data")
+    (tmp_path / "data" / "devices" / "old").mkdir()
+    with pytest.raises(DataError, match="old: is no file"):
+        folder_digest(tmp_path / "data")
 
 
 def test_sites_agree_on_features_before_anything_runs(tmp_path):

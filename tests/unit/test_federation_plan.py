@@ -6,7 +6,7 @@ import pytest
 from vitalring.models.artefact import load_artefact
 from vitalring.models.dataset.statistics import Question
 from vitalring.protocol.quantise import Codec, decode_sum, encode_update, weight_of
-from vitalring.tools.plans import plan_of, statistics_plan_of
+from vitalring.tools.plans import Sizes, plan_of, statistics_plan_of
 from vitalring.tools.settings import StudySettings
 
 SMALLEST, LARGEST = 300, 900
@@ -16,7 +16,7 @@ NONE = StudySettings(unit="none", noise="none")
 def codec_of(settings: StudySettings, most_records: int = LARGEST) -> Codec:
     """Return the codec of a plan for three devices."""
     artefact = load_artefact("ecg_cnn")
-    return plan_of(settings, artefact, 3, SMALLEST, most_records=most_records).codec
+    return plan_of(settings, artefact, 3, Sizes.of(SMALLEST, most_records)).codec
 
 
 def test_without_privacy_a_device_weighs_by_its_records_up_to_the_largest():

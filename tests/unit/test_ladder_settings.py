@@ -27,7 +27,7 @@ seeds = 1
 study = { server = { name = "adam", learning_rate = 0.1, momentum = 0.9 } }
 [[steps]]
 name = "third"
-study = { epsilon = 2.0 }
+study = { bits = 12 }
 """
 
 
@@ -46,7 +46,7 @@ def test_steps_build_on_each_other_and_those_beside_do_not(tmp_path):
     assert (second.study.rounds, second.study.lr) == (20, 0.5)
     assert second.changes == {"rounds": 20, "lr": 0.5}
     assert (aside.study.lr, aside.study.server.name, aside.seeds) == (0.5, "adam", 1)
-    assert (third.study.server, third.study.lr, third.study.epsilon) == (None, 0.5, 2.0)
+    assert (third.study.server, third.study.lr, third.study.bits) == (None, 0.5, 12)
 
 
 def test_a_value_that_is_the_default_is_a_change_too(tmp_path):
@@ -64,6 +64,11 @@ def test_a_value_that_is_the_default_is_a_change_too(tmp_path):
         ("lr = 0.5", "lr = -1.0", r"steps\[1\]\.study\.lr"),
         ('"macro_f1"', '"f1"', "metric"),
         ("[[steps]]", "[[stages]]", "stages"),
+        ("lr = 0.5", "epsilon = 2.0", "'second' has another epsilon"),
+        ("lr = 0.5", "delta = 1e-6", "'second' has another delta"),
+        ("lr = 0.5", 'unit = "device"', "a ladder is for records"),
+        ("lr = 0.5", "noise_schedule = [2.0, 1.0]", "'second' has noise_schedule"),
+        ("lr = 0.5", "clip_quantile = 0.5", "'second' has clip_quantile"),
     ],
 )
 def test_mistakes_name_file_and_field(tmp_path, old, new, message):

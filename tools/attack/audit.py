@@ -38,7 +38,7 @@ from vitalring.tools.attack.one_run import Floats, best_bound
 from vitalring.tools.attack.pool import Pool, load_pool
 from vitalring.tools.attack.virtual import Seen, Weights, play
 from vitalring.tools.bench.machine import machine
-from vitalring.tools.plans import plan_of
+from vitalring.tools.plans import Sizes, plan_of
 
 Say = Callable[[str], None]
 
@@ -174,10 +174,9 @@ def _audit(
 
 def _plan(pool: Pool, artefact: Artefact, defence: Defence, settings: AuditSettings) -> StudyPlan:
     """Return the plan of such a study; canaries, which come on top, are not counted in it."""
-    sizes = [len(each) for each in pool.people]
-    wanted = defence.settings(artefact.info.name, settings.rounds, len(sizes))
-    mean = sum(sizes) / len(sizes)
-    return plan_of(wanted, artefact, len(sizes), min(sizes), b"", max(sizes), mean)
+    count = len(pool.people)
+    wanted = defence.settings(artefact.info.name, settings.rounds, count)
+    return plan_of(wanted, artefact, count, Sizes.counted([len(each) for each in pool.people]))
 
 
 def _scores(

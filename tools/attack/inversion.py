@@ -32,7 +32,7 @@ from vitalring.tools.attack.pool import deal, load_people
 from vitalring.tools.attack.virtual import Weights, play
 from vitalring.tools.bench.child import require_modules, run_script
 from vitalring.tools.bench.machine import machine
-from vitalring.tools.plans import plan_of
+from vitalring.tools.plans import Sizes, plan_of
 
 Say = Callable[[str], None]
 Floats = npt.NDArray[np.float64]
@@ -230,10 +230,8 @@ def _cohort(
 
 
 def _plan(artefact: Artefact, defence: Defence, made: Sequence[Records]) -> StudyPlan:
-    sizes = [len(records) for records in made]
-    settings = defence.settings(artefact.info.name, 20, len(made))
-    mean = sum(sizes) / len(sizes)
-    return plan_of(settings, artefact, len(made), min(sizes), b"", max(sizes), mean)
+    sizes = Sizes.counted([len(records) for records in made])
+    return plan_of(defence.settings(artefact.info.name, 20, len(made)), artefact, len(made), sizes)
 
 
 def _gradient(model: TrainableModel, start: Weights, one: Records, clip: float) -> Floats:

@@ -29,7 +29,7 @@ from vitalring.tools.attack.pool import load_people
 from vitalring.tools.attack.roc import measure_roc
 from vitalring.tools.attack.virtual import Weights, play
 from vitalring.tools.bench.machine import machine
-from vitalring.tools.plans import plan_of
+from vitalring.tools.plans import Sizes, plan_of
 from vitalring.tools.settings import StudySettings
 
 Say = Callable[[str], None]
@@ -140,10 +140,9 @@ class Bench:
 
     def plan(self, defence: Defence) -> StudyPlan:
         """Return the plan of a study that is so defended. Raises ConfigError."""
-        sizes = [len(each) // 2 for each in self.people]
+        sizes = Sizes.counted([len(each) // 2 for each in self.people])
         settings = defence.settings(self.artefact.info.name, self.settings.rounds, len(self.people))
-        mean = sum(sizes) / len(sizes)
-        return plan_of(settings, self.artefact, len(sizes), min(sizes), b"", max(sizes), mean)
+        return plan_of(settings, self.artefact, len(self.people), sizes)
 
 
 @dataclass(frozen=True)

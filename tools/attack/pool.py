@@ -12,9 +12,7 @@ import numpy.typing as npt
 from vitalring.files import write_atomic
 from vitalring.models.dataset import (
     DatasetInfo,
-    FeatureSchema,
     Records,
-    Table,
     devices,
     holds_tables,
     load_dataset,
@@ -24,7 +22,7 @@ from vitalring.models.dataset import (
 )
 from vitalring.models.dataset.load import encode
 from vitalring.models.dataset.split import S
-from vitalring.models.dataset.statistics import answer, count, question_of
+from vitalring.models.dataset.statistics import agreed
 from vitalring.tools.bench.skew_devices import pooled
 from vitalring.tools.data.partition import at_random, dirichlet
 
@@ -151,13 +149,6 @@ def described(x: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
         spread > 0, spread, 1.0
     )
     return described
-
-
-def agreed(info: DatasetInfo, tables: Sequence[Table]) -> FeatureSchema:
-    """Return the features that sites with these tables would agree on. Raises DataError."""
-    question = question_of(info, tables[0].columns)
-    counts = [count(question, table) for table in tables]
-    return answer(question, [sum(numbers) for numbers in zip(*counts, strict=True)])
 
 
 def _some(records: S, most: int, generator: np.random.Generator) -> S:

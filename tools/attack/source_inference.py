@@ -39,7 +39,7 @@ from vitalring.tools.attack.gateway_state import Held, run_and_copy
 from vitalring.tools.attack.pool import Pool, case_name, deal, load_pool, write_folder
 from vitalring.tools.attack.virtual import Weights, play
 from vitalring.tools.bench.machine import machine
-from vitalring.tools.plans import plan_of
+from vitalring.tools.plans import Sizes, plan_of
 from vitalring.tools.settings import SimulationSettings, StudySettings
 
 Say = Callable[[str], None]
@@ -153,9 +153,8 @@ class _Bench:
         )
 
     def plan(self, made: Sequence[Records], epsilon: float, rounds: int) -> StudyPlan:
-        sizes = [len(records) for records in made]
-        settings = self.study(epsilon, rounds)
-        return plan_of(settings, self.artefact, len(made), min(sizes), b"", max(sizes))
+        sizes = Sizes.counted([len(records) for records in made])
+        return plan_of(self.study(epsilon, rounds), self.artefact, len(made), sizes)
 
     def start(self, seed: int) -> Weights:
         name = hashlib.sha256(f"source inference {seed}".encode()).digest()

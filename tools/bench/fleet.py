@@ -28,7 +28,7 @@ from vitalring.tools.bench.machine import machine
 from vitalring.tools.bench.skew_devices import load_people, validation_split
 from vitalring.tools.bench.trial import Stage, Weights, central, federated, score, stage_of
 from vitalring.tools.data.partition import within_people
-from vitalring.tools.settings import SimulationSettings, StudySettings
+from vitalring.tools.settings import SimulationSettings, StudySettings, numbers_of
 
 Say = Callable[[str], None]
 
@@ -56,8 +56,12 @@ def measure_fleet(
 ) -> dict[str, Any]:
     """Run every side at every epsilon, and return every figure. Raises VitalRingError."""
     study = simulation.study
-    if study.unit != "device":
-        raise ConfigError(f"the study's unit is {study.unit}: a fleet is compared with unit device")
+    guarantee = study.unit, numbers_of(study, 1).noise
+    if guarantee != ("device", "distributed"):
+        raise ConfigError(
+            f"the study's unit is {guarantee[0]} and its noise {guarantee[1]}: a fleet is compared "
+            "with unit device, noise distributed"
+        )
     if settings.seeds < 1 or not settings.epsilons:
         raise ConfigError("give --seeds 1 or more and an --epsilon: nothing would be measured")
     began = time.monotonic()
@@ -66,11 +70,14 @@ def measure_fleet(
     artefact = choose_artefact(study.model, people.input_shape, people.info.kind, classes)
     whole = stage_of(artefact, people.train, [people.held_out])
     stage = replace(whole, devices=deal(whole.devices, settings.devices))
+    # What cannot be planned is refused before anything trains.
+    plans = {each: _plans(stage, replace(study, epsilon=each)) for each in settings.epsilons}
     say("no privacy")
     rate, tried = _own_rate(whole, study, settings)
     found = [*_without(stage, study, rate, settings)]
-    for epsilon in settings.epsilons:
-        found += _with(stage, replace(study, epsilon=epsilon), settings, say)
+    for epsilon, (trusting, own) in plans.items():
+        say(f"epsilon {epsilon:g}")
+        found += _with(stage, trusting, own, settings, say)
     sizes = stage.sizes
     return {
         "dataset": people.info.name,
@@ -150,14 +157,18 @@ def _without(
     return found
 
 
+def _plans(stage: Stage, study: StudySettings) -> tuple[StudyPlan, StudyPlan]:
+    """Return the plan of a fleet in which nobody colludes or is missing, and the study's own."""
+    return stage.plan(replace(study, colluders=0.0, spare=0.0)), stage.plan(study)
+
+
 def _with(
-    stage: Stage, study: StudySettings, settings: FleetSettings, say: Say
+    stage: Stage, trusting: StudyPlan, own: StudyPlan, settings: FleetSettings, say: Say
 ) -> list[dict[str, Any]]:
     """Return the sides at one epsilon."""
-    trusting = stage.plan(replace(study, colluders=0.0, spare=0.0))
-    rounds, clip = trusting.training.rounds, trusting.codec.clip
+    rounds, clip, claim = trusting.training.rounds, trusting.codec.clip, trusting.privacy
     multiplier = calibrate(
-        study.epsilon, study.delta, lambda each: [Spend(1.0, each, rounds, epsilon=0.0)]
+        claim.epsilon, claim.delta, lambda each: [Spend(1.0, each, rounds, epsilon=0.0)]
     )
 
     def alone(seed: int) -> Weights:
@@ -168,15 +179,15 @@ def _with(
     ]
     sides += [
         ("fleet", _terms(plan, len(stage.devices)), partial(federated, stage, plan))
-        for plan in dict.fromkeys((trusting, stage.plan(study)))
+        for plan in dict.fromkeys((trusting, own))
     ]
     found = []
     for name, terms, train in sides:
         runs = []
         for seed in range(settings.seeds):
-            say(f"epsilon {study.epsilon:g}, {name}, seed {seed + 1} of {settings.seeds}")
+            say(f"  {name}, seed {seed + 1} of {settings.seeds}")
             runs.append(score(stage, train(seed)))
-        found.append({"side": name, "epsilon": study.epsilon, "terms": dict(terms), "runs": runs})
+        found.append({"side": name, "epsilon": claim.epsilon, "terms": dict(terms), "runs": runs})
     return found
 
 

@@ -19,15 +19,26 @@ def fleet_facts(result: Mapping[str, Any]) -> list[str]:
         else "held-out rows of the same people"
     )
     sizes = f"{least}" if least == most else f"{least} to {most}"
+    who = [
+        f"Data set {result['dataset']}: {result['devices']:,} devices of {sizes} records, "
+        f"{total:,} together"
+    ]
+    if result["settings"]["devices"]:
+        who = [
+            f"Data set {result['dataset']}: the {total:,} records of {result['people']} people are "
+            f"dealt at random to {result['devices']:,} virtual devices of {sizes} records, each "
+            "with records of one person (`vitalring data deal`)",
+            f"The guarantee is for a virtual device and its {sizes} records, not for a person, "
+            "whose records are on many of them. It shows what a fleet of so many devices pays; it "
+            "is no fleet of so many people.",
+        ]
+    who[0] += (
+        f"; {people} with {result['held_out_rows']:,} rows test. Model {result['model']}, "
+        f"{result['parameters']:,} parameters."
+    )
     return [
         in_words(result["machine"]) + f" One process, {result['seconds'] / 60:.0f} minutes.",
-        f"Data set {result['dataset']}: the {total:,} records of {result['people']} people are "
-        f"dealt at random to {result['devices']:,} virtual devices of {sizes} records, each with "
-        f"records of one person (`vitalring data deal`); {people} with {result['held_out_rows']:,} "
-        f"rows test. Model {result['model']}, {result['parameters']:,} parameters.",
-        f"The guarantee is for a virtual device and its {sizes} records, not for a person, whose "
-        "records are on many of them. It shows what a fleet of so many devices pays; it is no "
-        "fleet of so many people.",
+        *who,
         f"{study['rounds']} rounds of all devices. Each takes {study['steps']} "
         f"step{'s' * (study['steps'] != 1)} with {study['sampling_rate']:.0%} of its records at "
         f"learning rate {study['lr']:g}; the update is clipped at norm {study['update_clip']:g}. "

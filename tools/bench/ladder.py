@@ -31,11 +31,11 @@ from vitalring.models.dataset import (
     load_table,
     split,
 )
+from vitalring.models.dataset.statistics import agreed
 from vitalring.protocol.guarantee import adds_integer_noise, noise_of, sensitivity
 from vitalring.protocol.privacy import Spend
 from vitalring.protocol.records import StudyPlan
 from vitalring.schema import to_plain
-from vitalring.tools.attack.pool import agreed
 from vitalring.tools.bench.factorisation import prefix_errors
 from vitalring.tools.bench.ladder_settings import Ladder, Step
 from vitalring.tools.bench.machine import machine
@@ -91,6 +91,10 @@ def measure_ladder(
     def stage(name: str) -> Stage:
         return _stage(subject, _artefact(subject, name))
 
+    # What cannot be planned is refused before hours of training.
+    for step in ladder.steps:
+        for part in _parts(stage(step.study.model), subject, folds):
+            part.plan(step.study)
     found = []
     for number, step in enumerate(ladder.steps, 1):
         say(f"{number} of {len(ladder.steps)}: {step.name}")

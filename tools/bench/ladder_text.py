@@ -54,8 +54,9 @@ def ladder_facts(result: Mapping[str, Any]) -> list[str]:
         "of a sum, is left out. Steps set in with ↳ change the study above them, and the next "
         "step does not build on them.",
         f"A figure is the {metric}, mean over folds and over {result['seeds']} "
-        f"seed{'s' * (result['seeds'] != 1)}, with the least and the greatest seed in brackets. "
-        "Without noise: the same clips, rates and rounds, one seed.",
+        f"seed{'s' * (result['seeds'] != 1)}, with the least and the greatest seed in brackets; a "
+        "step without brackets had one seed. Without noise: the same clips, rates and rounds, one "
+        "seed.",
         *_luck(result),
         "Settings of later steps were chosen on such held-back people too, in earlier runs, so "
         "the last steps flatter themselves a little. Figures of held-out people are in the "

@@ -135,5 +135,5 @@ def _check(model: TrainableModel, layer: OneLayer, x: Array, features: Array) ->
     if not apart < _ALIKE:
         raise ModelError(
             f"{model.info.name} is no dense layer on fixed features: probabilities differ by "
-            f"{apart:.2g}; measure it as it is"
+            f"{apart:.2g}"
         )

@@ -5,6 +5,7 @@ trusts with clear updates.
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -24,7 +25,7 @@ from vitalring.protocol.records import StudyPlan
 from vitalring.protocol.weights import pack_weights, unpack_weights
 from vitalring.tools.attack.virtual import play
 from vitalring.tools.bench.one_layer import has_one_layer, with_features
-from vitalring.tools.plans import plan_of
+from vitalring.tools.plans import Sizes, plan_of
 from vitalring.tools.settings import StudySettings
 
 Weights = npt.NDArray[np.float32]
@@ -53,20 +54,19 @@ class Stage:
 
     def plan(self, settings: StudySettings) -> StudyPlan:
         """Return the plan of a study of these devices. Raises ConfigError."""
-        least, most = min(self.sizes), max(self.sizes)
-        mean = sum(self.sizes) / len(self.sizes)
-        count = len(self.devices)
-        floor = settings.records or least
-        return plan_of(settings, self.artefact, count, floor, b"", most, mean)
+        sizes = Sizes.counted(self.sizes, settings.records)
+        return plan_of(settings, self.artefact, len(self.devices), sizes)
 
 
 def stage_of(artefact: Artefact, devices: Sequence[Records], aside: Sequence[Records]) -> Stage:
     """Return devices for a network; what it computes alike in every step is computed once here."""
-    count, info = len(devices), artefact.info
-    if not has_one_layer(info):
-        return Stage(artefact, TrainableModel(artefact), tuple(devices), tuple(aside))
-    layer, made = with_features(artefact, (*devices, *aside))
-    return Stage(artefact, layer, made[:count], made[count:])
+    count = len(devices)
+    if has_one_layer(artefact.info):
+        # Its features are a matter of speed: what is no such network after all goes the long way.
+        with suppress(ModelError):
+            layer, made = with_features(artefact, (*devices, *aside))
+            return Stage(artefact, layer, made[:count], made[count:])
+    return Stage(artefact, TrainableModel(artefact), tuple(devices), tuple(aside))
 
 
 def federated(stage: Stage, plan: StudyPlan, seed: int) -> Weights:

@@ -131,10 +131,8 @@ def draw_training(settings: SimulationSettings, fleet: Fleet, features: bytes) -
         study,
         artefact,
         len(fleet.devices),
-        study.records or fleet.records,
+        plans.Sizes.of(study.records or fleet.records, fleet.most_records, fleet.mean_records),
         features,
-        fleet.most_records,
-        fleet.mean_records,
     )
     rate = plan.training.sampling_rate
     if study.unit == "record" and not fits_a_step(fleet.most_records, rate):

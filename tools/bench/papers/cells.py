@@ -25,7 +25,7 @@ from vitalring.tools.bench.papers.settings import (
     with_unit,
 )
 from vitalring.tools.bench.papers.store import Cell
-from vitalring.tools.settings import SimulationSettings
+from vitalring.tools.settings import SimulationSettings, numbers_of
 from vitalring.tools.simulate.api import apply_changes
 
 TABLES: Final = ("a", "b", "f", "ledger")
@@ -107,7 +107,7 @@ def _table_a(setup: Setup, each: DataSet) -> dict[str, Cell]:
         said = settings.study
         member = {
             "unit": said.unit,
-            "noise": said.noise or ("none" if said.unit == "none" else "local"),
+            "noise": numbers_of(said, 1).noise,
             "epsilon": 0.0 if said.unit == "none" else said.epsilon,
             "rows": setup.form.member_rows,
             "rounds": setup.form.attack_rounds,

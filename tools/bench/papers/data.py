@@ -10,7 +10,7 @@ import numpy as np
 from vitalring.errors import DataError
 from vitalring.files import write_atomic
 from vitalring.models.dataset import devices, holds_tables, load_dataset, load_table, split
-from vitalring.models.dataset.statistics import answer, count, question_of
+from vitalring.models.dataset.statistics import agreed
 
 
 @dataclass(frozen=True)
@@ -47,14 +47,21 @@ def prepare(source: Path, rows: int, room: Path) -> Prepared:
     if holds_tables(folder, info) and info.features is None:
         features = room / f"{digest[:16]}-features.json"
         if not features.exists():
-            write_atomic(features, _agreed(folder))
+            names, _ = devices(folder, info)
+            tables = [split(load_table(folder, name, info), info).train for name in names]
+            write_atomic(features, agreed(info, tables).to_json())
     return Prepared(folder, digest, features)
 
 
 def folder_digest(folder: Path) -> str:
-    """Return the SHA-256 of what a data set's folder says and holds, as hexadecimal digits."""
+    """Return the SHA-256 of what a data set's folder says and holds, as hexadecimal digits.
+
+    Raises DataError for what is no file.
+    """
     total = hashlib.sha256()
     for path in [folder / "dataset.toml", *sorted((folder / "devices").iterdir())]:
+        if not path.is_file():
+            raise DataError(f"{path}: is no file; remove it from the data set")
         content = path.read_bytes()
         total.update(f"{path.name} {len(content)}\n".encode() + content)
     return total.hexdigest()
@@ -85,12 +92,3 @@ def _copy(source: Path, rows: int, target: Path) -> None:
 def _some(count: int, most: int, generator: np.random.Generator) -> list[int]:
     chosen: list[int] = np.sort(generator.choice(count, min(count, most), replace=False)).tolist()
     return chosen
-
-
-def _agreed(folder: Path) -> bytes:
-    info = load_dataset(folder)
-    names, _ = devices(folder, info)
-    tables = [split(load_table(folder, name, info), info).train for name in names]
-    question = question_of(info, tables[0].columns)
-    counts = [count(question, table) for table in tables]
-    return answer(question, [sum(numbers) for numbers in zip(*counts, strict=True)]).to_json()

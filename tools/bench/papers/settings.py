@@ -9,7 +9,7 @@ from vitalring.errors import ConfigError
 from vitalring.protocol.privacy import Privacy, Training, check_privacy
 from vitalring.protocol.records import Name
 from vitalring.schema import OneOf, Range
-from vitalring.tools.settings import SimulationSettings
+from vitalring.tools.settings import SimulationSettings, numbers_of
 from vitalring.tools.simulate.api import apply_changes
 
 UNITS: Final = ("record", "device")
@@ -183,6 +183,6 @@ def with_unit(named: tuple[SimulationSettings, ...], unit: str, noise: str) -> S
     another.
     """
     for each in named:
-        if (each.study.unit, each.study.noise or "local") == (unit, noise):
+        if (each.study.unit, numbers_of(each.study, 1).noise) == (unit, noise):
             return each
     return apply_changes(named[0], {**dict.fromkeys(_OF_THE_UNIT), "unit": unit, "noise": noise})
