@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 
 from vitalring.config import load_config
-from vitalring.tools.bench.pages import show
+from vitalring.tools.bench.pages import Page, show
 from vitalring.tools.settings import SimulationSettings
 
 
@@ -40,17 +40,16 @@ def run(options: argparse.Namespace) -> int:
     settings = FleetSettings(options.devices, options.epsilon, options.seeds)
     study = load_config(SimulationSettings, options.config)
     result = measure_fleet(options.data, study, settings, Console(stderr=True).print)
-    show(
+    page = Page(
         "fleet",
         f"The price of privacy in a fleet: {result['dataset']}",
         _command(result, options.config),
-        result,
         fleet_facts(result),
         fleet_tables(result),
         "Accuracy by epsilon",
         lambda: fleet_plot(result),
-        options.out,
     )
+    show(page, result, options.out)
     return 0
 
 

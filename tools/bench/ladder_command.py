@@ -5,7 +5,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from vitalring.tools.bench.pages import show
+from vitalring.tools.bench.pages import Page, show
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,16 +29,15 @@ def run(options: argparse.Namespace) -> int:
     ladder = load_ladder(options.ladder)
     subject = load_subject(options.data)
     result = measure_ladder(subject, ladder, options.seeds, Console(stderr=True).print)
-    show(
+    page = Page(
         "utility",
         f"What each technique brings under privacy: {result['dataset']}",
         f"vitalring bench utility --data FOLDER --ladder docs/studies/{options.ladder.name} "
         f"--seeds {options.seeds} --out docs/results",
-        result,
         ladder_facts(result),
         ladder_tables(result),
         "Each step with noise and without",
         lambda: ladder_plot(result),
-        options.out,
     )
+    show(page, result, options.out)
     return 0

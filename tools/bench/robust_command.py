@@ -41,17 +41,16 @@ def show(result: dict[str, Any], out: Path | None) -> None:
     from vitalring.tools.bench.robust_plots import robust_plot  # noqa: PLC0415
     from vitalring.tools.bench.robust_text import robust_facts, robust_tables  # noqa: PLC0415
 
-    pages.show(
+    page = pages.Page(
         "robust",
         f"Hostile devices: {result['dataset']}",
         _command(result),
-        result,
         robust_facts(result),
         robust_tables(result),
         "Macro-F1 by attack and defence",
         lambda: robust_plot(result),
-        out,
     )
+    pages.show(page, result, out)
 
 
 def _command(result: dict[str, Any]) -> str:

@@ -1,19 +1,13 @@
 """`vitalring attack`: measure what attackers get."""
 
 import argparse
-import json
-import re
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from vitalring.files import write_atomic
-from vitalring.tools.bench.table import Table, markdown, print_tables
+from vitalring.tools.bench.pages import Page, show
 from vitalring.tools.simulate.layout import SHIPPED_DATA
-
-_FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -162,11 +156,19 @@ def _membership(options: argparse.Namespace) -> int:
         f"--resamples {settings.resamples}"
         f"{' --tensorflow-privacy PYTHON' if options.tensorflow_privacy else ''} --out docs/results"
     )
-    picture = "Area under the ROC curve, by what the attacker has"
     title, model = f"Membership inference: {result['dataset']}", result["model"]
-    page = _Page("membership", f"{title}, {model}", command, picture, model)
-    facts, tables = membership_facts(result), membership_tables(result)
-    _publish(page, result, facts, tables, LIMITS, membership_plot(result), options.out)
+    page = Page(
+        "membership",
+        f"{title}, {model}",
+        command,
+        membership_facts(result),
+        membership_tables(result),
+        "Area under the ROC curve, by what the attacker has",
+        lambda: membership_plot(result),
+        LIMITS,
+        model,
+    )
+    show(page, result, options.out)
     return 0
 
 
@@ -198,10 +200,17 @@ def _inversion(options: argparse.Namespace) -> int:
         + " ".join(f"--{name} {getattr(options, name)}" for name in numbers)
         + " --out docs/results"
     )
-    picture = "How alike rebuilt and true records are, by what the attacker has"
-    page = _Page("inversion", f"Gradient inversion: {result['dataset']}", command, picture)
-    facts, tables = inversion_facts(result), inversion_tables(result)
-    _publish(page, result, facts, tables, MEANING, inversion_plot(result), options.out)
+    page = Page(
+        "inversion",
+        f"Gradient inversion: {result['dataset']}",
+        command,
+        inversion_facts(result),
+        inversion_tables(result),
+        "How alike rebuilt and true records are, by what the attacker has",
+        lambda: inversion_plot(result),
+        MEANING,
+    )
+    show(page, result, options.out)
     return 0
 
 
@@ -229,50 +238,18 @@ def _audit(options: argparse.Namespace) -> int:
         + " ".join(f"--{name} {getattr(options, name)}" for name in numbers)
         + " --out docs/results"
     )
-    picture = "Lower bounds on epsilon beside the claims, by what the auditor sees"
-    page = _Page("audit", f"Audit of whole trainings: {result['dataset']}", command, picture)
-    facts, tables = audit_facts(result), audit_tables(result)
-    _publish(page, result, facts, tables, MEANING, audit_plot(result), options.out)
+    page = Page(
+        "audit",
+        f"Audit of whole trainings: {result['dataset']}",
+        command,
+        audit_facts(result),
+        audit_tables(result),
+        "Lower bounds on epsilon beside the claims, by what the auditor sees",
+        lambda: audit_plot(result),
+        MEANING,
+    )
+    show(page, result, options.out)
     return 1 if broken_claims(result) else 0
-
-
-@dataclass(frozen=True)
-class _Page:
-    """What a page is called, and how it is made."""
-
-    name: str
-    title: str
-    command: str
-    picture: str
-    model: str = ""
-    """Of a page that says one thing of one network, so that pages of several have room."""
-
-
-def _publish(
-    page: _Page,
-    result: dict[str, Any],
-    facts: list[str],
-    tables: list[Table],
-    ending: str,
-    svg: str,
-    out: Path | None,
-) -> None:
-    """Print a result and, where a folder is named, write it as JSON, Markdown and a picture."""
-    console = Console()
-    print_tables(facts, tables, console)
-    console.print(ending, highlight=False, markup=False)
-    if out is None:
-        return
-    data = result["dataset"]
-    # One folder may hold the pages of several data sets.
-    parts = [page.name, *(part for part in (data, page.model) if _FILE_NAME.fullmatch(part))]
-    name = "-".join(parts)
-    first = replace(tables[0], notes=(*tables[0].notes, f"![{page.picture}]({name}.svg)"))
-    text = markdown(page.title, page.command, facts, [first, *tables[1:]])
-    content = json.dumps({"command": page.command, **result}, indent=2) + "\n"
-    write_atomic(out / f"{name}.md", (text + ending).encode())
-    write_atomic(out / f"{name}.json", content.encode())
-    write_atomic(out / f"{name}.svg", svg.encode())
 
 
 def _source_inference(options: argparse.Namespace) -> int:
@@ -296,11 +273,11 @@ def _source_inference(options: argparse.Namespace) -> int:
     say = Console(stderr=True).print
     result = measure_source_inference(options.data or SHIPPED_DATA, options.model, settings, say)
     shipped = options.data is None
-    _show(result, options.out, shipped=shipped)
+    _show_source(result, options.out, shipped=shipped)
     return 0
 
 
-def _show(result: dict[str, Any], out: Path | None, *, shipped: bool) -> None:
+def _show_source(result: dict[str, Any], out: Path | None, *, shipped: bool) -> None:
     from vitalring.tools.attack.plots import attack_plot  # noqa: PLC0415
     from vitalring.tools.attack.text import (  # noqa: PLC0415
         NOT_PROTECTED,
@@ -308,14 +285,17 @@ def _show(result: dict[str, Any], out: Path | None, *, shipped: bool) -> None:
         attack_tables,
     )
 
-    page = _Page(
+    page = Page(
         "source-inference",
         f"Source inference: {result['dataset']}",
         _command(result, shipped=shipped),
+        attack_facts(result),
+        attack_tables(result),
         "Success of source inference, by what the attacker has",
+        lambda: attack_plot(result),
+        NOT_PROTECTED,
     )
-    facts, tables = attack_facts(result), attack_tables(result)
-    _publish(page, result, facts, tables, NOT_PROTECTED, attack_plot(result), out)
+    show(page, result, out)
 
 
 def _command(result: dict[str, Any], *, shipped: bool) -> str:

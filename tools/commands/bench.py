@@ -2,8 +2,6 @@
 
 import argparse
 import json
-import re
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,7 @@ from vitalring.tools.bench import (
     studies,
 )
 from vitalring.tools.bench.log import log_facts, log_tables, measure_log
+from vitalring.tools.bench.pages import Page, show
 from vitalring.tools.bench.papers import command as papers
 from vitalring.tools.bench.path import NETWORK, measure_path
 from vitalring.tools.bench.path_text import path_facts, path_tables
@@ -28,8 +27,6 @@ from vitalring.tools.bench.rounds import measure_rounds, rounds_facts, rounds_ta
 from vitalring.tools.bench.table import Table, markdown, print_tables
 from vitalring.tools.settings import SimulationSettings
 from vitalring.tools.simulate.api import apply_changes
-
-_FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -199,15 +196,16 @@ def _skew(options: argparse.Namespace) -> None:
     command += f" --devices {settings.devices}" if settings.devices else ""
     command += f" --rounds {settings.rounds} --search-rounds {settings.search_rounds}"
     command += f" --seeds {settings.seeds} --rates {rates}"
-    # One folder may hold the pages of several data sets.
-    name = f"skew-{result['dataset']}" if _FILE_NAME.fullmatch(result["dataset"]) else "skew"
-    picture = f"![Learning by round, and accuracy on own rows]({name}.svg)"
-    tables = skew_tables(result)
-    tables = [replace(tables[0], notes=(*tables[0].notes, picture)), *tables[1:]]
-    title = f"Unlike devices: {result['dataset']}"
-    _show(options, title, command, result, skew_facts(result), tables, name)
-    if options.out is not None:
-        write_atomic(options.out / f"{name}.svg", skew_plot(result).encode())
+    page = Page(
+        "skew",
+        f"Unlike devices: {result['dataset']}",
+        command,
+        skew_facts(result),
+        skew_tables(result),
+        "Learning by round, and accuracy on own rows",
+        lambda: skew_plot(result),
+    )
+    show(page, result, options.out)
 
 
 def _show(
@@ -217,12 +215,10 @@ def _show(
     result: dict[str, Any],
     facts: list[str],
     tables: list[Table],
-    name: str = "",
 ) -> None:
     print_tables(facts, tables, Console())
     if options.out is not None:
-        name = name or options.action
         text = markdown(title, command, facts, tables)
         content = json.dumps({"command": command, **result}, indent=2) + "\n"
-        write_atomic(options.out / f"{name}.md", text.encode())
-        write_atomic(options.out / f"{name}.json", content.encode())
+        write_atomic(options.out / f"{options.action}.md", text.encode())
+        write_atomic(options.out / f"{options.action}.json", content.encode())
