@@ -119,7 +119,12 @@ def rings_of(settings: StudySettings, devices: int) -> tuple[int, int]:
 
     Raises ConfigError for numbers that do not go together.
     """
-    size = settings.ring_size or max(2, devices)
+    if devices < 2:
+        raise ConfigError(
+            f"{devices} devices make no ring, in which a device hides among others: name 2 or "
+            "more, or wait until as many have enrolled"
+        )
+    size = settings.ring_size or devices
     if size < 2:
         raise ConfigError(f"ring_size {size} hides nobody: use 2 or more, or 0 for the cohort")
     largest = math.ceil(devices / math.ceil(devices / size))
@@ -137,7 +142,7 @@ def least_ring(settings: StudySettings, devices: int) -> int:
 
     Raises ConfigError for more than there are.
     """
-    smallest = devices // math.ceil(devices / rings_of(settings, devices)[1])
+    smallest = ring_suite.smallest(devices, rings_of(settings, devices)[1])
     if settings.min_ring > smallest:
         raise ConfigError(
             f"min_ring is {settings.min_ring}, and {devices} devices cut at ring_size make rings "

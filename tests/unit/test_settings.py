@@ -169,6 +169,8 @@ def test_a_study_may_insist_on_larger_rings():
 @pytest.mark.parametrize(
     ("settings", "devices", "why"),
     [
+        (StudySettings(), 0, "0 devices make no ring"),
+        (StudySettings(ring_size=4), 1, "1 devices make no ring"),
         (StudySettings(ring_size=1), 5, "hides nobody"),
         (StudySettings(ring_suite=1), 1_025, "1024 at most"),
         (StudySettings(ring_suite=1, ring_size=2_000), 5_000, "use a smaller ring_size"),
