@@ -169,13 +169,24 @@ def test_a_first_roster_that_nobody_could_use_is_not_made(machines, tmp_path, na
 
 def test_where_no_device_has_enrolled_yet_there_is_no_roster(machines, tmp_path):
     authority = machines.founded()
-    open_store(tmp_path / "north" / "hospitals" / "north" / "gateway").close()
-    before = machines.files("north")
+    home = tmp_path / "north" / "hospitals" / "north"
+    open_store(home / "gateway").close()
     config = ("--config", tmp_path / "study.toml", "--authority", authority)
     said = machines.run("enrol", "north", *config, "--enrolled", code=2)
     assert "0 devices make no ring" in said
     assert "wait until as many have enrolled" in said
-    assert machines.files("north") == before
+    assert not (home / "signed-rosters.txt").exists()
+    assert not (tmp_path / "north" / "public" / "roster.cbor").exists()
+
+
+@pytest.mark.parametrize("days", ["nan", "-3", "0", "1e12", "inf"])
+def test_the_office_is_open_for_days_that_there_are(machines, tmp_path, days):
+    authority = machines.founded()
+    config = ("--config", tmp_path / "study.toml", "--authority", authority)
+    broker = ("--broker-url", "mqtt://127.0.0.1:1")
+    said = machines.run("office", "north", *config, *broker, f"--days={days}", code=2)
+    assert f"--days {float(days):g}: use more than 0 and at most 366" in said
+    assert not (tmp_path / "north" / "hospitals" / "north" / "gateway").exists()
 
 
 def test_names_that_a_hospital_did_not_sign_change_nothing_that_it_knows(machines, tmp_path):
