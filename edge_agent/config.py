@@ -25,6 +25,9 @@ DEVICE_ID = "[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}"
 MAX_EPSILON: Final = 100.0
 """Largest limit that a device can have."""
 
+RETRY_S: Final = Range(0.1, 86_400.0)
+"""How soon a device without a receipt may submit again."""
+
 
 @dataclass(frozen=True)
 class Floors:
@@ -97,7 +100,7 @@ class AgentConfig:
     accountant: Annotated[str, OneOf(("child", "in-process"))] = "child"
     participation: Annotated[float, Range(0.0, 1.0)] = 1.0
     """Chance that this device takes part in a round."""
-    retry_s: Annotated[float, Range(0.1, 86_400.0)] = 300.0
+    retry_s: Annotated[float, RETRY_S] = 300.0
     keep_model: bool = True
     """Keep the newest verified model to predict with."""
     personalise: Annotated[str, OneOf(("none", "head"))] = "none"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from vitalring.aggregator.rounds import Schedule
 from vitalring.config import load_config
-from vitalring.edge_agent.config import DEVICE_ID, AgentConfig
+from vitalring.edge_agent.config import DEVICE_ID, RETRY_S, AgentConfig
 from vitalring.errors import ConfigError
 from vitalring.files import read_file, write_atomic
 from vitalring.gateway.mosquitto import aggregator_users, cohort_user, second_gateway_user
@@ -26,6 +26,9 @@ from vitalring.tools.founding import is_founded, our_hospital, take_key
 from vitalring.tools.settings import StudySettings, hospitals_of
 from vitalring.tools.simulate import layout
 from vitalring.tools.verify import verify_log
+
+_MOST_S = 1e9
+"""Longest time of a round, in seconds, of which its schedule has room for whole milliseconds."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -354,11 +357,13 @@ def _tell_owners(options: argparse.Namespace, plan: StudyPlan) -> None:
 
 def _broker(options: argparse.Namespace, users: Sequence[str]) -> roles.Broker:
     """Return the broker that the options describe, checked before anything is written."""
-    if not 0 <= options.window <= options.timeout or options.timeout <= 0:
+    if not 0 <= options.window <= options.timeout or not 0.001 <= options.timeout <= _MOST_S:
         raise ConfigError(
             f"--window {options.window:g} --timeout {options.timeout:g}: "
-            "use 0 <= window <= timeout, both in seconds"
+            f"use 0 <= window <= timeout, both in seconds, and a timeout from 0.001 to {_MOST_S:g}"
         )
+    if complaint := RETRY_S.complaint(options.retry):
+        raise ConfigError(f"--retry {complaint} seconds: every device would refuse its file")
     url, reconnect_s = options.broker_url, roles.reconnect_s(options.timeout)
     BrokerConfig(url=url)  # refuses an address that no party could use
     if not options.broker_folder:
