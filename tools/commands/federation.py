@@ -13,7 +13,7 @@ from vitalring.errors import ConfigError
 from vitalring.files import read_file, write_atomic
 from vitalring.gateway.mosquitto import aggregator_users, cohort_user, second_gateway_user
 from vitalring.models.artefact import Artefact
-from vitalring.models.catalogue import find_artefact, is_of_one_size, load_of_one_size
+from vitalring.models.catalogue import choose_artefact, is_of_one_size, load_of_one_size
 from vitalring.models.dataset import FeatureSchema, load_dataset, load_table
 from vitalring.models.dataset import devices as list_devices
 from vitalring.models.dataset.statistics import question_of
@@ -169,11 +169,13 @@ def _drawn(settings: StudySettings, devices: int, agree_on: Path | None) -> layo
 
 def _artefact(settings: StudySettings, features: bytes) -> Artefact:
     """Return the network that the settings name. Raises ConfigError or ModelError."""
-    with_guarantee, without = ("linear", "ehr_mlp") if features else ("ecg_bank", "ecg_cnn")
-    name = settings.model or (without if settings.unit == "none" else with_guarantee)
+    private = settings.unit != "none"
     shape = (FeatureSchema.from_json(features).inputs,) if features else settings.input
     if shape and settings.classes:
-        return find_artefact(name, shape, settings.classes)
+        kind = "rows" if len(shape) == 1 else "windows"
+        return choose_artefact(settings.model, shape, kind, settings.classes, private=private)
+    without, with_guarantee = ("ehr_mlp", "linear") if features else ("ecg_cnn", "ecg_bank")
+    name = settings.model or (with_guarantee if private else without)
     if not shape and not settings.classes and is_of_one_size(name):
         return load_of_one_size(name)
     missing = "classes" if shape else "input" if settings.classes else "input and classes"
