@@ -15,6 +15,7 @@ from vitalring.edge_agent.sensing.config import (
 )
 from vitalring.errors import ConfigError
 from vitalring.mqtt import BrokerConfig
+from vitalring.protocol.privacy import MIN_DELTA
 from vitalring.protocol.records import DataClass, Name
 from vitalring.schema import OneOf, Pattern, Range
 
@@ -37,7 +38,7 @@ class Floors:
     cohort: Annotated[int, Range(2, 10_000)] = 10
     epsilon: Annotated[float, Range(0.0, MAX_EPSILON)] = 8.0
     """Most that all studies of a class of data together may spend of a record's privacy."""
-    delta: Annotated[float, Range(1e-12, 0.01)] = 1e-5
+    delta: Annotated[float, Range(MIN_DELTA, 0.01)] = 1e-5
     allow_no_privacy: bool = False
     allow_shared_noise: bool = False
     """Take part where the guarantee takes other devices' noise too, and single updates unread."""

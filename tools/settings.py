@@ -8,6 +8,7 @@ from typing import Annotated
 
 from vitalring.errors import ConfigError
 from vitalring.protocol import limits, ring_suite
+from vitalring.protocol.privacy import MIN_DELTA
 from vitalring.protocol.records import DataClass, Name, ServerOptimiser
 from vitalring.schema import OneOf, Range, Size
 
@@ -60,7 +61,7 @@ class StudySettings:
     unit: Annotated[str, OneOf(("none", "record", "device"))] = "record"
     noise: Annotated[str | None, OneOf(("none", "local", "distributed"))] = None
     epsilon: Annotated[float, Range(0.001, 100.0)] = 1.0
-    delta: Annotated[float, Range(1e-12, 0.01)] = 1e-5
+    delta: Annotated[float, Range(MIN_DELTA, 0.01)] = 1e-5
     clip: Annotated[float | None, Range(1e-6, 1e6)] = None
     noise_schedule: Annotated[tuple[Annotated[float, Range(0.1, 10.0)], ...], Size(0, 16)] = ()
     """Factors of the noise in as many equal stretches of the rounds; () is the same in all."""
