@@ -221,14 +221,6 @@ class Budget:
         if not _closed(entries, study_plan):
             self._append(replace(known[0], kind=CLOSED, round=0))
 
-    def spent(self) -> tuple[Spend, ...]:
-        """Return all rounds charged, of all studies and classes, for the accountant."""
-        return spent_of(self.entries())
-
-    def committed(self) -> tuple[Spend, ...]:
-        """Return what is spent and what open studies may still spend, of all classes."""
-        return committed_of(self.entries())
-
     def _append(self, entry: Entry) -> None:
         if not self._connection.in_transaction:
             raise PrivacyError("the budget is written inside a transaction only")

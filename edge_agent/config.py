@@ -15,6 +15,7 @@ from vitalring.edge_agent.sensing.config import (
 )
 from vitalring.errors import ConfigError
 from vitalring.mqtt import BrokerConfig
+from vitalring.protocol.privacy import MIN_DELTA
 from vitalring.protocol.records import DataClass, Name
 from vitalring.schema import OneOf, Pattern, Range
 
@@ -25,6 +26,9 @@ DEVICE_ID = "[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}"
 MAX_EPSILON: Final = 100.0
 """Largest limit that a device can have."""
 
+RETRY_S: Final = Range(0.1, 86_400.0)
+"""How soon a device without a receipt may submit again."""
+
 
 @dataclass(frozen=True)
 class Floors:
@@ -34,7 +38,7 @@ class Floors:
     cohort: Annotated[int, Range(2, 10_000)] = 10
     epsilon: Annotated[float, Range(0.0, MAX_EPSILON)] = 8.0
     """Most that all studies of a class of data together may spend of a record's privacy."""
-    delta: Annotated[float, Range(1e-12, 0.01)] = 1e-5
+    delta: Annotated[float, Range(MIN_DELTA, 0.01)] = 1e-5
     allow_no_privacy: bool = False
     allow_shared_noise: bool = False
     """Take part where the guarantee takes other devices' noise too, and single updates unread."""
@@ -97,7 +101,7 @@ class AgentConfig:
     accountant: Annotated[str, OneOf(("child", "in-process"))] = "child"
     participation: Annotated[float, Range(0.0, 1.0)] = 1.0
     """Chance that this device takes part in a round."""
-    retry_s: Annotated[float, Range(0.1, 86_400.0)] = 300.0
+    retry_s: Annotated[float, RETRY_S] = 300.0
     keep_model: bool = True
     """Keep the newest verified model to predict with."""
     personalise: Annotated[str, OneOf(("none", "head"))] = "none"

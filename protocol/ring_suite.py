@@ -24,6 +24,7 @@ __all__ = [
     "for_size",
     "most_keys",
     "prepare",
+    "smallest",
 ]
 
 LSAG: Final = 1
@@ -136,7 +137,7 @@ def cut(suite: int, keys: Sequence[bytes], ring_size: int) -> tuple[Ring, ...]:
     """
     if ring_size < 2:
         raise SignatureError(f"a ring of {ring_size} hides nobody; at least 2 are needed")
-    count = max(1, -(-len(keys) // ring_size))
+    count = _rings(len(keys), ring_size)
     small, larger = divmod(len(keys), count)
     rings, begin = [], 0
     for position in range(count):
@@ -144,3 +145,12 @@ def cut(suite: int, keys: Sequence[bytes], ring_size: int) -> tuple[Ring, ...]:
         rings.append(prepare(suite, keys[begin:end]))
         begin = end
     return tuple(rings)
+
+
+def smallest(keys: int, ring_size: int) -> int:
+    """Return the size of the smallest ring into which `cut` cuts so many keys."""
+    return keys // _rings(keys, ring_size)
+
+
+def _rings(keys: int, ring_size: int) -> int:
+    return max(1, -(-keys // ring_size))

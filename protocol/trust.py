@@ -147,9 +147,14 @@ def open_roster(data: bytes, federation: Federation) -> Roster:
     """SPEC 9.3: every hospital signs each roster; keys are sorted without repeats."""
     roster = _signed_by_all(Roster, data, federation)
     _same_federation(roster.TYPE, roster.federation, federation)
+    check_order(roster)
+    return roster
+
+
+def check_order(roster: Roster) -> None:
+    """SPEC 9.3: keys are sorted without repeats."""
     if list(roster.keys) != sorted(set(roster.keys)):
         raise RecordError(f"the roster of cohort {roster.cohort} is not sorted without repeats")
-    return roster
 
 
 def open_sum_key(data: bytes, federation: Federation, plan: StudyPlan) -> SumKey:
@@ -182,16 +187,23 @@ def open_study(federation: Federation, plan: bytes, roster: bytes, sum_key: byte
 
 def check_rings(study: Study) -> None:
     """SPEC 9.4: rings are as large as the study asks, and no larger than its suite allows."""
-    plan, roster = study.plan, study.roster
-    if roster.ring_size > ring_suite.most_keys(plan.ring_suite):
+    roster = study.roster
+    check_ring_sizes(study.plan, roster.cohort, len(roster.keys), roster.ring_size)
+    _ = study.rings  # they can be made: each key is a point
+
+
+def check_ring_sizes(plan: StudyPlan, cohort: str, keys: int, ring_size: int) -> None:
+    """SPEC 9.4, as far as numbers go: of a roster whose keys need not be drawn yet."""
+    most = ring_suite.most_keys(plan.ring_suite)
+    if ring_size > most:
         raise RecordError(
-            f"the roster of {roster.cohort} is cut at {roster.ring_size} keys; rings of suite "
-            f"{plan.ring_suite} have {ring_suite.most_keys(plan.ring_suite)} at most"
+            f"the roster of {cohort} is cut at {ring_size} keys; rings of suite "
+            f"{plan.ring_suite} have {most} at most"
         )
-    smallest = min(len(ring.keys) for ring in study.rings)
+    smallest = ring_suite.smallest(keys, ring_size)
     if smallest < plan.min_ring:
         raise RecordError(
-            f"the roster of {roster.cohort} cuts rings of {smallest} keys, "
+            f"the roster of {cohort} cuts rings of {smallest} keys, "
             f"study {plan.study} asks for {plan.min_ring} at least"
         )
 

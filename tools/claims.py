@@ -10,7 +10,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from vitalring.database import open_read_only
+from vitalring.database import is_made, open_read_only
 from vitalring.edge_agent import state
 from vitalring.edge_agent.config import AgentConfig
 from vitalring.edge_agent.keyring import Keyring
@@ -185,9 +185,10 @@ def _leaves(folder: Path, authority: bytes) -> tuple[Checkpoint, list[bytes]]:
 
 def _require_known(folder: Path, authority: bytes, state_dir: Path) -> None:
     """Refuse a log that is not the one this device follows, where both can be compared."""
-    if not (state_dir / "agent.sqlite").exists():
+    path = state_dir / "agent.sqlite"
+    if not is_made(path):
         return
-    with closing(open_read_only(state_dir / "agent.sqlite")) as db:
+    with closing(open_read_only(path)) as db:
         known = state.known_checkpoint(db)
     checkpoint, leaves = _leaves(folder, authority)
     # A second gateway's log has another name, and an older export is no less true.

@@ -3,6 +3,7 @@
 from contextlib import closing
 from pathlib import Path
 
+from vitalring.database import is_made
 from vitalring.errors import ConfigError
 from vitalring.files import read_file, write_atomic
 from vitalring.gateway import enrolment, store
@@ -19,7 +20,7 @@ def read_enrolments(config: GatewayConfig) -> tuple[EnrolledKey, ...]:
     gateway may be at work, or not have run yet. Raises ConfigError or StorageError.
     """
     known = {each.key: each for each in (read_keys(config.enrolled) if config.enrolled else ())}
-    if (config.state_dir / store.FILE).exists():
+    if is_made(config.state_dir / store.FILE):
         with closing(store.read_store(config.state_dir)) as db:
             known |= {each.key: each for each in enrolment.enrolled(db)}
     return tuple(sorted(known.values(), key=lambda each: (each.epoch, each.name)))
@@ -28,9 +29,9 @@ def read_enrolments(config: GatewayConfig) -> tuple[EnrolledKey, ...]:
 def read_barred(config: GatewayConfig) -> frozenset[str]:
     """Return the devices from which a gateway's office takes no key (SPEC 13.1).
 
-    Raises ConfigError or StorageError.
+    None before the gateway has run. Raises ConfigError or StorageError.
     """
-    if not (config.state_dir / store.FILE).exists():
+    if not is_made(config.state_dir / store.FILE):
         return frozenset()
     with closing(store.read_store(config.state_dir)) as db:
         return enrolment.barred(db, enrolment.standing(db).revoked)

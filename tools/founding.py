@@ -29,6 +29,7 @@ from vitalring.tools.federation import FIRST_EPOCH, SUM_KEY_FILE, DeviceKey, Lay
 from vitalring.tools.federation import enrol as draw_devices
 from vitalring.tools.hospital_keys import new_hospital
 from vitalring.tools.key_ceremony import open_folder
+from vitalring.tools.roster_checks import check_roster, check_sizes
 from vitalring.tools.settings import StudySettings, rings_of
 from vitalring.tools.verify import fingerprint
 
@@ -132,33 +133,45 @@ def enrol(
 
     Keys are drawn for the devices of these names, or are those that devices drew and enrolled
     at the office. In a mode without a key the record that says so is written and signed too.
-    Raises ConfigError where this is not the host, devices are enrolled already, or this hospital
-    has signed another first roster (`signed_rosters`, which says what `instead` means).
+    Raises ConfigError where this is not the host, devices are enrolled already, the study could
+    not use such a roster, or this hospital has signed another first one (`signed_rosters`, which
+    says what `instead` means).
     """
     federation, home = host_of(folder, authority_key)
     _, name, seed = _us(folder, authority_key)
     path = Layout(folder).public / ROSTER
     if path.exists():
         raise ConfigError(f"{path} exists already: devices are enrolled")
-    if names is None:
-        devices = _enrolled(home)
-    else:
-        devices = draw_devices(folder, names)
-        write_names(Layout(folder), name, devices)
+    if settings.federation != federation.name:
+        raise ConfigError(
+            f"the settings are of federation {settings.federation}, not {federation.name}: give "
+            "the study.toml that the authority signed the study from"
+        )
+    plan = _plan(folder, federation)
+    enrolled = _enrolled(home) if names is None else ()
+    count = len(enrolled if names is None else names)
+    # 1. So many devices can have a roster: nothing is drawn or written for others.
+    ring_size = rings_of(settings, count)[1]
+    check_sizes(plan, settings.cohort, count, ring_size)
+    # 2. Drawn again for the same names, keys are the same.
+    devices = enrolled if names is None else draw_devices(folder, names)
     roster = Roster(
         federation=settings.federation,
         cohort=settings.cohort,
         epoch=FIRST_EPOCH,
-        ring_size=rings_of(settings, len(devices))[1],
+        ring_size=ring_size,
         keys=tuple(sorted(device.public for device in devices)),
     )
-    plan = _plan(folder, federation)
+    check_roster(plan, roster)
+    # 3. It is the only first roster that this hospital signs.
+    signed_rosters.note(home, roster, instead=instead)
+    if names is not None:
+        write_names(Layout(folder), name, devices)
     if plan.secure_sum in KEYLESS:
         none = SumKey(federation.name, plan.study, plan.secure_sum, digest(b""))
         write_atomic(Layout(folder).public / SUM_KEY, signing.sign(none, [seed]))
-    signed_rosters.note(home, roster, instead=instead)
     write_atomic(path, signing.sign(roster, [seed]))
-    return path, len(devices)
+    return path, count
 
 
 def _enrolled(home: Path) -> list[DeviceKey]:
@@ -174,38 +187,48 @@ def sign_roster(
     """Add this hospital's signature to the roster; say what it is and whose are missing.
 
     In a mode without a key, the record that says so is signed with it. Raises SignatureError
-    if somebody signed it who is no hospital, ConfigError where this hospital has signed another
-    one (`signed_rosters`, which says what `instead` means).
+    if somebody signed it who is no hospital, ConfigError where the study could not use it or this
+    hospital has signed another one (`signed_rosters`, which says what `instead` means).
     """
     federation, name, seed = _us(folder, authority_key)
     public = Layout(folder).public
     plan = _plan(folder, federation)
+    paths = [public / ROSTER]
     if plan.secure_sum in KEYLESS:
-        none, _ = _countersign(SumKey, public / SUM_KEY, federation, seed)
-        told = (none.federation, none.study, none.secure_sum, none.key)
-        if told != (federation.name, plan.study, plan.secure_sum, digest(b"")):
+        paths.append(public / SUM_KEY)
+    found = {path: read_file(path) for path in paths}
+    # All of it is checked before any of it is signed.
+    roster = _opened(Roster, public / ROSTER, found, federation)
+    check_roster(plan, roster)
+    if public / SUM_KEY in found:
+        none = _opened(SumKey, public / SUM_KEY, found, federation)
+        told = (none.study, none.secure_sum, none.key)
+        if told != (plan.study, plan.secure_sum, digest(b"")):
             raise ConfigError(f"{public / SUM_KEY} is not that of study {plan.study}")
-    identities = {hospital.identity_key for hospital in federation.hospitals}
-    roster = signing.verify(Roster, read_file(public / ROSTER), identities, 1)
     signed_rosters.note(Layout(folder).folder_of(name), roster, instead=instead)
-    return _countersign(Roster, public / ROSTER, federation, seed)
+    signed = {path: _countersigned(data, seed) for path, data in found.items()}
+    for path, record in signed.items():
+        write_atomic(path, encode(record))
+    signers = {signature.key for signature in signed[public / ROSTER].signatures}
+    missing = (h.name for h in federation.hospitals if h.identity_key not in signers)
+    return roster, tuple(missing)
 
 
-def _countersign(
-    cls: type[S], path: Path, federation: Federation, seed: bytes
-) -> tuple[S, tuple[str, ...]]:
-    """Add a signature to a record that hospitals sign; return it, and whose are missing."""
-    data = read_file(path)
-    keys = {hospital.identity_key: hospital.name for hospital in federation.hospitals}
-    record = signing.verify(cls, data, set(keys), 1)
+def _opened(cls: type[S], path: Path, found: Mapping[Path, bytes], federation: Federation) -> S:
+    """Open a record that a hospital signed. Raises SignatureError, RecordError or ConfigError."""
+    identities = {hospital.identity_key for hospital in federation.hospitals}
+    record = signing.verify(cls, found[path], identities, 1)
     if record.federation != federation.name:
         raise ConfigError(f"{path} is of federation {record.federation}, not {federation.name}")
+    return record
+
+
+def _countersigned(data: bytes, seed: bytes) -> signing.Signed:
+    """Add a signature to those of a record that was verified."""
     signed: signing.Signed = decode(signing.Signed, data)
     (ours,) = decode(signing.Signed, signing.sign_payload(signed.payload, [seed])).signatures
     all_ = {signature.key: signature for signature in (*signed.signatures, ours)}
-    ordered = tuple(all_[key] for key in sorted(all_))
-    write_atomic(path, encode(signing.Signed(signed.payload, ordered)))
-    return record, tuple(name for key, name in keys.items() if key not in all_)
+    return signing.Signed(signed.payload, tuple(all_[key] for key in sorted(all_)))
 
 
 def _plan(folder: Path, federation: Federation) -> StudyPlan:

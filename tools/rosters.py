@@ -13,7 +13,7 @@ from pathlib import Path
 
 from vitalring.aggregator.rosters import BEFORE
 from vitalring.config import load_config
-from vitalring.errors import ConfigError, RecordError, SignatureError
+from vitalring.errors import ConfigError
 from vitalring.files import read_file, read_secret, write_atomic
 from vitalring.gateway.config import GatewayConfig
 from vitalring.protocol import ring_suite, rosters, signing, trust
@@ -22,6 +22,7 @@ from vitalring.protocol.records import Federation, Roster
 from vitalring.tools import signed_rosters
 from vitalring.tools.enrolments import EnrolledKey, read_barred, read_enrolments, read_keys
 from vitalring.tools.federation import NAMES_FILE, Layout
+from vitalring.tools.roster_checks import check_roster
 
 NEXT_FILE = "next-roster.cbor"
 """The roster that hospitals are signing; the gateway's and aggregators' is `roster.cbor`."""
@@ -83,7 +84,7 @@ def draw_up(folder: Path, authority_key: bytes, wanted: Wanted, *, instead: bool
     after, left_out = next_roster(
         at.study.roster, at.study.plan.ring_suite, wanted, known, revoked, barred
     )
-    _open_changed(at.study, after)
+    check_roster(at.study.plan, after)
     _note(folder, at, after, instead=instead)
     signed = signing.sign(after, list(at.seeds.values()))
     write_atomic(at.next_path, signed)
@@ -160,7 +161,7 @@ def countersign(folder: Path, authority_key: bytes, *, instead: bool = False) ->
     keys = {hospital.identity_key for hospital in at.federation.hospitals}
     roster = signing.verify(Roster, data, keys, 1)
     rosters.check_later(roster, at.study.roster)
-    _open_changed(at.study, roster)
+    check_roster(at.study.plan, roster)
     _note(folder, at, roster, instead=instead)
     signed: signing.Signed = decode(signing.Signed, data)
     ours = decode(
@@ -272,19 +273,6 @@ def _change(at: _Study, data: bytes) -> Change:
     signers = {signature.key for signature in decode(signing.Signed, data).signatures}
     missing = tuple(name for key, name in keys.items() if key not in signers)
     return Change(at.study.roster, after, digest(data), missing)
-
-
-def _open_changed(study: trust.Study, roster: Roster) -> None:
-    """Refuse a roster whose keys or rings no party could use. Raises ConfigError."""
-    if len(roster.keys) < study.plan.min_cohort:
-        raise ConfigError(
-            f"{len(roster.keys)} devices are left, and sums are of {study.plan.min_cohort} updates "
-            "or more: no round would have a sum"
-        )
-    try:
-        trust.check_rings(replace(study, roster=roster, roster_digest=digest(encode(roster))))
-    except (RecordError, SignatureError) as error:
-        raise ConfigError(f"no roster of {len(roster.keys)} keys can be made: {error}") from error
 
 
 def _enrolled(folder: Path, host: str, files: Iterable[Path]) -> tuple[EnrolledKey, ...]:

@@ -8,6 +8,7 @@ from typing import Annotated
 
 from vitalring.errors import ConfigError
 from vitalring.protocol import limits, ring_suite
+from vitalring.protocol.privacy import MIN_DELTA
 from vitalring.protocol.records import DataClass, Name, ServerOptimiser
 from vitalring.schema import OneOf, Range, Size
 
@@ -60,7 +61,7 @@ class StudySettings:
     unit: Annotated[str, OneOf(("none", "record", "device"))] = "record"
     noise: Annotated[str | None, OneOf(("none", "local", "distributed"))] = None
     epsilon: Annotated[float, Range(0.001, 100.0)] = 1.0
-    delta: Annotated[float, Range(1e-12, 0.01)] = 1e-5
+    delta: Annotated[float, Range(MIN_DELTA, 0.01)] = 1e-5
     clip: Annotated[float | None, Range(1e-6, 1e6)] = None
     noise_schedule: Annotated[tuple[Annotated[float, Range(0.1, 10.0)], ...], Size(0, 16)] = ()
     """Factors of the noise in as many equal stretches of the rounds; () is the same in all."""
@@ -119,7 +120,12 @@ def rings_of(settings: StudySettings, devices: int) -> tuple[int, int]:
 
     Raises ConfigError for numbers that do not go together.
     """
-    size = settings.ring_size or max(2, devices)
+    if devices < 2:
+        raise ConfigError(
+            f"{devices} devices make no ring, in which a device hides among others: name 2 or "
+            "more, or wait until as many have enrolled"
+        )
+    size = settings.ring_size or devices
     if size < 2:
         raise ConfigError(f"ring_size {size} hides nobody: use 2 or more, or 0 for the cohort")
     largest = math.ceil(devices / math.ceil(devices / size))
@@ -137,7 +143,7 @@ def least_ring(settings: StudySettings, devices: int) -> int:
 
     Raises ConfigError for more than there are.
     """
-    smallest = devices // math.ceil(devices / rings_of(settings, devices)[1])
+    smallest = ring_suite.smallest(devices, rings_of(settings, devices)[1])
     if settings.min_ring > smallest:
         raise ConfigError(
             f"min_ring is {settings.min_ring}, and {devices} devices cut at ring_size make rings "

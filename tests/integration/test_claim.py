@@ -442,6 +442,15 @@ def test_a_device_makes_no_claim_in_a_log_that_is_not_the_one_it_follows(study, 
             tool.prove(agent, 2, asked, study.log)
 
 
+def test_a_device_whose_state_has_no_tables_yet_follows_no_log(study, agent, asked, tmp_path):
+    agent.state_dir.mkdir()
+    (agent.state_dir / "agent.sqlite").touch()  # its agent has just begun
+    made = tool.prove(agent, 2, asked, study.log)
+    (tmp_path / "claim").write_bytes(made.data)
+    shown = tool.verify(tmp_path / "claim", asked, tmp_path / "request.secret", study.log, None)
+    assert shown.counted.plan.round == 2
+
+
 def test_a_device_answers_no_request_of_nobodys(study, agent, asked):
     broken = replace(decode(ClaimRequest, asked.read_bytes()), key=lsag.keygen().public)
     asked.write_bytes(encode(broken))

@@ -18,7 +18,7 @@ from federation_fixture import SOME_PRIVACY, Parties, seed, small_federation
 from vitalring.edge_agent import agent as agent_module
 from vitalring.edge_agent import state
 from vitalring.edge_agent.accountant import epsilon
-from vitalring.edge_agent.budget import CHARGED
+from vitalring.edge_agent.budget import CHARGED, committed_of, spent_of
 from vitalring.errors import DataError, LogError, PrivacyError, RecordError, SignatureError
 from vitalring.gateway import rounds
 from vitalring.protocol import limits, lsag, privacy, trust
@@ -199,10 +199,10 @@ def model_of(parties, final, key=None):
 def test_a_final_model_frees_what_the_study_did_not_use(parties, make):
     agent = make()
     assert agent.consider(announced(parties), parties.now_ms) == "ready"
-    assert agent._budget.committed() != agent._budget.spent()
+    assert committed_of(agent._budget.entries()) != spent_of(agent._budget.entries())
     agent.end_study(model_of(parties, final=True))
     agent.end_study(model_of(parties, final=True))
-    assert agent._budget.committed() == agent._budget.spent() != ()
+    assert committed_of(agent._budget.entries()) == spent_of(agent._budget.entries()) != ()
 
 
 def test_only_a_quorums_final_model_ends_a_study(parties, make):
@@ -212,7 +212,7 @@ def test_only_a_quorums_final_model_ends_a_study(parties, make):
         agent.end_study(model_of(parties, final=False))
     with pytest.raises(SignatureError, match="unknown key"):
         agent.end_study(model_of(parties, final=True, key=seed("another")))
-    assert agent._budget.committed() != agent._budget.spent()
+    assert committed_of(agent._budget.entries()) != spent_of(agent._budget.entries())
 
 
 def test_the_coin_is_tossed_once_a_round(parties, make):

@@ -43,9 +43,9 @@ def test_charges_add_up_and_survive_reopening(tmp_path):
     path = tmp_path / "budget.sqlite"
     fill(path).close()
     with closing(BudgetFile(path)) as file:
-        assert file.budget.spent() == (replace(SPEND, steps=30),)
-        assert file.budget.committed() == (replace(SPEND, steps=100),)
-        assert LIMIT["accountant"](file.budget.committed(), LIMIT["delta"]) == 10.0
+        assert spent_of(file.budget.entries()) == (replace(SPEND, steps=30),)
+        assert committed_of(file.budget.entries()) == (replace(SPEND, steps=100),)
+        assert LIMIT["accountant"](committed_of(file.budget.entries()), LIMIT["delta"]) == 10.0
         assert file.budget.is_authorised(STUDY)
         assert not file.budget.is_authorised(OTHER)
 
@@ -54,7 +54,7 @@ def test_a_round_is_charged_once(tmp_path):
     with closing(fill(tmp_path / "b")) as file:
         with file.transaction() as budget:
             assert budget.reserve(STUDY, round_plan(2), "hearts", 2, SPEND) is False
-        assert file.budget.spent() == (replace(SPEND, steps=30),)
+        assert spent_of(file.budget.entries()) == (replace(SPEND, steps=30),)
 
 
 def test_rounds_need_authorisation_with_the_same_numbers(tmp_path):
@@ -68,7 +68,7 @@ def test_rounds_need_authorisation_with_the_same_numbers(tmp_path):
                 budget.reserve(study_plan, round_plan(9), "hearts", 9, spend)
         with pytest.raises(PrivacyError, match="other numbers"), file.transaction() as budget:
             budget.authorise(STUDY, "hearts", [Allowance(SPEND, 11)], **LIMIT)
-        assert file.budget.spent() == (replace(SPEND, steps=30),)
+        assert spent_of(file.budget.entries()) == (replace(SPEND, steps=30),)
 
 
 def test_no_more_rounds_than_authorised(tmp_path):
@@ -104,7 +104,11 @@ def test_closing_frees_what_was_not_spent_and_only_that(tmp_path):
         with file.transaction() as budget:
             budget.close(STUDY)
             budget.close(STUDY)
-        assert file.budget.committed() == file.budget.spent() == (replace(SPEND, steps=30),)
+        assert (
+            committed_of(file.budget.entries())
+            == spent_of(file.budget.entries())
+            == (replace(SPEND, steps=30),)
+        )
         for act in (
             lambda budget: budget.reserve(STUDY, round_plan(7), "hearts", 7, SPEND),
             lambda budget: budget.authorise(STUDY, "hearts", [Allowance(SPEND, 10)], **LIMIT),
@@ -142,14 +146,20 @@ def test_a_schedule_is_authorised_as_a_whole_and_charged_by_stretches(tmp_path):
     with closing(scheduled(tmp_path / "b")) as file:
         assert [e.round for e in file.budget.entries()] == [2, 3]
         assert all(charge(file, n, LOUD if n < 3 else QUIET) for n in range(1, 5))
-        assert set(file.budget.spent()) == {replace(LOUD, steps=20), replace(QUIET, steps=20)}
-        assert set(file.budget.committed()) == {replace(LOUD, steps=20), replace(QUIET, steps=30)}
+        assert set(spent_of(file.budget.entries())) == {
+            replace(LOUD, steps=20),
+            replace(QUIET, steps=20),
+        }
+        assert set(committed_of(file.budget.entries())) == {
+            replace(LOUD, steps=20),
+            replace(QUIET, steps=30),
+        }
         # Announced again, it is a repetition; held against the limit again, it is not written.
         assert charge(file, 1, LOUD) is False
         with file.transaction() as budget:
             assert budget.authorise(STUDY, "hearts", SCHEDULE, **LIMIT) == 5.0
             budget.close(STUDY)
-        assert file.budget.committed() == file.budget.spent()
+        assert committed_of(file.budget.entries()) == spent_of(file.budget.entries())
 
 
 def test_rounds_cannot_all_be_charged_under_the_cheaper_stretch(tmp_path):
@@ -166,7 +176,10 @@ def test_what_the_log_shows_takes_from_its_own_stretch(tmp_path):
     with closing(scheduled(tmp_path / "b")) as file:
         with file.transaction() as budget:
             assert budget.charge_unaccounted(STUDY, round_plan(3), "hearts", 3, QUIET)
-        assert set(file.budget.committed()) == {replace(LOUD, steps=20), replace(QUIET, steps=30)}
+        assert set(committed_of(file.budget.entries())) == {
+            replace(LOUD, steps=20),
+            replace(QUIET, steps=30),
+        }
         assert charge(file, 4, QUIET) and charge(file, 5, QUIET)
         with pytest.raises(PrivacyError, match="all are spent"):
             charge(file, 6, QUIET)
@@ -346,7 +359,7 @@ def test_no_class_is_ever_committed_beyond_its_limit_by_authorisation(tmp_path, 
             name = bytes([study]) * 32
             spend = LOUD if number < 3 else QUIET
             args = (name, bytes([study, number]) * 16, f"study-{study}", number, spend)
-            before = file.budget.spent()
+            before = spent_of(file.budget.entries())
             with suppress(PrivacyError), file.transaction() as budget:
                 if action == "authorise":
                     budget.authorise(name, args[2], SCHEDULE, **tight, **BOTH, data_class=kind)
@@ -360,7 +373,7 @@ def test_no_class_is_ever_committed_beyond_its_limit_by_authorisation(tmp_path, 
             for each, found in recovered.items():
                 counted = against(entries, each, BOTH["classes"])
                 assert linear(committed_of(counted), 1e-5) <= 9.0 + found
-            assert linear(file.budget.spent(), 1e-5) >= linear(before, 1e-5)
+            assert linear(spent_of(file.budget.entries()), 1e-5) >= linear(before, 1e-5)
 
 
 def test_studies_of_all_units_add_up(tmp_path):
@@ -375,8 +388,8 @@ def test_studies_of_all_units_add_up(tmp_path):
         assert (
             alone < together == epsilon([replace(SPEND, steps=30), replace(shared, steps=20)], 1e-5)
         )
-        assert file.budget.spent() == (shared,)
-        assert set(file.budget.committed()) == {
+        assert spent_of(file.budget.entries()) == (shared,)
+        assert set(committed_of(file.budget.entries())) == {
             replace(SPEND, steps=30),
             replace(shared, steps=20),
         }
@@ -402,17 +415,17 @@ def test_a_restored_backup_is_charged_from_the_log(tmp_path):
         leftover.unlink()
     shutil.copy(backup, path)
     with closing(BudgetFile(path)) as file:
-        assert file.budget.spent() == (replace(SPEND, steps=20),)
+        assert spent_of(file.budget.entries()) == (replace(SPEND, steps=20),)
         with file.transaction() as budget:
             found = [
                 budget.charge_unaccounted(STUDY, round_plan(n), "hearts", n, SPEND)
                 for n in range(1, 5)
             ]
         assert found == [False, False, True, True]
-        assert file.budget.spent() == (replace(SPEND, steps=40),)
+        assert spent_of(file.budget.entries()) == (replace(SPEND, steps=40),)
         # They also count against what the study was allowed.
-        assert file.budget.committed() == (replace(SPEND, steps=100),)
+        assert committed_of(file.budget.entries()) == (replace(SPEND, steps=100),)
         # A study this backup never heard of is charged as well.
         with file.transaction() as budget:
             assert budget.charge_unaccounted(OTHER, round_plan(1), "lungs", 1, SPEND)
-        assert file.budget.committed() == (replace(SPEND, steps=110),)
+        assert committed_of(file.budget.entries()) == (replace(SPEND, steps=110),)

@@ -18,6 +18,8 @@ from vitalring.database import open_database
 from vitalring.edge_agent.budget import (
     SCHEMA,
     Budget,
+    committed_of,
+    spent_of,
 )
 from vitalring.errors import PrivacyError, StorageError
 from vitalring.protocol.guarantee import Allowance
@@ -251,9 +253,9 @@ def test_what_left_was_always_charged(tmp_path, actions):
             else:
                 assert fresh == (release not in left)
                 left.add(release)
-        spent = sum(spend.steps for spend in file.budget.spent())
+        spent = sum(spend.steps for spend in spent_of(file.budget.entries()))
         assert spent == 10 * len(left)
-        assert sum(spend.steps for spend in file.budget.committed()) >= spent
+        assert sum(spend.steps for spend in committed_of(file.budget.entries())) >= spent
     file.close()
 
 

@@ -13,7 +13,15 @@ from vitalring.config import load_config
 from vitalring.database import open_database, transaction
 from vitalring.edge_agent import agent as agent_module
 from vitalring.edge_agent import state
-from vitalring.edge_agent.budget import AUTHORISED, CHARGED, UNACCOUNTED, Budget, against
+from vitalring.edge_agent.budget import (
+    AUTHORISED,
+    CHARGED,
+    UNACCOUNTED,
+    Budget,
+    against,
+    committed_of,
+    spent_of,
+)
 from vitalring.edge_agent.config import AgentConfig, Floors
 from vitalring.edge_agent.main import _records
 from vitalring.edge_agent.records import DataSetRecords, StreamRecords
@@ -191,7 +199,7 @@ def test_a_schedule_is_trained_and_charged_by_the_number_of_the_round(tmp_path, 
     plan = parties.federation.study.plan
     spends = [entry.spend for entry in Budget(agent.db).entries() if entry.kind == CHARGED]
     assert spends == [budget_spend(plan.terms, number) for number in (1, 2)]
-    assert agent._budget.committed() == agent._budget.spent()
+    assert committed_of(agent._budget.entries()) == spent_of(agent._budget.entries())
     agent.db.close()
     parties.close_databases()
 

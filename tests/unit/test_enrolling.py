@@ -12,7 +12,7 @@ import pytest
 from device_fixture import announce_round, announced, catch_up, charges, device, keyring, statuses
 
 from vitalring.edge_agent import rosters, state
-from vitalring.edge_agent.budget import CHARGED, UNACCOUNTED
+from vitalring.edge_agent.budget import CHARGED, UNACCOUNTED, committed_of
 from vitalring.edge_agent.enrolling import Applicant, Enroller, answer
 from vitalring.edge_agent.keyring import Keyring
 from vitalring.errors import ConfigError, RecordError, SignatureError, StorageError, TransportError
@@ -487,11 +487,11 @@ def test_rounds_of_a_key_that_went_with_a_restored_folder_count_as_spent(parties
     agent.db.close()
     restored = device(parties, backup, caught_up=False)
     assert restored._keys.epochs() == (1,)
-    committed = restored._budget.committed()
+    committed = committed_of(restored._budget.entries())
     catch_up(restored, parties)
     assert charges(restored) == [(CHARGED, 1), (UNACCOUNTED, 2)]
     # It was promised to the study already, so that one who only slept loses nothing by it.
-    assert restored._budget.committed() == committed
+    assert committed_of(restored._budget.entries()) == committed
     restored.db.close()
 
 

@@ -15,7 +15,13 @@ from vitalring.gateway.config import GatewayConfig, load_keys, load_study
 from vitalring.gateway.office import Office
 from vitalring.protocol import enrolment, lsag, trust
 from vitalring.tools.cli import main
-from vitalring.tools.enrolments import EnrolledKey, read_enrolments, read_keys
+from vitalring.tools.enrolments import (
+    EnrolledKey,
+    read_barred,
+    read_enrolments,
+    read_keys,
+    write_keys,
+)
 
 STUDY = """
 federation = "north-sea"
@@ -90,6 +96,12 @@ def opened(host):
     return host
 
 
+def keys_of(path, *names):
+    """A file of keys of the first epoch."""
+    write_keys(path, tuple(EnrolledKey(name, 1, lsag.keygen().public) for name in names))
+    return path
+
+
 def test_the_host_knows_whose_keys_it_drew_and_tells_nobody(host):
     keys = read_enrolments(host.config)
     assert [(each.name, each.epoch) for each in keys] == [(f"device-{n}", 1) for n in range(1, 6)]
@@ -124,6 +136,19 @@ def test_newcomers_get_a_folder_with_a_ticket_and_no_key(host):
 def test_before_the_gateway_ran_there_is_no_office(host):
     assert "the gateway has not run yet" in host.office("open", "--epoch", 1, code=2)
     assert not (host.config.state_dir / store.FILE).exists()
+
+
+def test_what_the_office_knows_can_be_read_while_its_gateway_begins(host):
+    """The database's file is there before its tables are."""
+    named = read_enrolments(host.config)
+    host.config.state_dir.mkdir()
+    (host.config.state_dir / store.FILE).touch()
+    assert read_enrolments(host.config) == named
+    assert read_barred(host.config) == frozenset()
+    assert "6: 0 removed, 1 added" in host.run(
+        "federation", "roster", host.folder, "--authority", host.authority, "--enrol-from",
+        keys_of(host.folder.parent / "keys.txt", "anna"),
+    )  # fmt: skip
 
 
 def test_a_ticket_from_folder_to_roster(host):

@@ -1,13 +1,17 @@
 """Which numbers a study trains with where its settings leave them out."""
 
+import math
 from dataclasses import fields, replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vitalring.edge_agent.accountant import epsilon
+from vitalring.edge_agent.config import Floors
 from vitalring.errors import ConfigError
 from vitalring.models.artefact import load_artefact
+from vitalring.protocol.privacy import Spend
 from vitalring.schema import from_plain, to_plain
 from vitalring.tools.federation import training_line
 from vitalring.tools.plan_text import clip_line
@@ -169,6 +173,8 @@ def test_a_study_may_insist_on_larger_rings():
 @pytest.mark.parametrize(
     ("settings", "devices", "why"),
     [
+        (StudySettings(), 0, "0 devices make no ring"),
+        (StudySettings(ring_size=4), 1, "1 devices make no ring"),
         (StudySettings(ring_size=1), 5, "hides nobody"),
         (StudySettings(ring_suite=1), 1_025, "1024 at most"),
         (StudySettings(ring_suite=1, ring_size=2_000), 5_000, "use a smaller ring_size"),
@@ -177,3 +183,11 @@ def test_a_study_may_insist_on_larger_rings():
 def test_rings_that_no_suite_has_are_refused(settings, devices, why):
     with pytest.raises(ConfigError, match=why):
         rings_of(settings, devices)
+
+
+@pytest.mark.parametrize("cls", [StudySettings, Floors])
+def test_a_delta_that_can_be_written_is_one_that_is_accounted_for(cls):
+    low = from_plain(cls, {"delta": 1e-9}, ConfigError).delta
+    assert 0 < epsilon((Spend(0.1, 1.5, 10),), low) < math.inf
+    with pytest.raises(ConfigError, match=r"delta is 1e-10, must lie between 1e-09 and 0\.01"):
+        from_plain(cls, {"delta": 1e-10}, ConfigError)

@@ -13,7 +13,7 @@ from federation_fixture import SOME_PRIVACY, Parties, small_federation
 
 from vitalring.database import transaction
 from vitalring.edge_agent.accountant import epsilon
-from vitalring.edge_agent.budget import Budget
+from vitalring.edge_agent.budget import Budget, spent_of
 from vitalring.edge_agent.config import AgentConfig
 from vitalring.edge_agent.spending import spending
 from vitalring.errors import ConfigError, PrivacyError
@@ -74,7 +74,7 @@ def test_studies_compose_and_do_not_simply_add_up(spent):
     assert hearts.epsilon_spent < whole.epsilon_spent
     assert whole.epsilon_spent < hearts.epsilon_spent + lungs.epsilon_spent
     with closing(sqlite3.connect(spent / "agent.sqlite")) as db:
-        assert whole.epsilon_spent == epsilon(Budget(db).spent(), FLOORS.delta)
+        assert whole.epsilon_spent == epsilon(spent_of(Budget(db).entries()), FLOORS.delta)
 
 
 def test_a_closed_study_promises_nothing_more(spent):

@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     tickets.add_argument("file", type=Path)
     call = actions.add_parser("open", help="call for ring keys of an epoch")
     call.add_argument("--epoch", type=int, required=True, help="the roster's, or the next one")
-    call.add_argument("--days", type=float, default=7.0, help="how long; default: 7")
+    add_days(call)
     close = actions.add_parser("close", help="end the call")
     shown = actions.add_parser("list", help="say who is enrolled, in which roster, and who is not")
     export = actions.add_parser("export", help="write lines NAME EPOCH KEY of all enrolled keys")
@@ -37,6 +37,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         each.add_argument("--config", type=Path, required=True, help="gateway.toml of the host")
 
 
+def add_days(parser: argparse.ArgumentParser) -> None:
+    """Describe how long a call for keys is open, which `days_ms` checks."""
+    parser.add_argument("--days", type=float, default=7.0, help="how long; default: 7")
+
+
+def days_ms(days: float) -> int:
+    """Return the milliseconds of so many days of a call. Raises ConfigError."""
+    if not 0 < days <= _MOST_DAYS:
+        raise ConfigError(f"--days {days:g}: use more than 0 and at most {_MOST_DAYS}")
+    return int(days * _DAY_MS)
+
+
 def run(options: argparse.Namespace) -> int:
     """Run the command, beside the gateway, which looks at what changed."""
     config = load_config(GatewayConfig, options.config)
@@ -44,7 +56,7 @@ def run(options: argparse.Namespace) -> int:
         case "tickets":
             _tickets(config, options.file)
         case "open":
-            _open(config, options.epoch, options.days)
+            _open(config, options.epoch, days_ms(options.days))
         case "close":
             with closing(store.write_store(config.state_dir)) as db:
                 enrolment.close_call(db)
@@ -75,14 +87,12 @@ def _tickets(config: GatewayConfig, path: Path) -> None:
     print(f"{new} new tickets, {len(tickets) - new} known before")
 
 
-def _open(config: GatewayConfig, epoch: int, days: float) -> None:
-    if not 0 < days <= _MOST_DAYS:
-        raise ConfigError(f"--days {days:g}: use more than 0 and at most {_MOST_DAYS}")
+def _open(config: GatewayConfig, epoch: int, open_ms: int) -> None:
     with closing(store.write_store(config.state_dir)) as db:
         study = load_study(config, rosters.newest(db)).study
         if config.enrolled is not None:
             enrolment.import_keys(db, read_keys(config.enrolled))
-        closes_ms = time.time_ns() // 1_000_000 + int(days * _DAY_MS)
+        closes_ms = time.time_ns() // 1_000_000 + open_ms
         key = load_keys(config, study).log
         enrolment.open_call(db, key, study, epoch, closes_ms)
     print(f"devices of {study.roster.cohort} are called for keys of epoch {epoch}, "

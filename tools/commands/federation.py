@@ -8,12 +8,12 @@ from pathlib import Path
 
 from vitalring.aggregator.rounds import Schedule
 from vitalring.config import load_config
-from vitalring.edge_agent.config import DEVICE_ID, AgentConfig
+from vitalring.edge_agent.config import DEVICE_ID, RETRY_S, AgentConfig
 from vitalring.errors import ConfigError
 from vitalring.files import read_file, write_atomic
 from vitalring.gateway.mosquitto import aggregator_users, cohort_user, second_gateway_user
 from vitalring.models.artefact import Artefact
-from vitalring.models.catalogue import find_artefact, is_of_one_size, load_of_one_size
+from vitalring.models.catalogue import choose_artefact, is_of_one_size, load_of_one_size
 from vitalring.models.dataset import FeatureSchema, load_dataset, load_table
 from vitalring.models.dataset import devices as list_devices
 from vitalring.models.dataset.statistics import question_of
@@ -26,6 +26,9 @@ from vitalring.tools.founding import is_founded, our_hospital, take_key
 from vitalring.tools.settings import StudySettings, hospitals_of
 from vitalring.tools.simulate import layout
 from vitalring.tools.verify import verify_log
+
+_MOST_S = 1e9
+"""Longest time of a round, in seconds, of which its schedule has room for whole milliseconds."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -166,11 +169,13 @@ def _drawn(settings: StudySettings, devices: int, agree_on: Path | None) -> layo
 
 def _artefact(settings: StudySettings, features: bytes) -> Artefact:
     """Return the network that the settings name. Raises ConfigError or ModelError."""
-    with_guarantee, without = ("linear", "ehr_mlp") if features else ("ecg_bank", "ecg_cnn")
-    name = settings.model or (without if settings.unit == "none" else with_guarantee)
+    private = settings.unit != "none"
     shape = (FeatureSchema.from_json(features).inputs,) if features else settings.input
     if shape and settings.classes:
-        return find_artefact(name, shape, settings.classes)
+        kind = "rows" if len(shape) == 1 else "windows"
+        return choose_artefact(settings.model, shape, kind, settings.classes, private=private)
+    without, with_guarantee = ("ehr_mlp", "linear") if features else ("ecg_cnn", "ecg_bank")
+    name = settings.model or (with_guarantee if private else without)
     if not shape and not settings.classes and is_of_one_size(name):
         return load_of_one_size(name)
     missing = "classes" if shape else "input" if settings.classes else "input and classes"
@@ -354,11 +359,13 @@ def _tell_owners(options: argparse.Namespace, plan: StudyPlan) -> None:
 
 def _broker(options: argparse.Namespace, users: Sequence[str]) -> roles.Broker:
     """Return the broker that the options describe, checked before anything is written."""
-    if not 0 <= options.window <= options.timeout or options.timeout <= 0:
+    if not 0 <= options.window <= options.timeout or not 0.001 <= options.timeout <= _MOST_S:
         raise ConfigError(
             f"--window {options.window:g} --timeout {options.timeout:g}: "
-            "use 0 <= window <= timeout, both in seconds"
+            f"use 0 <= window <= timeout, both in seconds, and a timeout from 0.001 to {_MOST_S:g}"
         )
+    if complaint := RETRY_S.complaint(options.retry):
+        raise ConfigError(f"--retry {complaint} seconds: every device would refuse its file")
     url, reconnect_s = options.broker_url, roles.reconnect_s(options.timeout)
     BrokerConfig(url=url)  # refuses an address that no party could use
     if not options.broker_folder:

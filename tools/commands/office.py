@@ -17,6 +17,7 @@ from vitalring.gateway.office import Office
 from vitalring.mqtt import BrokerConfig, Link
 from vitalring.protocol import sealing, topics
 from vitalring.tools import founding, roles
+from vitalring.tools.commands.enrolment import add_days, days_ms
 from vitalring.tools.commands.founding import authority_key
 from vitalring.tools.commands.services import add_parent_option, stop_on_signals
 from vitalring.tools.federation import FIRST_EPOCH
@@ -25,7 +26,6 @@ from vitalring.tools.tickets import LIST_FILE
 
 BrokerOf = Callable[[argparse.Namespace, Sequence[str]], roles.Broker]
 """From the options and the users that come to it to the broker."""
-_DAY_MS = 86_400_000
 
 
 def add_arguments(
@@ -41,13 +41,14 @@ def add_arguments(
     office.add_argument(
         "--tickets", type=Path, help="lines NAME SHA256; those in its folder if not given"
     )
-    office.add_argument("--days", type=float, default=7.0, help="how long; default: 7")
+    add_days(office)
     add_parent_option(office)
     return office
 
 
 def run(options: argparse.Namespace, broker_of: BrokerOf) -> int:
     """Run the office until it is stopped, or until its days are over."""
+    open_ms = days_ms(options.days)
     key, folder = authority_key(options.authority), options.folder
     federation, home = founding.host_of(folder, key)
     if founding.is_founded(folder):
@@ -65,7 +66,7 @@ def run(options: argparse.Namespace, broker_of: BrokerOf) -> int:
     stop = stop_on_signals(options)
     with closing(store.open_store(home / founding.OFFICE)) as db:
         enrolment.import_tickets(db, tickets)
-        closes_ms = _now_ms() + int(options.days * _DAY_MS)
+        closes_ms = _now_ms() + open_ms
         enrolment.open_first_call(db, keys.log, federation, cohort, FIRST_EPOCH, closes_ms)
         office = Office(db, federation, keys.sealing)
         enrol, call = (
