@@ -18,7 +18,7 @@ from vitalring.models.dataset.load import (
     load_part,
     load_table,
 )
-from vitalring.models.dataset.records import Records
+from vitalring.models.dataset.records import Records, pooled
 from vitalring.models.dataset.split import Parts, split
 from vitalring.models.dataset.table import Column, Table
 
@@ -41,5 +41,6 @@ __all__ = [
     "load_part",
     "load_table",
     "oversample",
+    "pooled",
     "split",
 ]

@@ -1,5 +1,6 @@
 """One device's rows, ready for a network."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -36,3 +37,8 @@ def read_only(array: A) -> A:
     """Return the array after forbidding writes to it."""
     array.flags.writeable = False
     return array
+
+
+def pooled(name: str, parts: Sequence[Records]) -> Records:
+    """Return the rows of all parts as one device's, without their groups."""
+    return Records(name, np.concatenate([p.x for p in parts]), np.concatenate([p.y for p in parts]))

@@ -12,7 +12,7 @@ from vitalring.protocol.adaptive_clip import next_factor, unclipped
 from vitalring.protocol.quantise import decode_sum
 from vitalring.tools import cli
 from vitalring.tools.attack.pool import deal, load_pool
-from vitalring.tools.attack.virtual import play
+from vitalring.tools.measuring.virtual import play
 from vitalring.tools.plans import plan_of
 from vitalring.tools.settings import SERVERS, StudySettings
 from vitalring.tools.simulate.layout import SHIPPED_DATA

@@ -11,12 +11,12 @@ from vitalring.errors import ConfigError
 from vitalring.protocol import chunks, sealing
 from vitalring.tools import cli
 from vitalring.tools.bench import control_group as groups
-from vitalring.tools.bench.child import require_modules, run_child
 from vitalring.tools.bench.path import NETWORK, measure_path
 from vitalring.tools.bench.path_text import path_facts, path_tables
 from vitalring.tools.bench.rounds import measure_rounds, rounds_tables
-from vitalring.tools.bench.spread import by_name, spread
-from vitalring.tools.bench.table import markdown
+from vitalring.tools.measuring.child import require_modules, run_child
+from vitalring.tools.measuring.spread import by_name, spread
+from vitalring.tools.measuring.table import markdown
 from vitalring.tools.settings import SimulationSettings
 from vitalring.tools.simulate.api import apply_changes
 

@@ -12,7 +12,7 @@ from vitalring.protocol.rings import statement
 from vitalring.tools import cli
 from vitalring.tools.bench import ring, ring_admission, ring_msm
 from vitalring.tools.bench.ring_text import ring_facts, ring_tables
-from vitalring.tools.bench.table import markdown
+from vitalring.tools.measuring.table import markdown
 
 SIZES = ring.RingSizes(rings=(3, 9), batch=4, repeats=1, admission=30, updates=9)
 KEYS = [lsag.keygen().public for _ in range(6)]

@@ -13,11 +13,11 @@ from vitalring.protocol.secure_sum import SECURE_SUMS, sum_scheme
 from vitalring.protocol.two_server import LINK_BYTES, SEED_BYTES
 from vitalring.tools.bench import secure_sum, secure_sum_peers
 from vitalring.tools.bench import secure_sum_hospital as hospital
-from vitalring.tools.bench.child import run_child
 from vitalring.tools.bench.secure_sum import SIDES, measure_sums
 from vitalring.tools.bench.secure_sum_cell import Cell, Sizes
 from vitalring.tools.bench.secure_sum_plots import sum_plot
 from vitalring.tools.bench.secure_sum_text import sides_at, sum_facts, sum_tables
+from vitalring.tools.measuring.child import run_child
 
 DIMENSION, DEVICES = 300, 3
 PEERS = ("nvflare", "flower")

@@ -22,6 +22,7 @@ from vitalring.tools.attack.gateway_attack import (
 from vitalring.tools.attack.gateway_state import Copy, Held, Slot
 from vitalring.tools.attack.least_loss import Targets, Watched
 from vitalring.tools.attack.pool import deal
+from vitalring.tools.measuring import intervals
 from vitalring.tools.plans import plan_of
 from vitalring.tools.settings import StudySettings
 
@@ -56,22 +57,22 @@ def test_baselines_count_devices_and_classes():
 
 
 def test_the_interval_is_students():
-    found = arithmetic.interval([0.2, 0.4, 0.6, 0.8])
+    found = intervals.interval([0.2, 0.4, 0.6, 0.8])
     # Mean 0.5, deviation 0.2582, t(0.975, 3) = 3.18245.
     half = 3.18245 * 0.258199 / 2
     assert found.mean == pytest.approx(0.5)
     assert found.low == pytest.approx(0.5 - half, abs=1e-5)
     assert found.high == pytest.approx(0.5 + half, abs=1e-5)
-    assert arithmetic.interval([0.3]) == arithmetic.Interval(0.3, None, None)
+    assert intervals.interval([0.3]) == intervals.Interval(0.3, None, None)
     with pytest.raises(ConfigError, match="seeds"):
-        arithmetic.interval([])
+        intervals.interval([])
 
 
 def test_the_interval_covers_as_often_as_it_says():
     generator = np.random.default_rng(1)
     hits = 0
     for _ in range(1000):
-        found = arithmetic.interval(generator.normal(0.3, 0.1, 5).tolist())
+        found = intervals.interval(generator.normal(0.3, 0.1, 5).tolist())
         hits += found.low <= 0.3 <= found.high
     # 950 in the mean, with a deviation of 7.
     assert 920 <= hits <= 980

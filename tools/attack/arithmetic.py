@@ -1,47 +1,19 @@
-"""The arithmetic of source inference: guesses, their success, baselines, links and intervals.
+"""The arithmetic of source inference: guesses, their success, baselines and links.
 
 Source inference: Hu et al., "Source Inference Attacks in Federated Learning", ICDM 2021
 (arXiv:2109.05659). For a record, the attacker takes the client model with the least loss on it.
 """
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-
-from vitalring.errors import ConfigError
 
 Floats = npt.NDArray[np.float64]
 Places = npt.NDArray[np.int64]
 
 _LEAST_PROBABILITY: Final = 1e-7
 """A float32 softmax gives zeros; their logarithm must stay a number."""
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A mean and its 95 % interval; the bounds are None where one value has none."""
-
-    mean: float
-    low: float | None
-    high: float | None
-
-
-def interval(values: Sequence[float]) -> Interval:
-    """Return mean and 95 % interval by Student's t over independent runs. Raises ConfigError."""
-    from scipy.stats import t  # noqa: PLC0415 - takes seconds to load
-
-    if not values:
-        raise ConfigError("nothing was measured: use 1 or more seeds")
-    mean, count = math.fsum(values) / len(values), len(values)
-    if count == 1:
-        return Interval(mean, None, None)
-    error = float(np.std(values, ddof=1)) / math.sqrt(count)
-    half = float(t.ppf(0.975, count - 1)) * error
-    return Interval(mean, mean - half, mean + half)
 
 
 def losses_of(probabilities: npt.NDArray[np.float32], y: Places) -> Floats:

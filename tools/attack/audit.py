@@ -36,8 +36,8 @@ from vitalring.tools.attack.likelihood import confidence
 from vitalring.tools.attack.membership import Defence
 from vitalring.tools.attack.one_run import Floats, best_bound
 from vitalring.tools.attack.pool import Pool, load_pool
-from vitalring.tools.attack.virtual import Seen, Weights, play
-from vitalring.tools.bench.machine import machine
+from vitalring.tools.measuring.machine import machine
+from vitalring.tools.measuring.virtual import Seen, Weights, play
 from vitalring.tools.plans import Sizes, plan_of
 
 Say = Callable[[str], None]

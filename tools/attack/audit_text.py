@@ -7,9 +7,9 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from vitalring.tools.attack.audit import KINDS, VIEWS
-from vitalring.tools.bench.machine import in_words
-from vitalring.tools.bench.table import Table
 from vitalring.tools.drawing import INK, MARKERS, PALETTE, STYLE, draw, legend_below, name_rows
+from vitalring.tools.measuring.machine import in_words
+from vitalring.tools.measuring.table import Table
 
 MEANING: Final = """
 ## What this does and does not show

@@ -29,9 +29,9 @@ from vitalring.protocol.records import StudyPlan
 from vitalring.tools.attack.likeness import MEASURES, Array, closest, first_dense_inputs
 from vitalring.tools.attack.membership import Defence
 from vitalring.tools.attack.pool import deal, load_people
-from vitalring.tools.attack.virtual import Weights, play
-from vitalring.tools.bench.child import require_modules, run_script
-from vitalring.tools.bench.machine import machine
+from vitalring.tools.measuring.child import require_modules, run_script
+from vitalring.tools.measuring.machine import machine
+from vitalring.tools.measuring.virtual import Weights, play
 from vitalring.tools.plans import Sizes, plan_of
 
 Say = Callable[[str], None]

@@ -6,11 +6,11 @@ from typing import Any, Final
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from vitalring.tools.attack.arithmetic import interval
 from vitalring.tools.attack.inversion import BASELINES, METHODS, VIEWS
-from vitalring.tools.bench.machine import in_words
-from vitalring.tools.bench.table import Table
 from vitalring.tools.drawing import MARKERS, PALETTE, STYLE, draw, legend_below, name_rows
+from vitalring.tools.measuring.intervals import interval
+from vitalring.tools.measuring.machine import in_words
+from vitalring.tools.measuring.table import Table
 
 MEANING: Final = """
 ## How to read this

@@ -16,7 +16,7 @@ from vitalring.models.runtime import TrainableModel
 from vitalring.tools.attack import arithmetic
 from vitalring.tools.attack.arithmetic import Floats, Places
 from vitalring.tools.attack.pool import described
-from vitalring.tools.attack.virtual import Seen, Weights
+from vitalring.tools.measuring.virtual import Seen, Weights
 
 KNOWN = (1, 5)
 """How many records of each device an attacker may know."""

@@ -27,8 +27,8 @@ from vitalring.tools.attack.likelihood import Floats, Truth, confidence, score
 from vitalring.tools.attack.membership_peer import attack_with_peer
 from vitalring.tools.attack.pool import load_people
 from vitalring.tools.attack.roc import measure_roc
-from vitalring.tools.attack.virtual import Weights, play
-from vitalring.tools.bench.machine import machine
+from vitalring.tools.measuring.machine import machine
+from vitalring.tools.measuring.virtual import Weights, play
 from vitalring.tools.plans import Sizes, plan_of
 from vitalring.tools.settings import StudySettings
 

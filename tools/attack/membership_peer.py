@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vitalring.tools.bench.child import require_modules, run_script
+from vitalring.tools.measuring.child import require_modules, run_script
 
 _SCRIPT = Path(__file__).with_name("membership_tensorflow.py")
 

@@ -8,9 +8,9 @@ from matplotlib.figure import Figure
 
 from vitalring.tools.attack.membership import ATTACKS, VIEWS
 from vitalring.tools.attack.roc import FALSE_POSITIVES
-from vitalring.tools.bench.machine import in_words
-from vitalring.tools.bench.table import Table
 from vitalring.tools.drawing import INK, MARKERS, PALETTE, STYLE, draw, legend_below, name_rows
+from vitalring.tools.measuring.machine import in_words
+from vitalring.tools.measuring.table import Table
 
 LIMITS: Final = """
 ## What this does not show

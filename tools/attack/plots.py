@@ -7,10 +7,10 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from vitalring.tools.attack.arithmetic import interval
 from vitalring.tools.attack.gateway_attack import WHERE
 from vitalring.tools.attack.source_inference import privacy_name
 from vitalring.tools.drawing import INK, MARKERS, PALETTE, STYLE, draw, legend_below, name_rows
+from vitalring.tools.measuring.intervals import interval
 
 _STEP: float = 0.2
 """Distance of two guarantees on one row, of 1."""

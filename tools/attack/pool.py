@@ -18,12 +18,12 @@ from vitalring.models.dataset import (
     load_dataset,
     load_device,
     load_table,
+    pooled,
     split,
 )
 from vitalring.models.dataset.load import encode
 from vitalring.models.dataset.split import S
 from vitalring.models.dataset.statistics import agreed
-from vitalring.tools.bench.skew_devices import pooled
 from vitalring.tools.data.partition import at_random, dirichlet
 
 _MOST_HELD_OUT: Final = 1000

@@ -37,8 +37,8 @@ from vitalring.tools.attack.gateway_attack import (
 )
 from vitalring.tools.attack.gateway_state import Held, run_and_copy
 from vitalring.tools.attack.pool import Pool, case_name, deal, load_pool, write_folder
-from vitalring.tools.attack.virtual import Weights, play
-from vitalring.tools.bench.machine import machine
+from vitalring.tools.measuring.machine import machine
+from vitalring.tools.measuring.virtual import Weights, play
 from vitalring.tools.plans import Sizes, plan_of
 from vitalring.tools.settings import SimulationSettings, StudySettings
 

@@ -3,12 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from vitalring.tools.attack.arithmetic import interval
 from vitalring.tools.attack.gateway_attack import WHERE
 from vitalring.tools.attack.least_loss import KNOWN
 from vitalring.tools.attack.source_inference import privacy_name
-from vitalring.tools.bench.machine import in_words
-from vitalring.tools.bench.table import Table
+from vitalring.tools.measuring.intervals import interval
+from vitalring.tools.measuring.machine import in_words
+from vitalring.tools.measuring.table import Table
 
 ATTACKS: Final = (
     ("with names: one round", "device", "named/device"),

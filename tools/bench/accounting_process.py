@@ -3,7 +3,7 @@
 import time
 from typing import Any
 
-from vitalring.tools.bench.child import answer, peak_bytes
+from vitalring.tools.measuring.child import answer, peak_bytes
 
 _BEGAN = time.perf_counter()
 

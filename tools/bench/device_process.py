@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from vitalring.stopwatch import Stages
-from vitalring.tools.bench.child import answer, peak_bytes
+from vitalring.tools.measuring.child import answer, peak_bytes
 
 _BEGAN = time.perf_counter()
 

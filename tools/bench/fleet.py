@@ -24,10 +24,10 @@ from vitalring.protocol.guarantee import noise_of, sensitivity
 from vitalring.protocol.privacy import Spend
 from vitalring.protocol.records import StudyPlan
 from vitalring.schema import to_plain
-from vitalring.tools.bench.machine import machine
 from vitalring.tools.bench.skew_devices import load_people, validation_split
 from vitalring.tools.bench.trial import Stage, Weights, central, federated, score, stage_of
 from vitalring.tools.data.partition import within_people
+from vitalring.tools.measuring.machine import machine
 from vitalring.tools.settings import SimulationSettings, StudySettings, numbers_of
 
 Say = Callable[[str], None]

@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 
 from vitalring.config import load_config
-from vitalring.tools.bench.pages import Page, show
+from vitalring.tools.measuring.pages import Page, show
 from vitalring.tools.settings import SimulationSettings
 
 

@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vitalring.tools.attack.arithmetic import interval
-from vitalring.tools.bench.machine import in_words
-from vitalring.tools.bench.table import Table
+from vitalring.tools.measuring.intervals import interval
+from vitalring.tools.measuring.machine import in_words
+from vitalring.tools.measuring.table import Table
 
 Side = Mapping[str, Any]
 

@@ -22,9 +22,9 @@ from vitalring.models.artefact import Artefact
 from vitalring.models.dataset import FeatureSchema, input_shape, load_dataset
 from vitalring.models.export import export
 from vitalring.models.metrics import accuracy, confusion_matrix, macro_f1
-from vitalring.tools.bench.child import require_modules, run_child
 from vitalring.tools.bench.inference_text import inference_facts, inference_tables
-from vitalring.tools.bench.table import markdown, print_tables
+from vitalring.tools.measuring.child import require_modules, run_child
+from vitalring.tools.measuring.table import markdown, print_tables
 from vitalring.tools.model_sources import find_trained
 
 # So few that they are next to nothing in the memory of the process that is measured.

@@ -11,8 +11,8 @@ import numpy.typing as npt
 from vitalring.edge_agent.inference import Array, Int8Model
 from vitalring.models.artefact import artefact_from_bytes
 from vitalring.models.runtime import TrainableModel, interpreter
-from vitalring.tools.bench.child import answer, peak_bytes
-from vitalring.tools.bench.machine import machine
+from vitalring.tools.measuring.child import answer, peak_bytes
+from vitalring.tools.measuring.machine import machine
 
 RUNTIMES = ("tflite-runtime", "ai-edge-litert")
 _WARM_UP = 50

@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from vitalring.tools.bench.spread import megabytes
-from vitalring.tools.bench.table import Table
+from vitalring.tools.measuring.spread import megabytes
+from vitalring.tools.measuring.table import Table
 
 _MOST_LOST = 1.0  # points of accuracy; what an int8 model may lose and be called as good
 _Measured = Mapping[str, Any]

@@ -38,8 +38,8 @@ from vitalring.protocol.records import StudyPlan
 from vitalring.schema import to_plain
 from vitalring.tools.bench.factorisation import prefix_errors
 from vitalring.tools.bench.ladder_settings import Ladder, Step
-from vitalring.tools.bench.machine import machine
 from vitalring.tools.bench.trial import Stage, central, federated, score, stage_of
+from vitalring.tools.measuring.machine import machine
 from vitalring.tools.settings import StudySettings, numbers_of
 
 Say = Callable[[str], None]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from vitalring.tools.bench.pages import Page, show
+from vitalring.tools.measuring.pages import Page, show
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -5,8 +5,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from vitalring.tools.bench.machine import in_words
-from vitalring.tools.bench.table import Table
+from vitalring.tools.measuring.machine import in_words
+from vitalring.tools.measuring.table import Table
 
 METRICS: Final = {"accuracy": "accuracy", "macro_f1": "macro-F1", "auroc": "AUROC"}
 

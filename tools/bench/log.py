@@ -13,9 +13,9 @@ from vitalring.gateway import log, store
 from vitalring.protocol.cbor import encode
 from vitalring.protocol.lsag import signature_bytes
 from vitalring.protocol.records import AcceptedUpdate
-from vitalring.tools.bench.machine import in_words, machine
-from vitalring.tools.bench.spread import Spread, shown, spread
-from vitalring.tools.bench.table import Table
+from vitalring.tools.measuring.machine import in_words, machine
+from vitalring.tools.measuring.spread import Spread, shown, spread
+from vitalring.tools.measuring.table import Table
 
 BATCHES = (1, 50, 1000)
 RING = 32

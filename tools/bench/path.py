@@ -8,10 +8,10 @@ from typing import Any
 
 from vitalring.protocol.guarantee import study_spend
 from vitalring.tools.bench import work as works
-from vitalring.tools.bench.child import require_modules, run_child
 from vitalring.tools.bench.control_group import control_group, group_peak
-from vitalring.tools.bench.machine import machine
-from vitalring.tools.bench.spread import Spread, by_name, spread
+from vitalring.tools.measuring.child import require_modules, run_child
+from vitalring.tools.measuring.machine import machine
+from vitalring.tools.measuring.spread import Spread, by_name, spread
 from vitalring.tools.roles import MAX_PAYLOAD_BYTES
 from vitalring.tools.settings import SimulationSettings
 from vitalring.tools.simulate.api import apply_changes

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from vitalring.tools.bench.path import PLAIN, PROTECTED
-from vitalring.tools.bench.spread import Spread, megabytes, milliseconds, shown
-from vitalring.tools.bench.table import Table
+from vitalring.tools.measuring.spread import Spread, megabytes, milliseconds, shown
+from vitalring.tools.measuring.table import Table
 
 _NONE = "not measured"
 _MACHINE = {"processor", "architecture", "cores", "memory", "load", "system", "python"}

@@ -17,12 +17,12 @@ from vitalring.files import write_atomic
 from vitalring.protocol import group, limits, lsag
 from vitalring.protocol.rings import signing, statement, verifying
 from vitalring.tools.bench import ring_msm
-from vitalring.tools.bench.child import require_modules, run_script
-from vitalring.tools.bench.machine import machine
 from vitalring.tools.bench.ring_admission import measure_admission
 from vitalring.tools.bench.ring_text import ring_facts, ring_tables
-from vitalring.tools.bench.spread import spread
-from vitalring.tools.bench.table import markdown, print_tables
+from vitalring.tools.measuring.child import require_modules, run_script
+from vitalring.tools.measuring.machine import machine
+from vitalring.tools.measuring.spread import spread
+from vitalring.tools.measuring.table import markdown, print_tables
 
 _CONTEXT = lsag.context("bench", "ring", 1, "cohort", 1)
 _SCRIPT = Path(__file__).with_name("ring_ristretto.py")

@@ -32,8 +32,8 @@ from vitalring.protocol.records import RoundPlan, SealedUpdate
 from vitalring.protocol.secure_sum import Joint, sum_scheme, threshold_params
 from vitalring.protocol.threshold.pieces import Access
 from vitalring.protocol.update import RoundChecks, round_checks, update_digest
-from vitalring.tools.bench.machine import machine
-from vitalring.tools.bench.spread import spread
+from vitalring.tools.measuring.machine import machine
+from vitalring.tools.measuring.spread import spread
 
 PARAMETERS: Final = 10_000
 FORGED_SHARE: Final = 0.1

@@ -4,10 +4,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from vitalring.gateway.waiting import MOST, PASSES
-from vitalring.tools.bench.machine import in_words
 from vitalring.tools.bench.ring_admission import FORGED_SHARE
-from vitalring.tools.bench.spread import Spread, milliseconds, shown
-from vitalring.tools.bench.table import Table
+from vitalring.tools.measuring.machine import in_words
+from vitalring.tools.measuring.spread import Spread, milliseconds, shown
+from vitalring.tools.measuring.table import Table
 
 _OPERATIONS = {
     "base": "base point times a scalar",

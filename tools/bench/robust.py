@@ -24,7 +24,6 @@ from vitalring.models.runtime import TrainableModel
 from vitalring.protocol.quantise import Codec, DecodedSum, decode_sum
 from vitalring.protocol.records import ServerOptimiser
 from vitalring.protocol.weights import pack_weights, unpack_weights
-from vitalring.tools.bench.machine import machine
 from vitalring.tools.bench.robust_attacks import (
     ATTACKS,
     Attack,
@@ -34,6 +33,7 @@ from vitalring.tools.bench.robust_attacks import (
 )
 from vitalring.tools.bench.robust_devices import Fleet, virtual_devices
 from vitalring.tools.bench.skew_devices import load_people
+from vitalring.tools.measuring.machine import machine
 
 Say = Callable[[str], None]
 Sums = Sequence[tuple[npt.NDArray[np.uint64], int]]

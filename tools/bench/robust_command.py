@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.console import Console
 
-from vitalring.tools.bench import pages
+from vitalring.tools.measuring import pages
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

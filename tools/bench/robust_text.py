@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vitalring.tools.bench.machine import in_words
 from vitalring.tools.bench.robust import LAST, SERVER, hostile_count
 from vitalring.tools.bench.robust_devices import BITS, LEARNING_RATE, UPDATE_CLIP
-from vitalring.tools.bench.table import Table
+from vitalring.tools.measuring.machine import in_words
+from vitalring.tools.measuring.table import Table
 
 _SIZES = (2, 3, 5, 10)
 

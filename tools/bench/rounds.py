@@ -22,9 +22,9 @@ from vitalring.errors import ConfigError, RecordError
 from vitalring.protocol.cbor import decode, type_of
 from vitalring.protocol.records import RoundReport
 from vitalring.protocol.signing import Signed
-from vitalring.tools.bench.machine import in_words, machine
-from vitalring.tools.bench.spread import Spread, milliseconds, shown, spread
-from vitalring.tools.bench.table import Table
+from vitalring.tools.measuring.machine import in_words, machine
+from vitalring.tools.measuring.spread import Spread, milliseconds, shown, spread
+from vitalring.tools.measuring.table import Table
 from vitalring.tools.settings import StudySettings, hospitals_of, rings_of
 from vitalring.tools.simulate.api import simulate
 from vitalring.tools.simulate.layout import SHIPPED_DATA

@@ -16,8 +16,6 @@ from rich.console import Console
 
 from vitalring.files import write_atomic
 from vitalring.protocol.secure_sum import KEYLESS, he_params, threshold_params
-from vitalring.tools.bench.child import require_modules, run_child
-from vitalring.tools.bench.machine import machine
 from vitalring.tools.bench.secure_sum_cell import (
     RELEASES,
     Cell,
@@ -27,7 +25,9 @@ from vitalring.tools.bench.secure_sum_cell import (
 )
 from vitalring.tools.bench.secure_sum_peers import flower_rows, nvflare_row, peaks, stages
 from vitalring.tools.bench.secure_sum_text import sum_facts, sum_tables
-from vitalring.tools.bench.table import markdown, print_tables
+from vitalring.tools.measuring.child import require_modules, run_child
+from vitalring.tools.measuring.machine import machine
+from vitalring.tools.measuring.table import markdown, print_tables
 
 SIDES = (
     ("plain", 1, 1),

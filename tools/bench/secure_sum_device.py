@@ -15,8 +15,8 @@ from vitalring.protocol.quantise import encode_update
 from vitalring.protocol.secure_sum import update_encryptor
 from vitalring.protocol.two_server import ROLES, Array, share_params, split
 from vitalring.stopwatch import Stages
-from vitalring.tools.bench.child import answer, peak_bytes
 from vitalring.tools.bench.secure_sum_cell import SEED, Cell, update, update_file
+from vitalring.tools.measuring.child import answer, peak_bytes
 
 
 def measure(request: dict[str, Any]) -> dict[str, Any]:

@@ -11,8 +11,8 @@ from typing import Any
 from vitalring.protocol.secure_sum import SumScheme, sum_scheme
 from vitalring.protocol.two_server import SEED, share_params, share_sum
 from vitalring.stopwatch import Stages
-from vitalring.tools.bench.child import answer, peak_bytes
 from vitalring.tools.bench.secure_sum_cell import Cell, sum_file, update_file
+from vitalring.tools.measuring.child import answer, peak_bytes
 
 
 def measure(request: dict[str, Any]) -> dict[str, Any]:

@@ -21,8 +21,8 @@ from vitalring.protocol.threshold import decryption
 from vitalring.protocol.threshold.pieces import decode_piece
 from vitalring.protocol.two_server import Unmask, VectorSum
 from vitalring.stopwatch import Stages
-from vitalring.tools.bench.child import answer, peak_bytes
 from vitalring.tools.bench.secure_sum_cell import SEED, Cell, sum_file, update
+from vitalring.tools.measuring.child import answer, peak_bytes
 
 
 @dataclass(frozen=True)

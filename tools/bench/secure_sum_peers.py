@@ -6,7 +6,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from vitalring.tools.bench.child import run_script
 from vitalring.tools.bench.secure_sum_cell import (
     LARGE,
     LARGE_UPDATES,
@@ -14,7 +13,8 @@ from vitalring.tools.bench.secure_sum_cell import (
     additions_timed,
     updates_made,
 )
-from vitalring.tools.bench.spread import by_name
+from vitalring.tools.measuring.child import run_script
+from vitalring.tools.measuring.spread import by_name
 
 _HERE = Path(__file__).parent
 _NVFLARE_CLIENTS = 10

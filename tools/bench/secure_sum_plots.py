@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from vitalring.tools.bench.secure_sum_text import per_parameter, side_name, sides_at, total
-from vitalring.tools.bench.spread import milliseconds
 from vitalring.tools.drawing import BLUE, GREY, INK, STYLE, VERMILION, draw
+from vitalring.tools.measuring.spread import milliseconds
 
 _FLOAT32_BYTES = 4.0
 

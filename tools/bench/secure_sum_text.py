@@ -6,8 +6,8 @@ from typing import Any
 
 from vitalring.protocol.lsag import signature_bytes
 from vitalring.protocol.sealing import sealed_bytes
-from vitalring.tools.bench.spread import milliseconds
-from vitalring.tools.bench.table import Table
+from vitalring.tools.measuring.spread import milliseconds
+from vitalring.tools.measuring.table import Table
 
 TARGETS = (
     ("two-server", 100_000, 1_000, 2.3),

@@ -27,7 +27,7 @@ from vitalring.protocol.records import EncryptedSum, SealedUpdate
 from vitalring.protocol.sealing import unseal
 from vitalring.protocol.update import RoundChecks, rotation_seed, round_checks, update_digest
 from vitalring.stopwatch import Stages
-from vitalring.tools.bench.child import answer
+from vitalring.tools.measuring.child import answer
 
 
 def measure(request: dict[str, Any]) -> dict[str, Any]:

@@ -21,23 +21,22 @@ from vitalring.errors import ConfigError, ModelError, RecordError
 from vitalring.models import metrics
 from vitalring.models.artefact import Artefact, initial_weights
 from vitalring.models.catalogue import choose_artefact
-from vitalring.models.dataset import Records
+from vitalring.models.dataset import Records, pooled
 from vitalring.models.runtime import TrainableModel
 from vitalring.protocol.privacy import Training
 from vitalring.protocol.quantise import Codec
 from vitalring.protocol.records import ServerOptimiser
 from vitalring.tools.bench.learning import Work, learn
-from vitalring.tools.bench.machine import machine
 from vitalring.tools.bench.skew_devices import (
     Device,
     People,
     load_people,
     make_devices,
     mixes,
-    pooled,
     redistribute,
     validation_split,
 )
+from vitalring.tools.measuring.machine import machine
 
 SAMPLING_RATE: Final = 0.25
 STEPS: Final = 4

@@ -16,6 +16,7 @@ from vitalring.models.dataset import (
     input_shape,
     load_dataset,
     load_device,
+    pooled,
     split,
 )
 from vitalring.tools.data.partition import dirichlet
@@ -57,11 +58,6 @@ def load_people(folder: Path) -> People:
         tuple(rows[name].train for name in train),
         pooled("held-out", [rows[name].test for name in test]),
     )
-
-
-def pooled(name: str, parts: Sequence[Records]) -> Records:
-    """Return the rows of all parts as one device's, without their groups."""
-    return Records(name, np.concatenate([p.x for p in parts]), np.concatenate([p.y for p in parts]))
 
 
 def redistribute(

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vitalring.tools.bench.machine import in_words
 from vitalring.tools.bench.skew import (
     BITS,
     SAMPLING_RATE,
@@ -12,7 +11,8 @@ from vitalring.tools.bench.skew import (
     case_name,
     personal_name,
 )
-from vitalring.tools.bench.table import Table
+from vitalring.tools.measuring.machine import in_words
+from vitalring.tools.measuring.table import Table
 
 _WHAT = {"server rate": "learning rate of the server", "mu": "mu"}
 

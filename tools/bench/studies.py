@@ -9,7 +9,7 @@ from rich.console import Console
 
 from vitalring.errors import ConfigError
 from vitalring.files import read_file, write_atomic
-from vitalring.tools.bench.table import Table, markdown, print_tables
+from vitalring.tools.measuring.table import Table, markdown, print_tables
 
 _FACTS = (
     "dataset",

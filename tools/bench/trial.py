@@ -23,8 +23,8 @@ from vitalring.models.dataset import Records
 from vitalring.models.runtime import TrainableModel
 from vitalring.protocol.records import StudyPlan
 from vitalring.protocol.weights import pack_weights, unpack_weights
-from vitalring.tools.attack.virtual import play
 from vitalring.tools.bench.one_layer import has_one_layer, with_features
+from vitalring.tools.measuring.virtual import play
 from vitalring.tools.plans import Sizes, plan_of
 from vitalring.tools.settings import StudySettings
 

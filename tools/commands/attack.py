@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.console import Console
 
-from vitalring.tools.bench.pages import Page, show
+from vitalring.tools.measuring.pages import Page, show
 from vitalring.tools.simulate.layout import SHIPPED_DATA
 
 

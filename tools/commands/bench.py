@@ -19,12 +19,12 @@ from vitalring.tools.bench import (
     studies,
 )
 from vitalring.tools.bench.log import log_facts, log_tables, measure_log
-from vitalring.tools.bench.pages import Page, show
 from vitalring.tools.bench.papers import command as papers
 from vitalring.tools.bench.path import NETWORK, measure_path
 from vitalring.tools.bench.path_text import path_facts, path_tables
 from vitalring.tools.bench.rounds import measure_rounds, rounds_facts, rounds_tables
-from vitalring.tools.bench.table import Table, markdown, print_tables
+from vitalring.tools.measuring.pages import Page, show
+from vitalring.tools.measuring.table import Table, markdown, print_tables
 from vitalring.tools.settings import SimulationSettings
 from vitalring.tools.simulate.api import apply_changes
 

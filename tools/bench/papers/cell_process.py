@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from vitalring.errors import VitalRingError
-from vitalring.tools.bench.child import answer
+from vitalring.tools.measuring.child import answer
 
 KINDS: Final[Mapping[str, str]] = {
     "study": "studies",

@@ -19,11 +19,11 @@ from vitalring.errors import ConfigError
 from vitalring.models.artefact import initial_weights
 from vitalring.models.dataset import Records
 from vitalring.protocol.privacy import Spend
-from vitalring.tools.bench.child import require_modules, run_child
 from vitalring.tools.bench.papers.pooled import pooled_rows
 from vitalring.tools.bench.papers.settings import Central
 from vitalring.tools.bench.papers.studies import settings_of
 from vitalring.tools.bench.papers.work import SCORES, Work, work_of
+from vitalring.tools.measuring.child import require_modules, run_child
 from vitalring.tools.simulate.comparison import test_dict
 from vitalring.tools.simulate.final import evaluation_of
 

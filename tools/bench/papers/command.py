@@ -15,7 +15,7 @@ from rich.console import Console
 
 from vitalring.errors import ConfigError
 from vitalring.files import write_atomic
-from vitalring.tools.bench.table import markdown, print_tables
+from vitalring.tools.measuring.table import markdown, print_tables
 
 DEFAULT_PLAN = Path(__file__).resolve().parents[3] / "docs" / "studies" / "papers.toml"
 

@@ -19,7 +19,7 @@ import os
 import re
 from typing import Any, Final
 
-from vitalring.tools.bench.child import answer
+from vitalring.tools.measuring.child import answer
 
 CHUNK: Final = 32
 _POISSON: Final = re.compile(r"Epsilon assuming Poisson sampling \(\*\):\s*([0-9.]+|inf)")

@@ -9,8 +9,6 @@ from time import monotonic
 from typing import Any, Final
 
 from vitalring.errors import VitalRingError
-from vitalring.tools.bench.child import run_child
-from vitalring.tools.bench.machine import machine
 from vitalring.tools.bench.papers.store import (
     DISTURBED,
     FAILED,
@@ -20,6 +18,8 @@ from vitalring.tools.bench.papers.store import (
     Found,
     Store,
 )
+from vitalring.tools.measuring.child import run_child
+from vitalring.tools.measuring.machine import machine
 
 TIMED: Final = ("time", "pace", "ledger")
 """Kinds that are nothing but times: where others had the cores, nothing was measured."""

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-from vitalring.tools.attack.arithmetic import interval
 from vitalring.tools.bench.papers.store import MEASURED
+from vitalring.tools.measuring.intervals import interval
 
 NO_FIGURE: Final = "not measured"
 BUSY: Final = "not measured: busy machine"

@@ -8,7 +8,7 @@ from vitalring.tools.bench.papers.shown import Found, Known, estimate, measured,
 from vitalring.tools.bench.papers.store import WAITING
 from vitalring.tools.bench.papers.text_a import table_a
 from vitalring.tools.bench.papers.text_b import figures_b, table_b
-from vitalring.tools.bench.table import Table
+from vitalring.tools.measuring.table import Table
 
 
 def papers_facts(result: Mapping[str, Any]) -> list[str]:

@@ -18,7 +18,7 @@ from vitalring.tools.bench.papers.shown import (
     timed,
     untimed,
 )
-from vitalring.tools.bench.table import Table
+from vitalring.tools.measuring.table import Table
 
 SEEN: Final = {
     "plain": ("named/device, all rounds", False),

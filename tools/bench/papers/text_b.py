@@ -21,7 +21,7 @@ from vitalring.tools.bench.papers.shown import (
     percent,
     timed,
 )
-from vitalring.tools.bench.table import Table
+from vitalring.tools.measuring.table import Table
 
 
 def table_b(result: Mapping[str, Any]) -> Table:

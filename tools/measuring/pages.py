@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from vitalring.files import write_atomic
-from vitalring.tools.bench.table import Table, markdown, print_tables
+from vitalring.tools.measuring.table import Table, markdown, print_tables
 
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 

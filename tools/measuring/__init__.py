@@ -1,0 +1,1 @@
+"""How measurements run and are shown: children, intervals, pages, studies in one process."""
