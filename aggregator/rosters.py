@@ -88,26 +88,35 @@ class Rosters:
         """Open a round plan under its own roster. Raises as `of_plan` and `open_round_plan` do."""
         return trust.open_round_plan(signed_plan, self.of_plan(signed_plan))
 
-    def serial_of(self, proposal: bytes) -> int:
+    def serial_of(self, proposal: bytes) -> int | None:
         """Return the number of the roster under which a round was proposed.
 
-        -1 for no bytes: before the first round, or where it was missed. Raises as `of_plan` does.
+        None for no bytes: this hospital missed the round. Raises as `of_plan` does.
         """
-        if not proposal:
-            return -1
-        return self.of_plan(decode(Bundle, proposal).record).roster.serial
+        return self.of_plan(decode(Bundle, proposal).record).roster.serial if proposal else None
 
-    def next(self, last: int) -> tuple[trust.Study, tuple[bytes, ...]]:
+    def next(self, last: int | None) -> tuple[trust.Study, tuple[bytes, ...]]:
         """Return the study of the next plan, and the rosters after number `last` up to its own.
 
-        A log may lack these. It is the newest, unless there are more between than a proposal has
-        room for: then the round after goes on from there.
+        A log may lack these; before the first round `last` is -1. The plan's is the newest,
+        unless a proposal has no room for all that may be between: then the round after goes on
+        from there. By numbers, not by how many are known: hospitals that know not the same of
+        those between name the same.
+
+        None for `last` where the newest round was missed. Its roster is then one of the last
+        ones, not of the first, which nobody goes back to.
         """
-        later = {s.roster.serial: s for s in self._studies.values() if s.roster.serial > last}
+        after = -1 if last is None else last
+        later = {s.roster.serial: s for s in self._studies.values() if s.roster.serial > after}
         if not later:
             return self._newest, ()
         later[self._newest.roster.serial] = self._newest
-        chain = [later[serial] for serial in sorted(later)][:_CHAIN]
+        ordered = [later[serial] for serial in sorted(later)]
+        if last is None:
+            chain = ordered[-_CHAIN:]
+        else:
+            within = [study for study in ordered if study.roster.serial <= last + _CHAIN]
+            chain = within or ordered[:_CHAIN]
         return chain[-1], tuple(self._records[study.roster_digest] for study in chain)
 
     def learn(self, record: bytes) -> None:

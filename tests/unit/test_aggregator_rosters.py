@@ -94,6 +94,52 @@ def test_more_rosters_than_a_proposal_has_room_for_come_with_several_rounds(know
     assert known.next(15) == (study, new)
 
 
+def test_hospitals_that_know_not_the_same_between_name_the_same(db, known, federation, tmp_path):
+    """One has all from a folder; another took the 15th from a draft, then the newest."""
+    chain = [federation.next_roster(serial=serial) for serial in range(1, 18)]
+    for record in chain:
+        known.learn(record)
+    with closing(store.open_store(tmp_path / "other")) as other:
+        drafted = Rosters(other, federation.study, federation.files.records["roster"])
+        for record in chain[14:]:
+            drafted.learn(record)
+        for last in (0, 1, 2, 15, 16):
+            assert drafted.next(last)[0].roster == known.next(last)[0].roster
+        # None of those that a proposal has room for is known: what there is, is named.
+        away = Rosters(other, federation.study, federation.files.records["roster"])
+        away.learn(chain[-1])
+        assert away.next(0) == (away.newest, (chain[-1],))
+
+
+def test_after_a_round_that_was_missed_the_newest_roster_counts(known, federation):
+    """The log has most of them: whoever missed a round does not begin anew from the first."""
+    chain = [federation.next_roster(serial=serial) for serial in range(1, 21)]
+    for record in chain:
+        known.learn(record)
+    # Before the first round the log may have none of them.
+    assert known.next(-1)[0].roster.serial == 14
+    missed = known.serial_of(b"")
+    assert missed is None
+    study, new = known.next(missed)
+    assert study is known.newest
+    assert new == tuple(chain[-15:])
+    # A gateway at any of these can follow.
+    for serial in (5, 12, 19, 20):
+        there = succession.later_study(federation.study, chain[serial - 1])
+        assert succession.follow(there, study.roster_digest, new)[0].roster == study.roster
+    # So the plan is that of the others, who know which roster the round had.
+    for last in range(5, 21):
+        assert known.next(last)[0] is study
+
+
+def test_with_few_rosters_a_missed_round_and_the_start_are_the_same(known, federation):
+    assert known.next(known.serial_of(b"")) == known.next(-1)
+    record = federation.next_roster(devices=range(5))
+    known.learn(record)
+    assert known.next(known.serial_of(b"")) == known.next(-1)
+    assert known.next(None)[1] == (federation.files.records["roster"], record)
+
+
 def test_strangers_rosters_are_refused(known, federation):
     other = dataclasses.replace(federation.study.roster, serial=1)
     with pytest.raises(SignatureError):
