@@ -1,6 +1,7 @@
 """What a hospital knows of rosters: from a file, from others, from its own disk."""
 
 import dataclasses
+import sqlite3
 from contextlib import closing
 
 import pytest
@@ -10,7 +11,7 @@ from vitalring.aggregator import rosters as known_rosters
 from vitalring.aggregator import rounds, store
 from vitalring.aggregator.rosters import Rosters, UnknownRosterError
 from vitalring.aggregator.service import AggregatorService
-from vitalring.errors import RecordError, SignatureError
+from vitalring.errors import RecordError, SignatureError, StorageError
 from vitalring.files import write_atomic
 from vitalring.gateway import rosters as logged_rosters
 from vitalring.gateway import rounds as gateway_rounds
@@ -63,6 +64,56 @@ def test_what_is_wrong_with_a_file_is_said_once(known, federation, tmp_path, cap
     known.look()
     assert "roster 1 is missing" in caplog.text
     assert known.newest is federation.study
+
+
+def test_earlier_rosters_that_come_after_the_newest_file_are_seen(
+    known, db, federation, tmp_path, caplog
+):
+    """Files are copied in any order; each fault is said once."""
+    chain = [federation.next_roster(devices=range(5), serial=serial) for serial in (1, 2, 3)]
+    install(tmp_path, chain[2])
+    for _ in range(3):
+        known.look()
+    write_atomic(tmp_path / known_rosters.BEFORE / "2.cbor", chain[1])
+    for _ in range(3):
+        known.look()
+    assert caplog.text.count("is not used, roster 0 goes on") == 2
+    assert caplog.text.count("roster 1 is missing") == 2  # of 3 first, then of 2
+    assert known.newest is federation.study
+    write_atomic(tmp_path / known_rosters.BEFORE / "1.cbor", chain[0])
+    known.look()
+    assert known.newest.roster_digest == digest(chain[2]) == digest(known_rosters.newest_record(db))
+    assert known.next(0)[1] == tuple(chain)
+    # Later there is nothing to say, and what was learned is not read again as a fault.
+    known.look()
+    assert caplog.text.count("is not used") == 2
+
+
+def test_rosters_that_a_draft_came_without_are_learned_from_the_folder(
+    known, federation, tmp_path, caplog
+):
+    chain = [federation.next_roster(devices=range(5), serial=serial) for serial in (1, 2, 3)]
+    known.learn(chain[1])
+    install(tmp_path, chain[1])
+    known.look()
+    assert known.next(0)[1] == (chain[1],)
+    write_atomic(tmp_path / known_rosters.BEFORE / "1.cbor", chain[0])
+    # One that nobody installed does not take effect.
+    write_atomic(tmp_path / known_rosters.BEFORE / "3.cbor", chain[2])
+    known.look()
+    assert known.next(0)[1] == tuple(chain[:2])
+    assert "is not used" not in caplog.text
+
+
+def test_a_roster_that_the_disk_refused_is_kept_at_the_next_look(known, db, federation, tmp_path):
+    record = federation.next_roster(devices=range(5))
+    install(tmp_path, record)
+    db.execute("PRAGMA query_only=ON")
+    with pytest.raises((StorageError, sqlite3.Error)):
+        known.look()
+    db.execute("PRAGMA query_only=OFF")
+    known.look()
+    assert digest(known_rosters.newest_record(db)) == digest(record)
 
 
 def test_a_later_roster_that_somebody_else_has_is_taken_up(known, federation):
