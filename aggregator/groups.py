@@ -15,6 +15,11 @@ _DOMAIN: Final = b"vitalring/group/1\x00"
 _SEED_BYTES: Final = 32
 
 
+def count_of(updates: int, groups: int, min_cohort: int) -> int:
+    """Return how many groups a round of so many updates has: `groups`, or as many as it fills."""
+    return max(1, min(groups, updates // min_cohort))
+
+
 def assign(tags: Sequence[bytes], seed: bytes, groups: int, min_cohort: int) -> list[list[int]]:
     """Return the groups of a round's updates, each a list of places in `tags`.
 
@@ -43,7 +48,7 @@ def assign(tags: Sequence[bytes], seed: bytes, groups: int, min_cohort: int) -> 
     order = sorted(
         range(len(tags)), key=lambda i: hashlib.sha256(_DOMAIN + seed + tags[i]).digest()
     )
-    count = max(1, min(groups, len(tags) // min_cohort))
+    count = count_of(len(tags), groups, min_cohort)
     size, longer = divmod(len(tags), count)
     made, start = [], 0
     for number in range(count):

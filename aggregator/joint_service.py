@@ -121,7 +121,7 @@ class JointService:
 
     def _stand_at(self, current: store.Round | None) -> None:
         self._current, self._model = current, None
-        self._serial = self._rosters.serial_of(current.proposal if current else b"")
+        self._serial = self._rosters.serial_of(current.proposal) if current else -1
         self._inbox.number = self._number
         if current is not None and current.model is not None:
             record = decode(Bundle, current.model).record

@@ -6,13 +6,14 @@ comes from does not matter. The newest counts; a hospital never goes back to an 
 follows a round that was logged under one.
 """
 
+import contextlib
 import logging
 import sqlite3
 from dataclasses import replace
 from pathlib import Path
 
 from vitalring.database import transaction
-from vitalring.errors import ConfigError, RecordError, SignatureError
+from vitalring.errors import ConfigError, RecordError, SignatureError, VitalRingError
 from vitalring.files import read_file
 from vitalring.protocol import rosters as succession
 from vitalring.protocol import trust
@@ -28,6 +29,9 @@ _CHAIN = 15
 """A proposal has room for so many rosters beside its weights."""
 BEFORE = "rosters"
 """Folder, beside `roster.cbor`, of rosters that a later one took the place of."""
+
+_Version = tuple[tuple[str, int, int, int], ...]
+"""Name, inode, time and size of files."""
 
 
 class UnknownRosterError(RecordError):
@@ -63,8 +67,9 @@ class Rosters:
         self._studies = {study.roster_digest: study}
         self._records = {study.roster_digest: record}
         self._unsaved = {study.roster_digest}
-        # The file as it was last looked at: what was wrong with it is said once.
-        self._seen: tuple[int, int, int] | None = None
+        # The files as they were last looked at, and what was then said to be wrong with them.
+        self._seen: _Version = ()
+        self._said = ""
         for (saved,) in db.execute("SELECT record FROM rosters ORDER BY serial, rowid").fetchall():
             self.learn(saved)
             self._unsaved.discard(digest(saved))
@@ -88,26 +93,35 @@ class Rosters:
         """Open a round plan under its own roster. Raises as `of_plan` and `open_round_plan` do."""
         return trust.open_round_plan(signed_plan, self.of_plan(signed_plan))
 
-    def serial_of(self, proposal: bytes) -> int:
+    def serial_of(self, proposal: bytes) -> int | None:
         """Return the number of the roster under which a round was proposed.
 
-        -1 for no bytes: before the first round, or where it was missed. Raises as `of_plan` does.
+        None for no bytes: this hospital missed the round. Raises as `of_plan` does.
         """
-        if not proposal:
-            return -1
-        return self.of_plan(decode(Bundle, proposal).record).roster.serial
+        return self.of_plan(decode(Bundle, proposal).record).roster.serial if proposal else None
 
-    def next(self, last: int) -> tuple[trust.Study, tuple[bytes, ...]]:
+    def next(self, last: int | None) -> tuple[trust.Study, tuple[bytes, ...]]:
         """Return the study of the next plan, and the rosters after number `last` up to its own.
 
-        A log may lack these. It is the newest, unless there are more between than a proposal has
-        room for: then the round after goes on from there.
+        A log may lack these; before the first round `last` is -1. The plan's is the newest,
+        unless a proposal has no room for all that may be between: then the round after goes on
+        from there. By numbers, not by how many are known: hospitals that know not the same of
+        those between name the same.
+
+        None for `last` where the newest round was missed. Its roster is then one of the last
+        ones, not of the first, which nobody goes back to.
         """
-        later = {s.roster.serial: s for s in self._studies.values() if s.roster.serial > last}
+        after = -1 if last is None else last
+        later = {s.roster.serial: s for s in self._studies.values() if s.roster.serial > after}
         if not later:
             return self._newest, ()
         later[self._newest.roster.serial] = self._newest
-        chain = [later[serial] for serial in sorted(later)][:_CHAIN]
+        ordered = [later[serial] for serial in sorted(later)]
+        if last is None:
+            chain = ordered[-_CHAIN:]
+        else:
+            within = [study for study in ordered if study.roster.serial <= last + _CHAIN]
+            chain = within or ordered[:_CHAIN]
         return chain[-1], tuple(self._records[study.roster_digest] for study in chain)
 
     def learn(self, record: bytes) -> None:
@@ -136,31 +150,29 @@ class Rosters:
 
         Raises StorageError.
         """
-        if self._folder is None:
-            return
-        path = self._folder / trust.ROSTER_FILE
-        seen = _version(path)
-        if seen == self._seen:
-            return
-        self._seen = seen
+        if self._folder is not None and (seen := _version(self._folder)) != self._seen:
+            self._seen = seen
+            self._take_up(self._folder)
+        self.save()
+
+    def _take_up(self, folder: Path) -> None:
+        path = folder / trust.ROSTER_FILE
         try:
             record = read_file(path)
+            between = [read_file(each) for each in sorted((folder / BEFORE).glob("*.cbor"))]
             if digest(record) in self._studies:
+                # A log may lack what another hospital's draft came without.
+                federation, newest = self._newest.federation, self._newest.roster
+                for each in between:
+                    if trust.open_roster(each, federation).serial < newest.serial:
+                        self.learn(each)
                 return
-            between = [read_file(each) for each in sorted((self._folder / BEFORE).glob("*.cbor"))]
             _, new = succession.follow(self._newest, digest(record), (record, *between))
         except (ConfigError, RecordError, SignatureError) as error:
-            _log.error(
-                "%s is not used, roster %d goes on: %s. Make the next roster with `vitalring "
-                "federation roster`, have every hospital sign it, then install it",
-                path,
-                self._newest.roster.serial,
-                error,
-            )
+            self._complain(path, error)
             return
         for each in new:
             self.learn(each)
-        self.save()
         roster = self._newest.roster
         _log.info(
             "roster %d of %s, epoch %d, with %d devices: the next plan names it",
@@ -168,6 +180,20 @@ class Rosters:
             roster.cohort,
             roster.epoch,
             len(roster.keys),
+        )
+
+    def _complain(self, path: Path, error: VitalRingError) -> None:
+        """Say what is wrong with the file or those beside it; the same only once."""
+        fault = f"roster {self._newest.roster.serial} goes on: {error}"
+        if fault == self._said:
+            return
+        self._said = fault
+        _log.error(
+            "%s is not used, %s. Make the next roster with `vitalring federation roster`, have "
+            "every hospital sign it, then install it, with the earlier ones in %s/ beside it",
+            path,
+            fault,
+            BEFORE,
         )
 
     def save(self) -> None:
@@ -184,10 +210,12 @@ class Rosters:
         self._unsaved.clear()
 
 
-def _version(path: Path) -> tuple[int, int, int] | None:
-    """Return what changes when a file is replaced, None where there is none."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_ino, found.st_mtime_ns, found.st_size
+def _version(folder: Path) -> _Version:
+    """Return what changes when a roster of a study's folder, or one beside it, is replaced."""
+    found = []
+    for path in (folder / trust.ROSTER_FILE, *sorted((folder / BEFORE).glob("*.cbor"))):
+        # One that is gone meanwhile counts as such at the next look.
+        with contextlib.suppress(OSError):
+            stat = path.stat()
+            found.append((path.name, stat.st_ino, stat.st_mtime_ns, stat.st_size))
+    return tuple(found)

@@ -114,7 +114,7 @@ class AggregatorService:
     def _propose(self) -> store.Round:
         """Keep the next plan, under the newest roster; the gateway gets what its log may lack."""
         self._rosters.look()
-        last = self._rosters.serial_of(self._standing.proposal if self._standing else b"")
+        last = self._rosters.serial_of(self._standing.proposal) if self._standing else -1
         study, new = self._rosters.next(last)
         aggregator = replace(self._aggregator, study=study)
         return rounds.propose(self._db, aggregator, self._now_ms(), new)

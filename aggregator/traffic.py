@@ -6,6 +6,7 @@ Computed from a study alone, so that it can be said when a plan is made.
 from dataclasses import dataclass
 from math import comb
 
+from vitalring.aggregator.groups import count_of
 from vitalring.aggregator.recompute import encoded_update_bytes
 from vitalring.errors import ConfigError
 from vitalring.protocol import limits, trust
@@ -52,7 +53,7 @@ def round_traffic(study: trust.Study, updates: int) -> Traffic:
     access = study.joint.access
     hospitals, members = access.hospitals, access.threshold
     # Each group of at least min_cohort updates is decrypted by itself.
-    groups = max(1, min(plan.groups, updates // plan.min_cohort))
+    groups = count_of(updates, plan.groups, plan.min_cohort)
     widths = sum(prime.bit_length() for prime in params.bfv.data_primes)
     check = -(-params.bfv.reserved * widths // 8)
     shown = groups * (check + params.partial_bytes)

@@ -46,10 +46,9 @@ def learn(
     """
     training, privacy = terms.training, terms.privacy
     if is_gradient_sum(privacy):
-        step = gradient_update(
+        return gradient_update(
             model, start, records.x, records.y, training, privacy, generator, factor
         )
-        return step.update
     result = train(model, start, records.x, records.y, training, privacy, generator)
     update = result.weights.astype(np.float64) - start
     return with_count(update, terms, factor) if follows_quantile(privacy) else update

@@ -11,7 +11,7 @@ Abadi et al., "Deep Learning with Differential Privacy", 2016. Rules kept here:
   for nothing; a sum that is too long stops the training.
 - Only the noisy sum touches the weights, so the weights are what may leave. What
   `gradient_update` and unit device's `train` return has no noise yet: `contribution` adds it.
-  Loss, counts and norms in the result are not private and stay on the device.
+  The count in a result is not private and is for no wire.
 - FedProx (Li et al., "Federated Optimization in Heterogeneous Networks", 2020)
   pulls the weights back to where the round began. The pull is computed after
   the noise, from weights that are private already, the round's public start and
@@ -73,24 +73,12 @@ class TrainableModel(Protocol):
 class LocalResult:
     """What a round of local training leaves.
 
-    `weights` (d,) are private as the plan says. The other fields are exact
-    facts about the records: for the device's own screen, never for the wire.
+    `weights` (d,) are private as the plan says. `examples_seen` counts the records of all steps
+    exactly: never for the wire.
     """
 
     weights: Weights = field(repr=False)
-    steps: int
     examples_seen: int
-    mean_loss: float
-    clipped_fraction: float
-
-
-@dataclass
-class _Tally:
-    """Running sums for the device's own screen."""
-
-    examples: int = 0
-    loss: float = 0.0
-    clipped: int = 0
 
 
 def train(
@@ -127,18 +115,19 @@ def train(
     sensitivity_factor(weights.size)  # refuses dimensions that the claim does not cover
     rows = _rows(y, training, generator)
     # 2. The steps.
-    tally = _Tally()
+    seen = 0
     for _ in range(training.steps):
         chosen = rows[_sample(rows.size, training.sampling_rate, generator)]
+        seen += chosen.size
         if private:
-            total = _private_sum(model, weights, x, y, chosen, training, privacy, generator, tally)
+            total = _private_sum(model, weights, x, y, chosen, training, privacy, generator)
             update = privatise(total, privacy, generator) / training.batch
         else:
             clip = privacy.clip or NO_CLIP
             total = np.zeros(weights.size, np.float64)
             for weight, part in _by_class(chosen, y, training):
                 for chunk in _in_order(part, model.physical_batch):
-                    total += weight * _chunk_sum(model, weights, x, y, chunk, clip, tally)[0]
+                    total += weight * _chunk_sum(model, weights, x, y, chunk, clip)[0]
             update = total / max(1, chosen.size)
         if training.proximal:
             update = update + training.proximal * (weights - start)
@@ -146,26 +135,7 @@ def train(
     # 3. What comes out is a number throughout.
     if not np.isfinite(weights).all():
         raise ModelError("training diverged, weights are not finite: lower training.learning_rate")
-    seen = max(1, tally.examples)
-    return LocalResult(
-        weights, training.steps, tally.examples, tally.loss / seen, tally.clipped / seen
-    )
-
-
-@dataclass(frozen=True)
-class GradientUpdate:
-    """What a device adds to a round's one sum of gradients, before its noise: for no wire.
-
-    `update` (d,) is the sum of the clipped gradients of the sampled records times
-    -learning_rate / batch, in units of the round's factor. One record more moves it by
-    clip * learning_rate / batch at most. Where the clip follows a quantile it is (1 + d,), with
-    the count of the records first (SPEC 7.17).
-    """
-
-    update: NDArray[np.float64] = field(repr=False)
-    examples_seen: int
-    mean_loss: float
-    clipped_fraction: float
+    return LocalResult(weights, seen)
 
 
 def gradient_update(
@@ -177,11 +147,14 @@ def gradient_update(
     privacy: Privacy,
     generator: np.random.Generator,
     factor: float = 1.0,
-) -> GradientUpdate:
-    """Return one clipped sum of gradients at `weights` (d,), for unit record, noise distributed.
+) -> NDArray[np.float64]:
+    """Return what a device adds to a round's one sum of gradients, before its noise: for no wire.
 
-    `generator`, a SecureGenerator, tosses the coins of the records; `factor` is the round's, which
-    its clip is multiplied with and its sum divided by. Raises as `train`.
+    For unit record, noise distributed. It is (d,): the sum of the clipped gradients of the sampled
+    records at `weights` (d,) times -learning_rate / batch, in units of the round's `factor`, which
+    its clip is multiplied with. One record more moves it by clip * learning_rate / batch at most.
+    Where the clip follows a quantile it is (1 + d,), with the count of the records first (SPEC
+    7.17). `generator`, a SecureGenerator, tosses the coins of the records. Raises as `train`.
     """
     # 1. The plan, the generator and the records, before any is used.
     check_privacy(privacy, training)
@@ -190,17 +163,10 @@ def gradient_update(
     check_generator(generator)
     _check_records(x, y, training)
     # 2. One step, as of `train`, without its noise.
-    tally = _Tally()
     chosen = _sample(len(x), training.sampling_rate, generator)
     clipped = replace(privacy, clip=factor * privacy.clip)
-    total = _private_sum(model, weights, x, y, chosen, training, clipped, generator, tally)
-    seen = max(1, tally.examples)
-    return GradientUpdate(
-        -gradient_scale(training) / factor * total,
-        tally.examples,
-        tally.loss / seen,
-        tally.clipped / seen,
-    )
+    total = _private_sum(model, weights, x, y, chosen, training, clipped, generator)
+    return -gradient_scale(training) / factor * total
 
 
 def privatise(
@@ -297,7 +263,6 @@ def _private_sum(
     training: Training,
     privacy: Privacy,
     generator: np.random.Generator,
-    tally: _Tally,
 ) -> NDArray[np.float64]:
     """Sum the clipped gradients of the records `chosen`, for a guarantee for each (SPEC 7.4).
 
@@ -316,7 +281,7 @@ def _private_sum(
     steps = np.zeros(counts + weights.size, np.float64)
     for weight, part in _by_class(chosen, y, training):
         for chunk in _chunks(part, min(model.physical_batch, MAX_CHUNK), generator):
-            total, norms = _chunk_sum(model, weights, x, y, chunk, clip, tally)
+            total, norms = _chunk_sum(model, weights, x, y, chunk, clip)
             steps[counts:] += np.rint(weight * total / step)
             if counts:
                 steps[0] += np.rint(_count(norms, chunk.size, privacy) / step)
@@ -340,13 +305,12 @@ def _chunk_sum(
     y: Array,
     chunk: NDArray[np.intp],
     clip: float,
-    tally: _Tally,
 ) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
     """Sum the clipped gradients of one chunk, and check how long the sum is (SPEC 7.4).
 
     Returns the sum (d,) and the unclipped norms (n,), which are the model's word.
     """
-    gradient, loss, norms = model.gradient_sum(weights, x[chunk], y[chunk], clip)
+    gradient, _, norms = model.gradient_sum(weights, x[chunk], y[chunk], clip)
     if gradient.shape != weights.shape:
         raise ModelError(f"gradient has shape {gradient.shape}, weights {weights.shape}")
     exact = gradient.astype(np.float64)
@@ -361,9 +325,6 @@ def _chunk_sum(
             f"{chunk.size} gradients clipped at {clip:g} sum to norm {norm:g}: "
             "the model does not clip, or a gradient is not finite; nothing may leave"
         )
-    tally.examples += chunk.size
-    tally.loss += float(loss)
-    tally.clipped += int(np.count_nonzero(norms > clip))
     return exact, norms
 
 

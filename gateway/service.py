@@ -123,6 +123,10 @@ class Gateway:
             _log.warning("message on %s dropped: %s", message.topic[:120], error)
         if not self._waiting.holds(message):
             self._link.ack(message)
+        if self._waiting.full:
+            # After the question above: a step acknowledges what it decides, this message too, and
+            # a second time would free another message that the broker gave its number.
+            self._guarded(self._step)
 
     def tick(self) -> None:
         """Count what waited, close the round if nothing more can come, publish what is missing."""
@@ -289,8 +293,6 @@ class Gateway:
         replaced = self._waiting.add(screened, message, spent_us, time.monotonic())
         if replaced is not None:
             self._link.ack(replaced)
-        if self._waiting.full:
-            self._step()
 
     def _screen(self, box: bytes) -> admission.Admission | None:
         return admission.screen(self._db, self._open, box, self._keys.sealing, self._now_ms())

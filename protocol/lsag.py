@@ -104,22 +104,13 @@ def signature_bytes(ring_size: int) -> int:
     return group.POINT_BYTES + group.SCALAR_BYTES * (1 + ring_size)
 
 
-def sign(
-    ring: Ring,
-    secret: bytes,
-    context: bytes,
-    message_digest: bytes,
-    *,
-    tag_base: bytes | None = None,
-) -> bytes:
+def sign(ring: Ring, secret: bytes, context: bytes, message_digest: bytes) -> bytes:
     """Signature by one key of the ring, ``tag | c_0 | r_0 | ... | r_(n-1)`` (SPEC 6.9).
 
     ``message_digest``: 32 bytes. A device signs one message in a context, ever; a second
-    one shows the same tag. ``tag_base`` may be given precomputed. Raises SignatureError
-    when the key is not in the ring.
+    one shows the same tag. Raises SignatureError when the key is not in the ring.
     """
-    base = _given_or_hashed(tag_base, context)
-    entropy = secrets.token_bytes(_ENTROPY_BYTES)
+    base, entropy = tag_base(context), secrets.token_bytes(_ENTROPY_BYTES)
     return _sign(ring, secret, context, message_digest, base=base, entropy=entropy)
 
 

@@ -66,12 +66,10 @@ class Codec:
 
 @dataclass(frozen=True)
 class EncodedUpdate:
-    """One device's fields, and what encoding did to the update."""
+    """One device's fields for the sum."""
 
     fields: NDArray[np.uint64]  # (1 + kept coordinates,), field 0 is the weight
     weight: int  # 1 .. levels
-    clip_factor: float  # 1 if the norm was within the clip
-    fit_factor: float  # 1 if the vector was not shrunk to the quantiser range
 
 
 @dataclass(frozen=True)
@@ -190,26 +188,24 @@ def encode_update(
     dimension = vector.size
     # 2. Clip, then scale by the weight: the norm is at most clip from here on.
     weight = weight_of(samples, codec)
-    clip_factor = _clip_factor(vector, codec.clip)
-    vector = vector * clip_factor * (weight / codec.levels)
+    vector = vector * _clip_factor(vector, codec.clip) * (weight / codec.levels)
     # 3. Rotate, then keep the round's coordinates.
     kept = kept_coordinates(dimension, kept_count(codec, dimension), seed)
     vector = rotate(vector, seed)[kept]
     # 4. Bring it into range, and 5. round it at random.
     vector /= grid_step(codec, dimension)
     if codec.rounding == "plain":
-        fit_factor = 1.0
         grid = _round_plain(vector, codec.half, rng)
     else:
-        fit_factor = min(1.0, codec.half / max(float(np.abs(vector).max()), codec.half))
-        grid = _round_within(vector * fit_factor, codec.half, norm_bound(codec, dimension), rng)
+        fit = min(1.0, codec.half / max(float(np.abs(vector).max()), codec.half))
+        grid = _round_within(vector * fit, codec.half, norm_bound(codec, dimension), rng)
     # 6. Noise, within the width that the fields have room for.
     grid += _checked_noise(noise, codec.noise_width, grid.size)
     # 7. Offset.
     fields = np.empty(1 + grid.size, dtype=np.uint64)
     fields[0] = weight
     fields[1:] = (grid + codec.offset).astype(np.uint64)
-    return EncodedUpdate(fields, weight, clip_factor, fit_factor)
+    return EncodedUpdate(fields, weight)
 
 
 def decode_sum(

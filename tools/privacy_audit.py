@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from vitalring.aggregator.groups import count_of
 from vitalring.edge_agent import accountant
 from vitalring.errors import PrivacyError
 from vitalring.protocol.guarantee import (
@@ -40,7 +41,9 @@ class Audit:
     noise; unit none has none, and no figure. `data_class` is the kind of data that the plan names.
     `planned` counts all rounds of the plan, `so_far` those that the log has. `of_a_record` is
     what the rounds so far spend of a record's budget on a device (SPEC 7.16). `shares` are the
-    devices whose noise counts, `fewest` the updates in the smallest sum that was opened.
+    devices whose noise counts, `fewest` the updates in the smallest sum that was opened, which is
+    one group's where a round is cut into several, and `groups` the most that a round was cut into
+    (SPEC 11.12).
     """
 
     study: str
@@ -49,6 +52,7 @@ class Audit:
     rounds_logged: int
     min_cohort: int
     fewest: int | None
+    groups: int
     shares: int | None
     data_class: str
     stretches: tuple[StretchSpend, ...]
@@ -67,6 +71,7 @@ def audit_log(folder: Path, authority_key: bytes | None) -> tuple[Audit, Terms]:
     plan = log.study.plan
     terms, claim, logged = plan.terms, plan.privacy, len(log.rounds)
     opened = [each.admitted for each in log.rounds if each.status == "summed"]
+    groups = [count_of(updates, plan.groups, plan.min_cohort) for updates in opened]
     differences: list[str] = []
 
     def spent(spends: Sequence[Spend], rounds: int) -> float | None:
@@ -84,7 +89,9 @@ def audit_log(folder: Path, authority_key: bytes | None) -> tuple[Audit, Terms]:
         rounds_planned=plan.training.rounds,
         rounds_logged=logged,
         min_cohort=plan.min_cohort,
-        fewest=min(opened, default=None),
+        # The smallest group of n updates in G has the whole part of n / G.
+        fewest=min((n // each for n, each in zip(opened, groups, strict=True)), default=None),
+        groups=max(groups, default=1),
         shares=noise_of(terms).shares if adds_integer_noise(claim) else None,
         data_class=plan.data_class,
         stretches=tuple(_stretch_spends(terms)),

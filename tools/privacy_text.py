@@ -87,7 +87,8 @@ def audit_lines(audit: Audit) -> Iterator[str]:
             f"sum, of whom {claim.colluders} may give theirs away"
         )
     if audit.fewest is not None:
-        yield f"  sums        of {audit.fewest} updates or more were opened"
+        cut = f", of up to {audit.groups} groups a round" if audit.groups > 1 else ""
+        yield f"  sums        of {audit.fewest} updates or more were opened{cut}"
     for difference in audit.differences:
         yield f"  DIFFERS     {difference}"
 

@@ -24,22 +24,13 @@ Polynomial = list[bytes]
 """Points as coefficients, the constant one first."""
 
 
-def sign(
-    ring: Ring,
-    secret: bytes,
-    context: bytes,
-    message_digest: bytes,
-    *,
-    tag_base: bytes | None = None,
-) -> bytes:
+def sign(ring: Ring, secret: bytes, context: bytes, message_digest: bytes) -> bytes:
     """Signature by one key of the ring over a digest of 32 bytes (clause 6.17).
 
     A device signs one message in a context, ever; a second one shows the same tag.
-    `tag_base` may be given precomputed. Raises SignatureError when the key is not in the
-    ring.
+    Raises SignatureError when the key is not in the ring.
     """
-    base = lsag.tag_base(context) if tag_base is None else tag_base
-    entropy = secrets.token_bytes(_ENTROPY_BYTES)
+    base, entropy = lsag.tag_base(context), secrets.token_bytes(_ENTROPY_BYTES)
     return _sign(ring, secret, context, message_digest, base=base, entropy=entropy)
 
 

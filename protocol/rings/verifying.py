@@ -52,33 +52,12 @@ class _Claim:
     key_weight: int
 
 
-def verify(
-    ring: Ring,
-    context: bytes,
-    message_digest: bytes,
-    signature: bytes,
-    *,
-    tag_base: bytes | None = None,
-) -> bytes:
-    """Tag of a valid signature over `message_digest` (32 bytes) by a key of the ring.
-
-    `tag_base` may be given precomputed. The caller refuses a tag it has seen in this
-    context. Raises SignatureError naming the check that failed (clause 6.18).
-    """
-    items = [(message_digest, signature)]
-    verdict = verify_batch(ring, context, items, max_passes=1, tag_base=tag_base)[0]
-    if verdict.tag is None:
-        raise verdict.error or SignatureError(_UNPROVEN)
-    return verdict.tag
-
-
 def verify_batch(
     ring: Ring,
     context: bytes,
     items: Sequence[tuple[bytes, bytes]],
     *,
     max_passes: int,
-    tag_base: bytes | None = None,
 ) -> list[Verdict]:
     """Verdict on each (message digest, signature), in their order (clause 6.19).
 
@@ -89,7 +68,7 @@ def verify_batch(
     """
     if max_passes < 1:
         raise ConfigError(f"{max_passes} passes over the ring check nothing; allow 1 or more")
-    base = lsag.tag_base(context) if tag_base is None else tag_base
+    base = lsag.tag_base(context)
     verdicts = [Verdict()] * len(items)
     claims: dict[int, _Claim] = {}
     for position, (message_digest, signature) in enumerate(items):

@@ -240,6 +240,7 @@ def small_federation(
     described_dimension=None,
     hospitals=1,
     threshold=0,
+    groups=1,
     ring_suite=1,
     name="study",
     codec=None,
@@ -285,6 +286,8 @@ def small_federation(
         min_ring=min_ring,
         quorum=max(1, threshold),
         threshold=threshold,
+        groups=groups,
+        combine="median" if groups > 1 else "mean",
         data_class=data_class,
         ring_suite=ring_suite,
     )

@@ -321,7 +321,7 @@ def test_a_codec_that_clamps_updates_and_noise_is_caught(monkeypatch):
         steps = update / np.abs(update) * codec.clip / grid_step(codec, update.size)
         grid = np.clip(np.nan_to_num(steps).astype(np.int64) + noise, -codec.half, codec.half)
         fields = np.r_[codec.levels, grid + codec.offset].astype(np.uint64)
-        return quantise.EncodedUpdate(fields, codec.levels, 1.0, 1.0)
+        return quantise.EncodedUpdate(fields, codec.levels)
 
     def sums(own):
         updates = [np.array([own]), *[np.array([1.0])] * 15]

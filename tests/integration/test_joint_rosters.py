@@ -143,6 +143,33 @@ def test_a_hospital_that_was_away_over_two_rosters_comes_back(world, federation)
     world.check()
 
 
+def test_a_hospital_that_missed_rounds_drafts_under_the_newest_of_many_rosters(
+    world, federation, caplog
+):
+    """More rosters than a proposal has room for: it does not begin anew from the first."""
+    world.start().run_rounds(1)
+    away = world.hospitals[0]
+    away.stop()
+    chain, last = [], federation
+    for serial in range(1, 18):
+        record, last = world.make_roster(last, devices=range(5))
+        chain.append(record)
+        for hospital in world.hospitals:
+            write_atomic(hospital.public / "rosters" / f"{serial:02}.cbor", record)
+    world.install(chain[-1], 0, 1, 2)
+    # Without it no set has enough commitments; the rounds take up 15 rosters, then the others.
+    world.run_rounds(3)
+    assert [plan.roster for plan in plans(world)[1:]] == [digest(chain[14]), digest(chain[16])]
+    caplog.clear()
+    away.start()
+    # Its turn is the first.
+    world.run_rounds(5)
+    assert "is drafted with" not in caplog.text
+    assert {plan.roster for plan in plans(world)[3:]} == {digest(chain[-1])}
+    assert world.models()[-1].applied
+    world.check()
+
+
 def test_what_a_hospital_learned_outlives_a_restart_and_an_older_file(world, federation):
     world.start().run_rounds(1)
     record, _ = world.make_roster(federation, devices=range(1, 5))

@@ -50,7 +50,8 @@ def test_figures_are_recomputed_from_the_plan(local):
     federation, log = local
     audit, terms = audit_log(log, federation.authority_key)
     assert terms == federation.study.plan.terms
-    assert (audit.rounds_planned, audit.rounds_logged, audit.fewest) == (40, 2, 5)
+    assert (audit.rounds_planned, audit.rounds_logged) == (40, 2)
+    assert (audit.fewest, audit.groups) == (5, 1)
     assert audit.planned == epsilon(study_spend(terms), 1e-5) <= SOME_PRIVACY.epsilon
     assert audit.so_far == epsilon(study_spend(terms, 2), 1e-5)
     assert audit.of_a_record == audit.so_far < audit.planned
@@ -65,6 +66,27 @@ def test_shared_noise_counts_honest_devices_and_a_device_costs_a_record_more(sha
     assert audit.of_a_record == epsilon([of_a_record.whole], 1e-5)
     assert (audit.of_a_record > audit.so_far) == (audit.privacy.unit == "device")
     assert audit.differences == ()
+
+
+def test_where_rounds_have_groups_each_group_is_a_sum_of_its_own(tmp_path, capsys):
+    """Of 11 updates in two groups the smaller sum has five; 7 and 6 updates make one group."""
+    federation = small_federation(
+        devices=11, n_max=11, secure_sum="threshold-he", hospitals=3, threshold=2, groups=2
+    )
+    parties = Parties(federation, tmp_path / "state")
+    for updates in (7, 11, 6):
+        parties.begin(parties.propose())
+        parties.submit(range(updates))
+        parties.now_ms += 20_000
+        parties.close()
+        parties.finish(parties.model(None))
+    export_log(parties.db, federation.files, tmp_path / "log")
+    parties.close_databases()
+    audit, _ = audit_log(tmp_path / "log", None)
+    assert (audit.min_cohort, audit.groups, audit.fewest) == (4, 2, 5)
+    assert main(["privacy", "audit", str(tmp_path / "log")]) == 0
+    out = capsys.readouterr().out
+    assert "sums        of 5 updates or more were opened, of up to 2 groups a round" in out
 
 
 def test_a_false_claim_is_named_where_verifying_stops(tmp_path, capsys):

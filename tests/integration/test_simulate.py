@@ -18,6 +18,7 @@ from vitalring.errors import ConfigError, DataError, ModelError
 from vitalring.models import metrics
 from vitalring.models.runtime import interpreter
 from vitalring.protocol import privacy
+from vitalring.tools.privacy_audit import audit_log
 from vitalring.tools.simulate.api import Simulation
 from vitalring.tools.simulate.layout import SHIPPED_DATA
 from vitalring.tools.verify import verify_log
@@ -136,6 +137,8 @@ def test_stopped_run_resumes(tmp_path):
     assert first.returncode == 130, rest
     stopped = json.loads((out / "report.json").read_text())
     assert stopped["status"] == "stopped"
+    # The open round too: its devices have paid for it, and may have sent.
+    assert stopped["privacy"]["spent"] == audit_log(out, None)[0].so_far
 
     other = subprocess.run(
         [*arguments, "--epsilon", "4"], capture_output=True, text=True, timeout=60, check=False

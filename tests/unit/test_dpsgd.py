@@ -58,9 +58,7 @@ def test_learns(privacy):
     x, y = records(seed=2)
     assert np.mean((x @ result.weights > 0) == y) > 0.85
     assert result.weights.dtype == np.float32
-    assert result.steps == 40
     assert 40 * 60 * 0.8 < result.examples_seen < 40 * 60 * 1.2
-    assert 0.0 < result.mean_loss < math.log(2)
 
 
 def test_start_weights_are_left_alone():
@@ -141,7 +139,7 @@ def test_the_order_of_chunks_does_not_show_in_the_sum():
     sums = {
         dpsgd._private_sum(
             Pulls(1), np.zeros(4, np.float32), x, np.zeros(len(x)), np.arange(len(x)),
-            TRAINING, PRIVATE, fresh_generator(), dpsgd._Tally(),
+            TRAINING, PRIVATE, fresh_generator(),
         ).tobytes()
         for _ in range(5)
     }  # fmt: skip

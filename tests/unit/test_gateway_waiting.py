@@ -160,6 +160,42 @@ def test_one_message_is_acknowledged_only_after_its_update_is_counted(scene):
     assert scene.link.counted_when_acked == [5] * 5
 
 
+def test_the_update_that_fills_a_batch_is_acknowledged_once(tmp_path, monkeypatch):
+    """Its number may be another message's by a second time, which a kill would then lose."""
+    monkeypatch.setattr(waiting, "MOST", 4)
+    scene = scene_of(tmp_path, ring_suite=2, ring_size=DEVICES)
+    scene.send(*(scene.update(device) for device in range(6)))
+    for _ in range(4):
+        scene.gateway._receive()
+    # Full: nobody waits for the clock, and memory stays bounded.
+    assert rounds.latest(scene.db).admitted == 4
+    assert scene.link.acked_ids == [1, 2, 3, 4]
+    scene.run()
+    assert rounds.latest(scene.db).admitted == 6
+    assert scene.link.acked_ids == [1, 2, 3, 4, 5, 6]
+    scene.parties.close_databases()
+
+
+def test_a_full_batch_that_the_disk_refuses_waits_for_the_next_attempt(tmp_path, monkeypatch):
+    monkeypatch.setattr(waiting, "MOST", 4)
+    scene = scene_of(tmp_path, ring_suite=2, ring_size=DEVICES)
+    scene.gateway._stop.set()  # no waiting for the disk here
+    with monkeypatch.context() as patch:
+
+        def failing(*_values, **_options):
+            raise StorageError("the disk is full")
+
+        patch.setattr(admission, "count", failing)
+        scene.send(*(scene.update(device) for device in range(4)))
+        for _ in range(4):
+            scene.gateway._receive()
+        assert scene.link.acked_ids == []
+    scene.run()
+    assert rounds.latest(scene.db).admitted == 4
+    assert scene.link.acked_ids == [1, 2, 3, 4]
+    scene.parties.close_databases()
+
+
 def test_many_are_counted_by_one_sum(scene):
     devices = (0, 3, 5, 8)
     scene.send(*(scene.update(device) for device in devices))

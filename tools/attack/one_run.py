@@ -8,7 +8,6 @@ appendix D); the largest epsilon that the guesses contradict is a lower bound.
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -76,22 +75,16 @@ def lower_bound(canaries: int, guesses: int, right: int, delta: float, risk: flo
     return low / 10_000
 
 
-def best_bound(
-    scores: Floats,
-    included: Truth,
-    delta: float,
-    risk: float = 0.05,
-    shares: Sequence[float] = SHARES,
-) -> Bound:
+def best_bound(scores: Floats, included: Truth, delta: float, risk: float = 0.05) -> Bound:
     """Guess that the canaries of the highest scores (m,) are in and those of the lowest are not.
 
     Of several numbers of guesses the best bound counts, at a risk that is divided among them.
     """
     order, best = np.argsort(scores, kind="stable"), Bound(0.0, 0, 0)
-    for share in shares:
+    for share in SHARES:
         each = max(1, round(share * len(scores) / 2.0))
         right = int(included[order[-each:]].sum() + np.sum(~included[order[:each]]))
-        found = lower_bound(len(scores), 2 * each, right, delta, risk / len(shares))
+        found = lower_bound(len(scores), 2 * each, right, delta, risk / len(SHARES))
         if found > best.epsilon or not best.guesses:
             best = Bound(found, 2 * each, right)
     return best

@@ -14,8 +14,8 @@ from rich.console import Console
 
 from vitalring.errors import ConfigError
 from vitalring.files import write_atomic
-from vitalring.protocol import group, limits, lsag
-from vitalring.protocol.rings import signing, statement, verifying
+from vitalring.protocol import group, limits, lsag, ring_suite
+from vitalring.protocol.rings import statement
 from vitalring.tools.bench import ring_msm
 from vitalring.tools.bench.ring_admission import measure_admission
 from vitalring.tools.bench.ring_text import ring_facts, ring_tables
@@ -116,49 +116,45 @@ def measure_rings(
 
 
 def _lsag(pairs: Sequence[lsag.KeyPair], sizes: RingSizes) -> dict[str, Any]:
-    keys, base, digest = [pair.public for pair in pairs], lsag.tag_base(_CONTEXT), _digest(0)
-    ring = lsag.Ring.of(keys)
+    keys, digest = [pair.public for pair in pairs], _digest(0)
+    ring = ring_suite.prepare(ring_suite.LSAG, keys)
     signer = secrets.choice(pairs).secret
-    signature = lsag.sign(ring, signer, _CONTEXT, digest, tag_base=base)
+    signature = ring.sign(signer, _CONTEXT, digest)
     return {
         "bytes": len(signature),
-        "ring": _measured(sizes, lambda: lsag.Ring.of(keys)),
-        "sign": _measured(sizes, lambda: lsag.sign(ring, signer, _CONTEXT, digest, tag_base=base)),
-        "verify": _measured(
-            sizes, lambda: lsag.verify(ring, _CONTEXT, digest, signature, tag_base=base)
-        ),
+        "ring": _measured(sizes, lambda: ring_suite.prepare(ring_suite.LSAG, keys)),
+        "sign": _measured(sizes, lambda: ring.sign(signer, _CONTEXT, digest)),
+        "verify": _measured(sizes, lambda: ring.verify(_CONTEXT, digest, signature)),
     }
 
 
 def _one_of_many(pairs: Sequence[lsag.KeyPair], sizes: RingSizes) -> dict[str, Any]:
-    keys, base = [pair.public for pair in pairs], lsag.tag_base(_CONTEXT)
-    ring = statement.Ring.of(keys)
+    keys = [pair.public for pair in pairs]
+    ring, shape = ring_suite.prepare(ring_suite.ONE_OF_MANY, keys), statement.Ring.of(keys)
     # All of a batch differ; a ring smaller than the batch signs several messages with a key.
     items, times = [], []
     for number in range(sizes.batch):
         signer, digest = pairs[number % len(pairs)].secret, _digest(number)
         began = time.process_time()
-        signature = signing.sign(ring, signer, _CONTEXT, digest, tag_base=base)
+        signature = ring.sign(signer, _CONTEXT, digest)
         times.append(time.process_time() - began)
         items.append((digest, signature))
     spoiled = [*items[:-1], (items[-1][0], _insider(items[-1][1]))]
     passes = 2 + len(items).bit_length()
 
     def check(batch: list[tuple[bytes, bytes]], refused: int) -> None:
-        verdicts = verifying.verify_batch(ring, _CONTEXT, batch, max_passes=passes, tag_base=base)
+        verdicts = ring.verify_batch(_CONTEXT, batch, passes)
         if sum(verdict.tag is None for verdict in verdicts) != refused:
             raise ConfigError("a batch was judged wrongly: do not use these figures")
 
     return {
         "bytes": len(items[0][1]),
-        "radices": list(ring.radices),
-        "members": len(ring.members),
-        "ring": _measured(sizes, lambda: statement.Ring.of(keys)),
+        "radices": list(shape.radices),
+        "members": len(shape.members),
+        "ring": _measured(sizes, lambda: ring_suite.prepare(ring_suite.ONE_OF_MANY, keys)),
         "sign": asdict(spread(times)),
-        "verify": _measured(
-            sizes, lambda: verifying.verify(ring, _CONTEXT, *items[0], tag_base=base)
-        ),
-        "garbage": _measured(sizes, lambda: _refused(ring, _garbage(items[0]), base)),
+        "verify": _measured(sizes, lambda: ring.verify(_CONTEXT, *items[0])),
+        "garbage": _measured(sizes, lambda: _refused(ring, _garbage(items[0]))),
         "batch": _measured(sizes, lambda: check(items, 0)),
         "batch with one bad": _measured(sizes, lambda: check(spoiled, 1)),
     }
@@ -177,9 +173,8 @@ def _garbage(item: tuple[bytes, bytes]) -> tuple[bytes, bytes]:
     return hashlib.sha256(item[0]).digest(), item[1]
 
 
-def _refused(ring: statement.Ring, item: tuple[bytes, bytes], base: bytes) -> None:
-    verdict = verifying.verify_batch(ring, _CONTEXT, [item], max_passes=1, tag_base=base)[0]
-    if verdict.error is None:
+def _refused(ring: ring_suite.Ring, item: tuple[bytes, bytes]) -> None:
+    if ring.verify_batch(_CONTEXT, [item], 1)[0].error is None:
         raise ConfigError("a signature over another message was accepted")
 
 

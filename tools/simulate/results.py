@@ -93,7 +93,7 @@ def report_dict(
         "hospitals": len(study.federation.hospitals),
         "secure_sum": plan.secure_sum,
         "training": training_dict(plan),
-        "privacy": privacy_dict(study, len(reached)),
+        "privacy": privacy_dict(study, watch.logged_rounds(made.host)),
         "rounds": rows,
         "rounds_on": "validation" if has_validation(fleet.info) else "test",
         "final": {
@@ -140,7 +140,7 @@ def training_dict(plan: StudyPlan) -> dict[str, Any]:
 
 
 def privacy_dict(study: trust.Study, rounds: int) -> dict[str, Any]:
-    """Return the guarantee, and epsilon for the rounds that were really run."""
+    """Return the guarantee, and epsilon for the first so many rounds: those that the log has."""
     plan = study.plan
     privacy, training = plan.privacy, plan.training
     done = study_spend(plan.terms, rounds)

@@ -48,6 +48,12 @@ def standing(hospital: Path) -> Standing | None:
     return Standing(*row) if row else None
 
 
+def logged_rounds(hospital: Path) -> int:
+    """Return how many rounds the log has, the open one too: devices have paid for it."""
+    newest = standing(hospital)
+    return newest.round if newest else 0
+
+
 def finished_rounds(hospital: Path, study: trust.Study, after: int) -> list[RoundResult]:
     """Return the rounds after number `after` that have a model."""
     models = _all(

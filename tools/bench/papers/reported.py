@@ -90,8 +90,8 @@ def scores_of(confusion: Sequence[Sequence[int]]) -> Scores:
     )
 
 
-def convergence(curve: Sequence[float], within: float = WITHIN) -> int:
-    """Return the first round (from 1) whose score is within `within` of the best one.
+def convergence(curve: Sequence[float]) -> int:
+    """Return the first round (from 1) whose score is within `WITHIN` of the best one.
 
     Raises ConfigError for an empty curve.
     """
@@ -99,4 +99,4 @@ def convergence(curve: Sequence[float], within: float = WITHIN) -> int:
         raise ConfigError("there is no round to look for convergence in")
     best = max(curve)
     # A hair of rounding must not count as a point.
-    return next(n for n, value in enumerate(curve, 1) if value >= best - within - 1e-12)
+    return next(n for n, value in enumerate(curve, 1) if value >= best - WITHIN - 1e-12)
