@@ -11,7 +11,7 @@ import sqlite3
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Final
 
 from vitalring.aggregator import store
 from vitalring.aggregator.following import factor_of, unclipped_of
@@ -36,6 +36,10 @@ from vitalring.schema import Range
 _log = logging.getLogger(__name__)
 
 
+PATIENCE: Final = Range(0, limits.MAX_ROUNDS)
+"""Rounds without a better macro-F1 that end a study; 0 is never."""
+
+
 @dataclass(frozen=True)
 class Schedule:
     """How long rounds last, in milliseconds, and when a study stops before its plan's last round.
@@ -50,7 +54,7 @@ class Schedule:
     patience_ms: Annotated[int, Range(1, 2**40)] = 60_000
     timeout_ms: Annotated[int, Range(1, 2**40)] = 86_400_000
     rounds: Annotated[int, Range(1, limits.MAX_ROUNDS)] = limits.MAX_ROUNDS
-    patience: Annotated[int, Range(0, limits.MAX_ROUNDS)] = 0
+    patience: Annotated[int, PATIENCE] = 0
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,15 @@ def test_a_retry_that_each_device_would_refuse_is_not_written(founder, retry):
     assert not founder.made.exists()
 
 
+@pytest.mark.parametrize("patience", ["-1", "100001"])
+def test_a_patience_that_the_aggregator_would_refuse_is_not_written(tmp_path, capsys, patience):
+    key = "00" * 32
+    words = ["configure", str(tmp_path), "--authority", key, f"--patience={patience}"]
+    assert main(["federation", *words, "--broker-url", "mqtt://127.0.0.1:1883"]) == 2
+    assert f"--patience is {patience}, must lie between 0 and" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     "words",
     [

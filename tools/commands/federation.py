@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from vitalring.aggregator.rounds import Schedule
+from vitalring.aggregator.rounds import PATIENCE, Schedule
 from vitalring.config import load_config
 from vitalring.edge_agent.config import DEVICE_ID, RETRY_S, AgentConfig
 from vitalring.errors import ConfigError
@@ -228,6 +228,8 @@ def _init(options: argparse.Namespace) -> int:
 def _configure(options: argparse.Namespace) -> int:
     """Write what runs on this hospital's own machine, after the ceremony of its key."""
     folder, key = options.folder, founding.authority_key(options.authority)
+    if complaint := PATIENCE.complaint(options.patience):
+        raise ConfigError(f"--patience {complaint} rounds, and 0 is never")
     layout, name = federation.Layout(folder), our_hospital(folder, key)
     if options.key is not None:
         take_key(folder, options.key, key)
