@@ -146,18 +146,23 @@ def office(brokers, tmp_path):
     parties.close_databases()
 
 
-def retained_call(config):
-    """What a device that connects now finds on the topic of calls."""
+def retained(config, topic):
+    """What who connects now finds on a topic."""
     last = topics.object_topic(FEDERATION, bytes(32))
-    with Link(config, [CALL]) as link:
+    with Link(config, [topic]) as link:
         link.wait_connected(WAIT_S)
         link.subscribe(last)
         deadline = time.monotonic() + 2.0
         while time.monotonic() < deadline:
             event = link.receive(0.2)
-            if isinstance(event, Message) and event.topic == CALL:
+            if isinstance(event, Message) and event.topic == topic:
                 return event.payload
     return None
+
+
+def retained_call(config):
+    """What a device that connects now finds on the topic of calls."""
+    return retained(config, CALL)
 
 
 def test_calls_are_answered_through_the_broker_and_noise_costs_nobody_anything(
@@ -210,6 +215,7 @@ def test_what_somebody_leaves_retained_among_enrolments_is_cleared(office, broke
         device.publish(ENROL, b"for ever", retain=True, timeout_s=WAIT_S)
         office.open()
         wait_for("the gateway's work", lambda: retained_call(for_devices) is not None, WAIT_S)
+        wait_for("the clearing", lambda: retained(for_gateway, ENROL) is None, WAIT_S)
     with Link(for_gateway, [ENROL]) as later:
         later.wait_connected(WAIT_S)
         submit(for_devices, ENROL, [b"next"], WAIT_S)
