@@ -126,6 +126,11 @@ def test_colluders_and_spare_devices_cost_noise(folder):
     for side in result["sides"]:
         runs = 1 if side["epsilon"] is None else 2
         assert [0 <= run["accuracy"] <= 1 for run in side["runs"]] == [True] * runs
+    assert "dealt at random to 60 virtual devices" in fleet_facts(result)[1]
+    # Devices as they are: nothing was dealt, and nothing is virtual.
+    facts = fleet_facts({**result, "settings": {**result["settings"], "devices": 0}})
+    assert "60 devices of 6 to 7 records, 400 together" in facts[1]
+    assert not any("virtual" in fact for fact in facts)
 
 
 def test_what_is_measured_is_measured_on_held_out_people(stage, people):
@@ -139,13 +144,6 @@ def test_an_epsilon_that_cannot_be_planned_is_refused_before_anything_trains(fol
     settings = FleetSettings(devices=60, epsilons=(8.0, 1e-9), seeds=1)
     with pytest.raises(ConfigError, match="epsilon"):
         measure_fleet(folder, SimulationSettings(study=STUDY), settings)
-
-
-def test_devices_as_they_are_are_not_called_virtual(folder):
-    settings = FleetSettings(devices=0, epsilons=(8.0,), seeds=1)
-    facts = fleet_facts(measure_fleet(folder, SimulationSettings(study=STUDY), settings))
-    assert "4 devices of 100 records, 400 together" in facts[1]
-    assert not any("virtual" in fact for fact in facts)
 
 
 def test_the_command_writes_page_figures_and_picture(folder, tmp_path):

@@ -56,6 +56,13 @@ def timing(**changes):
     return {"status": MEASURED, "reason": "", "result": {**result, **changes}}
 
 
+def pace(**changes):
+    """Where all rows are in one place there is no update to time."""
+    made = timing(**changes)
+    del made["result"]["update_seconds"]
+    return made
+
+
 def failed(reason):
     return {"status": FAILED, "reason": reason, "result": {}}
 
@@ -108,7 +115,7 @@ def result():
                 "result": {"figures": views, "members": 10, "others": 11, "studies": 5},
             },
             "b/centralised/pooled/0": study(),
-            "b/centralised/time": timing(round_seconds=2.0),
+            "b/centralised/time": pace(round_seconds=2.0),
             "b/federated/study/0": study(),
             "b/federated/study/1": study(confusion=[[9, 1], [1, 9]]),
             "b/federated/time": timing(),

@@ -96,8 +96,13 @@ def _column_b(runs: Sequence[Found], time: Found | None) -> dict[str, str]:
         column["bytes"] = f"{size:,}" if size else "–"
         column["privacy"] = "none" if privacy["unit"] == "none" else claim(privacy)
     column["time"] = timed(time, lambda found: f"{rounds * found['round_seconds']:.0f}")
-    column["update"] = timed(time, lambda found: f"{found['update_seconds']:.3f}")
+    column["update"] = timed(time, _update_seconds)
     return column
+
+
+def _update_seconds(found: Found) -> str:
+    # Where all rows are in one place no update is made.
+    return f"{found['update_seconds']:.3f}" if "update_seconds" in found else "–"
 
 
 MEASURES: Final = {"accuracy": "accuracy", "macro_f1": "macro-F1", "auroc": "AUROC"}
