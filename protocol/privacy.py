@@ -7,7 +7,7 @@ What a round spends follows from these numbers and the codec's: `guarantee`.
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Final
+from typing import Annotated, Final, Protocol
 
 from vitalring.errors import ConfigError
 from vitalring.protocol import limits
@@ -192,7 +192,19 @@ def check_of_round(privacy: Privacy) -> None:
         )
 
 
-def is_gradient_sum(privacy: Privacy) -> bool:
+class Guarantee(Protocol):
+    """What says whom a guarantee is for, and who adds its noise: a plan's privacy, or settings."""
+
+    @property
+    def unit(self) -> str:
+        """Whom it is for."""
+
+    @property
+    def noise(self) -> str | None:
+        """Who adds it."""
+
+
+def is_gradient_sum(privacy: Guarantee) -> bool:
     """Tell whether a device sends one clipped gradient sum a round instead of trained weights."""
     return privacy.unit == "record" and privacy.noise == "distributed"
 

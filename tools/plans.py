@@ -65,7 +65,7 @@ def training_of(settings: StudySettings, records: int | Sizes) -> Training:
     sizes = records if isinstance(records, Sizes) else Sizes.of(records)
     numbers = numbers_of(settings, sizes.least)
     rate = min(1.0, numbers.batch / sizes.least) if numbers.batch else _largest_rate(sizes.most)
-    one_sum = settings.unit == "record" and numbers.noise == "distributed"
+    one_sum = is_gradient_sum(settings)
     # Gradients of all devices are added up, and divided by how many there are on average.
     batch = rate * (sizes.mean if one_sum else sizes.least)
     return Training(

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from vitalring.errors import ConfigError
 from vitalring.protocol import limits, ring_suite
-from vitalring.protocol.privacy import MIN_DELTA
+from vitalring.protocol.privacy import MIN_DELTA, is_gradient_sum
 from vitalring.protocol.records import DataClass, Name, ServerOptimiser
 from vitalring.schema import OneOf, Range, Size
 
@@ -260,7 +260,7 @@ def numbers_of(settings: StudySettings, records: int) -> Numbers:
     drift apart, and be late, where a few dozen steps teach enough.
     """
     start = DEVICE if settings.unit == "device" else WITH_NOISE
-    if settings.unit == "record" and settings.noise == "distributed":
+    if is_gradient_sum(settings):
         start = ONE_SUM
     if settings.unit == "none":
         batch = max(1, min(WITHOUT_NOISE.batch, records // _FEWEST_STEPS))

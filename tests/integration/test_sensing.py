@@ -429,6 +429,14 @@ class Child:
                 break
         return self.said
 
+    def read_until(self, number):
+        """Read up to this window: it is stored before it is handed on."""
+        for line in self.process.stdout:
+            self.said.append(line.split())
+            if self.said[-1][0] == str(number):
+                return
+        raise AssertionError(f"window {number} was not handed on")
+
     def kill(self):
         self.process.send_signal(signals.SIGKILL)
         self.said += [line.split() for line in self.process.stdout]
@@ -483,6 +491,7 @@ def test_a_killed_reader_of_a_growing_file_loses_and_doubles_nothing(tmp_path):
     last = Child("lines", path, tmp_path / "state")
     wanted = expected(4000)
     wait_for("all", lambda: counts(tmp_path / "state", sensing).get("windows") == len(wanted))
+    last.read_until(len(wanted))
     last.kill()
     assert_windows(stored(tmp_path / "state", sensing), wanted)
     assert counts(tmp_path / "state", sensing)["bad_lines"] == 0
@@ -531,6 +540,7 @@ def test_a_killed_subscriber_loses_and_doubles_nothing(tmp_path, own_mosquitto):
                 children.append(child)
         wanted = expected(900)
         wait_for("all", lambda: counts(tmp_path / "state", sensing)["windows"] >= len(wanted))
+        child.read_until(len(wanted))
         child.kill()
     assert_windows(stored(tmp_path / "state", sensing), wanted)
     assert counts(tmp_path / "state", sensing)["gaps"] == 0

@@ -172,7 +172,7 @@ def _artefact(settings: StudySettings, features: bytes) -> Artefact:
     private = settings.unit != "none"
     shape = (FeatureSchema.from_json(features).inputs,) if features else settings.input
     if shape and settings.classes:
-        kind = "rows" if len(shape) == 1 else "windows"
+        kind = "tabular" if len(shape) == 1 else "windows"
         return choose_artefact(settings.model, shape, kind, settings.classes, private=private)
     without, with_guarantee = ("ehr_mlp", "linear") if features else ("ecg_cnn", "ecg_bank")
     name = settings.model or (with_guarantee if private else without)
