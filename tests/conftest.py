@@ -12,9 +12,9 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent / "integration"))
 
-from mosquitto_fixture import mosquitto, mosquitto_program
+from mosquitto_fixture import mosquitto, mosquitto_program, own_mosquitto
 
-__all__ = ["mosquitto"]
+__all__ = ["mosquitto", "own_mosquitto"]
 
 
 def _names_file(variable, *inside):

@@ -139,6 +139,7 @@ class Sensing:
             # The agent must not go on as if it had sensors.
             self._fault = fault
             _log.exception("sensing ended by a fault")
+            self._ready.set()
             self._on_fault()
         finally:
             for feed in feeds:

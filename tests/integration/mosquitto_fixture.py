@@ -1,7 +1,7 @@
 """A real Mosquitto with the configuration that `gateway.mosquitto` writes.
 
-Tests take the fixture `mosquitto` (registered in tests/conftest.py) and the marker of the
-same name, by which they are left out, loudly, where no Mosquitto is installed.
+Tests take the fixture `mosquitto` or `own_mosquitto` (registered in tests/conftest.py) and the
+marker `mosquitto`, by which they are left out, loudly, where no Mosquitto is installed.
 """
 
 import datetime
@@ -21,7 +21,7 @@ from vitalring.mqtt import BrokerConfig
 FEDERATION = "fed"
 COHORT = "ward-3"
 OTHER_COHORT = "ward-4"
-_START_TIMEOUT_S = 15.0
+_START_TIMEOUT_S = 60.0
 
 
 def mosquitto_program() -> str | None:
@@ -33,6 +33,28 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+def _start(configuration: Path, log: Path, port: int) -> subprocess.Popen[bytes]:
+    """Start a broker, and wait until connections are taken."""
+    program = mosquitto_program()
+    assert program is not None, "use the marker `mosquitto`"
+    with log.open("ab") as stream:
+        process = subprocess.Popen([program, "-c", configuration], stdout=stream, stderr=stream)
+    deadline = time.monotonic() + _START_TIMEOUT_S
+    while not _listens(port):
+        assert process.poll() is None, f"Mosquitto ended: {log.read_text()}"
+        assert time.monotonic() < deadline, f"Mosquitto does not listen: {log.read_text()}"
+        time.sleep(0.01)
+    return process
+
+
+def _listens(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), 1.0).close()
+    except OSError:
+        return False
+    return True
 
 
 class Mosquitto:
@@ -59,25 +81,7 @@ class Mosquitto:
 
     def start(self) -> None:
         """Start, and wait until connections are taken."""
-        program = mosquitto_program()
-        assert program is not None, "use the marker `mosquitto`"
-        with (self.folder / "stderr.log").open("ab") as log:
-            self._process = subprocess.Popen(
-                [program, "-c", str(self.files.configuration)], stdout=log, stderr=log
-            )
-        deadline = time.monotonic() + _START_TIMEOUT_S
-        while not self._listens():
-            log_text = (self.folder / "stderr.log").read_text()
-            assert self._process.poll() is None, f"Mosquitto ended: {log_text}"
-            assert time.monotonic() < deadline, f"Mosquitto does not listen: {log_text}"
-            time.sleep(0.01)
-
-    def _listens(self) -> bool:
-        try:
-            socket.create_connection(("127.0.0.1", self.port), 1.0).close()
-        except OSError:
-            return False
-        return True
+        self._process = _start(self.files.configuration, self.folder / "stderr.log", self.port)
 
     def stop(self) -> None:
         """End it in order: Mosquitto saves its state."""
@@ -126,3 +130,17 @@ def mosquitto(tmp_path: Path) -> Iterator[Mosquitto]:
     broker.start()
     yield broker
     broker.stop()
+
+
+@pytest.fixture
+def own_mosquitto(tmp_path: Path) -> Iterator[str]:
+    """The address of a broker as the owner of a device would run one."""
+    port = free_port()
+    configuration = tmp_path / "own.conf"
+    configuration.write_text(
+        f"listener {port} 127.0.0.1\nallow_anonymous true\npersistence false\n"
+    )
+    process = _start(configuration, tmp_path / "own.log", port)
+    yield f"mqtt://127.0.0.1:{port}"
+    process.terminate()
+    process.wait(_START_TIMEOUT_S)

@@ -12,7 +12,7 @@ import secrets
 import numpy as np
 from federation_fixture import seed, small_federation
 
-from vitalring.aggregator.release import Opened, Party, Release
+from vitalring.aggregator.release import Opened, Party, Refused, Release
 from vitalring.aggregator.release_store import RELEASE_SCHEMA
 from vitalring.database import open_database
 from vitalring.errors import VitalRingError
@@ -282,3 +282,19 @@ def random_residues(shape, primes):
         for prime in map(np.uint64, primes)
     ]
     return np.stack(rows, axis=-2).astype(np.uint64)
+
+
+def reasons(nodes):
+    return [n.outcome.reason if isinstance(n.outcome, Refused) else n.outcome for n in nodes]
+
+
+def opens(nodes):
+    return [n.world.opened(n.outcome, n.chosen) for n in nodes]
+
+
+def opened_record(cls, content):
+    return decode(cls, decode(Signed, content).payload)
+
+
+def rows(node, query, *values):
+    return node.db.execute(query, values).fetchall()

@@ -1,7 +1,12 @@
 """Configurations and recordings for tests of the sensors."""
 
-import numpy as np
+import contextlib
+import time
 
+import numpy as np
+from services_fixture import GENEROUS_S
+
+from vitalring.edge_agent.sensing.buffer import Buffer
 from vitalring.edge_agent.sensing.config import (
     BufferConfig,
     LabelsConfig,
@@ -11,6 +16,8 @@ from vitalring.edge_agent.sensing.config import (
     SensorConfig,
     TopicConfig,
 )
+from vitalring.edge_agent.sensing.feeder import SensorBlock, encode_block
+from vitalring.edge_agent.sensing.status import sensing_status
 from vitalring.mqtt import BrokerConfig
 
 HZ = 50.0
@@ -75,3 +82,31 @@ def assert_windows(windows, wanted):
 
 def broker_config(url):
     return BrokerConfig(url, reconnect_s=0.2)
+
+
+def stored(folder, sensing):
+    with contextlib.closing(Buffer(folder, sensing)) as buffer:
+        return buffer.windows_after(0, 100_000)
+
+
+def counts(folder, sensing):
+    return sensing_status(sensing, folder).get("counts", {})
+
+
+def message(sequence, rows=10, run="run-1"):
+    start = sequence * rows
+    return encode_block(
+        SensorBlock(
+            run, sequence, START_MS + 20 * start, HZ, 2,
+            signal(start + rows)[start:].astype("<f4").tobytes(),
+        )
+    )  # fmt: skip
+
+
+def subscribed(feeder, folder, sensing):
+    """Say the first message until it arrives: then the subscription stands."""
+    deadline = time.monotonic() + GENEROUS_S
+    while not counts(folder, sensing).get("samples"):
+        assert time.monotonic() < deadline, "not subscribed"
+        feeder.publish("ward/sensor", message(0))
+        time.sleep(0.1)
