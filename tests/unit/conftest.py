@@ -3,6 +3,7 @@
 import pytest
 from device_fixture import devices
 from federation_fixture import SOME_PRIVACY, Parties, small_federation
+from hostile_fixture import Gateway, House
 
 
 @pytest.fixture(scope="session")
@@ -23,3 +24,24 @@ def make(parties, tmp_path):
     """Make devices, each in a folder of its own."""
     with devices(parties, tmp_path) as made:
         yield made
+
+
+@pytest.fixture(scope="session")
+def houses(tmp_path_factory):
+    """A study with its keys and updates, under a joint key and under one key."""
+    return {
+        mode: House(mode, tmp_path_factory.mktemp(mode)) for mode in ("threshold-he", "single-he")
+    }
+
+
+@pytest.fixture(params=["threshold-he", "single-he"])
+def house(houses, request):
+    return houses[request.param]
+
+
+@pytest.fixture
+def gateway(house, tmp_path):
+    """Its round is open and has counted the honest updates."""
+    made = Gateway(house, tmp_path)
+    yield made
+    made.parties.close_databases()

@@ -6,6 +6,7 @@ from math import prod, sqrt
 import numpy as np
 import pytest
 from federation_fixture import small_federation
+from residues_fixture import integers
 
 from vitalring.errors import CiphertextError, ConfigError
 from vitalring.protocol.ciphertext import add, decode_ciphertexts, encode_ciphertexts
@@ -77,10 +78,7 @@ class Study:
 
     def integers(self, phase):
         """Return (ciphertexts, primes, degree) as integers below q, (ciphertexts, degree)."""
-        primes, q = self.bfv.data_primes, prod(self.bfv.data_primes)
-        weights = [q // p * pow(q // p, -1, p) for p in primes]
-        rows = phase.astype(object).transpose(1, 0, 2)
-        return sum(row * weight for row, weight in zip(rows, weights, strict=True)) % q
+        return integers(phase.transpose(1, 0, 2), self.bfv.data_primes)
 
     def rounded(self, phase):
         """Return the fields that a phase rounds to, whatever its noise, and that noise."""
