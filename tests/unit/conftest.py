@@ -1,9 +1,14 @@
 """A small federation, its gateway and aggregator, and devices, for whoever tests one of them."""
 
+import copy
+
 import pytest
+from ceremony_fixture import states, table_unpack
 from device_fixture import devices
 from federation_fixture import SOME_PRIVACY, Parties, small_federation
 from hostile_fixture import Gateway, House
+
+from vitalring.protocol.key_records import STEPS
 
 
 @pytest.fixture(scope="session")
@@ -45,3 +50,24 @@ def gateway(house, tmp_path):
     made = Gateway(house, tmp_path)
     yield made
     made.parties.close_databases()
+
+
+@pytest.fixture(scope="session")
+def histories():
+    """The tables of a ceremony after each round, by its threshold."""
+    return {threshold: states(threshold) for threshold in (2, 3)}
+
+
+@pytest.fixture
+def table_at(histories):
+    """Return the table as it stood when all had made the messages of a step and nothing more."""
+
+    def at(step, threshold=2):
+        for table, _statuses in histories[threshold]:
+            made = [decoded.record for decoded in map(table_unpack(table), table.files.values())]
+            counts = [sum(record.hospital == h for record in made) for h in range(3)]
+            if counts == [STEPS.index(step) + 1] * 3:
+                return copy.deepcopy(table)
+        raise AssertionError(step)
+
+    return at
