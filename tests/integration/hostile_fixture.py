@@ -16,11 +16,7 @@ from vitalring.protocol.packing import unpack_fields
 from vitalring.protocol.seal import from_ntt, to_ntt
 from vitalring.protocol.secure_sum import threshold_params
 from vitalring.protocol.threshold import modular
-from vitalring.protocol.threshold.decryption import (
-    combine,
-    key_share,
-    open_checks,
-)
+from vitalring.protocol.threshold.decryption import combine, key_share, open_checks
 
 MEMBERS, CHALLENGE = (0, 2), b"c" * 32
 HONEST = (0, 1, 2)

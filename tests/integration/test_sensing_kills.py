@@ -23,11 +23,7 @@ from sensing_fixture import (
 )
 from services_fixture import GENEROUS_S, wait_for
 
-from vitalring.edge_agent.sensing.config import (
-    LinesConfig,
-    ReplayConfig,
-    TopicConfig,
-)
+from vitalring.edge_agent.sensing.config import LinesConfig, ReplayConfig, TopicConfig
 from vitalring.mqtt import Link
 
 CHILD = """

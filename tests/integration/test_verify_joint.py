@@ -3,13 +3,12 @@
 A malicious gateway signs whatever log it likes; what hospitals did not sign it cannot add.
 """
 
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from federation_fixture import NAMES, Parties, SmallFederation, small_federation
-from test_verify import Forger, fault
+from federation_fixture import NAMES, Parties, small_federation
+from verify_fixture import Forger, Honest, fault
 
 from vitalring.gateway import rounds, words
 from vitalring.gateway.export import export_log
@@ -22,12 +21,6 @@ from vitalring.tools import verify
 UPDATES = 4
 MODEL = 4 + 1 + UPDATES + 1 + 3
 """Where the first round's model stands: behind study, plan, updates, report and commitments."""
-
-
-@dataclass(frozen=True)
-class Honest:
-    federation: SmallFederation
-    folder: Path
 
 
 def commit(parties, hospital, set_=b"s" * 32):
@@ -76,11 +69,6 @@ def made(tmp_path_factory):
     export_log(parties.db, federation.files, folder / "log")
     parties.close_databases()
     return Honest(federation, folder / "log")
-
-
-@pytest.fixture
-def forger(made):
-    return Forger(made)
 
 
 def move(forger, start, end):

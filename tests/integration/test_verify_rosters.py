@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 from federation_fixture import Parties, small_federation
-from test_verify import Forger, fault
+from verify_fixture import fault
 
 from vitalring.errors import ConfigError
 from vitalring.gateway.export import export_log
@@ -39,11 +39,6 @@ def made(tmp_path_factory):
     return SimpleNamespace(
         federation=federation, last=parties.federation, folder=folder / "log", state=folder
     )
-
-
-@pytest.fixture
-def forger(made):
-    return Forger(made)
 
 
 def log_roster(forger, position, record):

@@ -29,10 +29,7 @@ from vitalring.protocol.records import SumKey
 from vitalring.protocol.seal import Encryptor
 from vitalring.protocol.signing import verify
 from vitalring.protocol.threshold.decryption import combine, key_share
-from vitalring.protocol.threshold.joint_key import (
-    check_piece,
-    decode_contribution,
-)
+from vitalring.protocol.threshold.joint_key import check_piece, decode_contribution
 from vitalring.protocol.threshold.pieces import Access
 
 

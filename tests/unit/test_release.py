@@ -21,12 +21,7 @@ from release_fixture import (
 
 from vitalring.aggregator import release_store
 from vitalring.errors import ConfigError, RecordError, VitalRingError
-from vitalring.protocol.release import (
-    STEPS,
-    SetCommitment,
-    challenge,
-    member_sets,
-)
+from vitalring.protocol.release import STEPS, SetCommitment, challenge, member_sets
 
 # Honest hospitals.
 

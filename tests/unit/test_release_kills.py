@@ -6,23 +6,13 @@ from contextlib import contextmanager
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from release_fixture import (
-    Network,
-    Node,
-    opened_record,
-    opens,
-    world,
-)
+from release_fixture import Network, Node, opened_record, opens, world
 
 from vitalring.aggregator import release as release_module
 from vitalring.aggregator import release_messages, release_sessions
 from vitalring.database import transaction
 from vitalring.protocol.cbor import digest
-from vitalring.protocol.release import (
-    PartPromise,
-    commitments_needed,
-    member_sets,
-)
+from vitalring.protocol.release import PartPromise, commitments_needed, member_sets
 from vitalring.protocol.threshold.decryption import key_share
 from vitalring.protocol.threshold.pieces import Access
 

@@ -12,12 +12,7 @@ from residues_fixture import centred, integers
 
 from vitalring.errors import CiphertextError, ConfigError
 from vitalring.protocol.bfv import largest_primes
-from vitalring.protocol.ciphertext import (
-    add,
-    decode_ciphertexts,
-    encode_ciphertexts,
-    shorten,
-)
+from vitalring.protocol.ciphertext import add, decode_ciphertexts, encode_ciphertexts, shorten
 from vitalring.protocol.packing import pack_fields, unpack_fields
 from vitalring.protocol.quantise import Codec
 from vitalring.protocol.seal import Encryptor, from_ntt, scale_and_round, to_ntt

@@ -11,19 +11,9 @@ from residues_fixture import centred, integers
 
 from vitalring.errors import CiphertextError
 from vitalring.protocol.bfv import BfvParams, largest_primes
-from vitalring.protocol.ciphertext import (
-    add,
-    decode_ciphertexts,
-    encode_ciphertexts,
-    shorten,
-)
-from vitalring.protocol.threshold.decryption import (
-    decode_part,
-    encode_part,
-)
-from vitalring.protocol.threshold.params import (
-    ThresholdParams,
-)
+from vitalring.protocol.ciphertext import add, decode_ciphertexts, encode_ciphertexts, shorten
+from vitalring.protocol.threshold.decryption import decode_part, encode_part
+from vitalring.protocol.threshold.params import ThresholdParams
 from vitalring.protocol.threshold.pieces import Access
 
 SMALL = ThresholdParams(
