@@ -19,10 +19,10 @@ demo: $(VENV)/.demo
 	$(BIN)/vitalring simulate
 
 test: lint test-models $(VENV)/.test
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 test-fast: $(VENV)/.test
-	$(BIN)/python -m pytest -n auto tests/unit
+	$(BIN)/python -m pytest -n auto --dist worksteal tests/unit
 
 test-models: $(MODELS)/.test
 	if [ -x $(MODELS)/bin/pytest ]; then $(MODELS)/bin/python -m pytest tests/models; fi
