@@ -71,3 +71,9 @@ def table_at(histories):
         raise AssertionError(step)
 
     return at
+
+
+@pytest.fixture
+def spool(tmp_path):
+    """Where a hospital keeps what it fetches of a round."""
+    return tmp_path / "aggregator" / "contributions"

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from federation_fixture import NAMES, Parties, small_federation
+from federation_fixture import NAMES, small_federation
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from recompute_fixture import DEVICES, answer, closed_round, recomputation, refused, result
 
-from vitalring.aggregator import recompute
-from vitalring.aggregator.recompute import Recomputation, RefusalError, encoded_update_bytes
+from vitalring.aggregator.recompute import RefusalError, encoded_update_bytes
 from vitalring.aggregator.traffic import round_traffic
 from vitalring.errors import ConfigError, RecordError, SignatureError, StorageError
 from vitalring.gateway import rounds
@@ -19,15 +19,13 @@ from vitalring.gateway.contributions import KeptUpdates, SetServer
 from vitalring.protocol import chunks, lsag, trust
 from vitalring.protocol.cbor import decode, digest, encode
 from vitalring.protocol.packing import unpack_fields
-from vitalring.protocol.records import EncryptedSum, Receipts, RoundReport, SealedUpdate
+from vitalring.protocol.records import EncryptedSum, Receipts, SealedUpdate
 from vitalring.protocol.release import SetPart, SetRequest, set_digest
-from vitalring.protocol.rings import verifying
 from vitalring.protocol.secure_sum import threshold_params
 from vitalring.protocol.signing import sign
 from vitalring.protocol.threshold.decryption import combine, key_share, open_checks
 from vitalring.protocol.update import digest_of, round_context
 
-DEVICES = 5
 HOSTILE = settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
@@ -38,111 +36,10 @@ def federation():
     return small_federation(secure_sum="threshold-he", hospitals=3, threshold=2, min_cohort=2)
 
 
-class Round:
-    """What a gateway has of a closed round, and what it makes hospitals believe."""
-
-    def __init__(self, parties):
-        self.parties, self.federation = parties, parties.federation
-        current = rounds.latest(parties.db)
-        self.plan, self.report, self.receipts = (
-            current.signed_plan,
-            current.report,
-            current.receipts,
-        )
-        rows = parties.db.execute("SELECT content FROM contributions ORDER BY digest").fetchall()
-        self.contents = [row[0] for row in rows]
-        self.updates = [decode(SealedUpdate, content) for content in self.contents]
-
-    @property
-    def name(self):
-        return digest(self.plan)
-
-    @property
-    def opened(self):
-        return trust.open_round_plan(self.plan, self.federation.study)
-
-    def add(self, updates):
-        scheme, total = self.federation.scheme, None
-        for update in updates:
-            residues = scheme.decode(update.ciphertexts)
-            total = residues if total is None else scheme.add(total, residues)
-        return scheme.encode_sum(total)
-
-    def told(self, digests, total, admitted=None):
-        """Report and receipts that a lying gateway signs over digests and a sum of its choice."""
-        seed = self.federation.log_key.seed
-        digests = tuple(digests)
-        report = RoundReport(
-            plan=self.name,
-            round=1,
-            status="summed",
-            expected=len(self.federation.devices),
-            admitted=len(digests) if admitted is None else admitted,
-            refused={},
-            sum=digest(encode(EncryptedSum(self.name, digests, total))),
-            opened_ms=0,
-            closed_ms=1,
-            admission_ms=0,
-        )
-        return sign(report, [seed]), sign(Receipts(self.name, digests), [seed])
-
-    def lie(self, updates, total=None):
-        """Tell of these updates as if they were the round's."""
-        updates = sorted(updates, key=digest_of)
-        signed = self.told(map(digest_of, updates), total or self.add(updates))
-        return *signed, [encode(update) for update in updates]
-
-
 @pytest.fixture(scope="module")
 def closed(federation, tmp_path_factory):
-    parties = Parties(federation, tmp_path_factory.mktemp("closed"))
-    parties.begin(parties.propose())
-    parties.submit(range(DEVICES))
-    parties.now_ms += 20_000
-    parties.close()
-    yield Round(parties)
-    parties.close_databases()
-
-
-@pytest.fixture
-def spool(tmp_path):
-    return tmp_path / "aggregator" / "contributions"
-
-
-def recomputation(closed, spool, report=None, receipts=None, **options):
-    return Recomputation(
-        closed.federation.study,
-        closed.plan,
-        report or closed.report,
-        receipts or closed.receipts,
-        spool,
-        **options,
-    )
-
-
-def answer(state, contents, now_s=0.0):
-    """Answer one request from a gateway that has these encoded updates."""
-    request = state.requests(now_s)
-    state.feed_part(
-        SetPart(
-            request.plan,
-            request.first,
-            tuple(contents[request.first : request.first + request.count]),
-        )
-    )
-
-
-def result(closed, spool, report=None, receipts=None, contents=None, **options):
-    state = recomputation(closed, spool, report, receipts, **options)
-    while not state.complete:
-        answer(state, closed.contents if contents is None else contents)
-    return state.result()
-
-
-def refused(closed, spool, *lie, **options):
-    with pytest.raises(RefusalError) as caught:
-        result(closed, spool, *lie, **options)
-    return caught.value.refused
+    with closed_round(federation, tmp_path_factory.mktemp("closed")) as made:
+        yield made
 
 
 # Honest.
@@ -506,104 +403,3 @@ def test_the_traffic_that_is_told_is_an_upper_bound_and_a_close_one(closed):
     assert (more.up, more.down) == (traffic.up, traffic.down)
     with pytest.raises(ConfigError, match="no joint key"):
         round_traffic(small_federation().study, DEVICES)
-
-
-# One ring of the whole cohort, whose signatures are verified together.
-
-
-@pytest.fixture(scope="module")
-def one_ring(tmp_path_factory):
-    federation = small_federation(
-        secure_sum="threshold-he",
-        hospitals=3,
-        threshold=2,
-        min_cohort=2,
-        ring_suite=2,
-        ring_size=6,
-    )
-    parties = Parties(federation, tmp_path_factory.mktemp("one-ring"))
-    parties.begin(parties.propose())
-    parties.submit(range(DEVICES))
-    parties.now_ms += 20_000
-    parties.close()
-    yield Round(parties)
-    parties.close_databases()
-
-
-def test_updates_in_one_ring_add_up(one_ring, spool):
-    made = result(one_ring, spool)
-    context = round_context(one_ring.opened)
-    (ring,) = one_ring.federation.study.rings
-    assert len(ring.keys) == 6
-    signed = [
-        ring.verify(context, digest_of(update), update.signature) for update in one_ring.updates
-    ]
-    assert list(made.tags) == signed
-
-
-@pytest.mark.parametrize("window", [1, 1 << 22])
-@pytest.mark.parametrize("bad", [{2}, {1, 3}, {0, 1, 2, 3, 4}])
-def test_the_first_of_several_forged_ones_is_named(one_ring, spool, bad, window):
-    contents = list(one_ring.contents)
-    for place in bad:
-        signature = bytearray(one_ring.updates[place].signature)
-        signature[-64] ^= 1
-        contents[place] = encode(replace(one_ring.updates[place], signature=bytes(signature)))
-    reason = refused(one_ring, spool, contents=contents, window_bytes=window)
-    first = digest_of(one_ring.updates[min(bad)])
-    assert (reason.reason, reason.subject) == ("bad_update", first)
-
-
-@pytest.mark.parametrize("forged", [True, False])
-def test_what_came_is_judged_before_a_gateway_is_called_silent(one_ring, spool, forged):
-    signature = bytearray(one_ring.updates[0].signature)
-    signature[-64] ^= forged
-    first = encode(replace(one_ring.updates[0], signature=bytes(signature)))
-    state = recomputation(one_ring, spool, window_bytes=1)
-    answer(state, [first, *one_ring.contents[1:]])
-    with pytest.raises(RefusalError) as caught:
-        state.give_up()
-    named = ("bad_update", digest_of(one_ring.updates[0])) if forged else ("missing_update", b"")
-    assert (caught.value.refused.reason, caught.value.refused.subject) == named
-
-
-@pytest.mark.parametrize("window", [1, 1 << 22])
-@pytest.mark.parametrize("later", ["no update", "left out", "all left out"])
-def test_a_forged_one_is_named_before_what_is_cheaper_to_see_further_on(
-    one_ring, spool, later, window
-):
-    contents = list(one_ring.contents)
-    other = one_ring.updates[3].signature
-    contents[1] = encode(replace(one_ring.updates[1], signature=other))
-    if later == "no update":
-        contents[2] = b"no update"
-    else:
-        del contents[2 : 3 if later == "left out" else None]
-    reason = refused(one_ring, spool, contents=contents, window_bytes=window)
-    assert (reason.reason, reason.subject) == ("bad_update", digest_of(one_ring.updates[1]))
-
-
-@pytest.mark.parametrize(("batch", "passes"), [(1_024, 1), (3, 2)])
-def test_signatures_of_many_windows_are_verified_together(
-    one_ring, spool, monkeypatch, batch, passes
-):
-    made, real = [], verifying._residue
-    monkeypatch.setattr(verifying, "_residue", lambda *args: made.append(args) or real(*args))
-    monkeypatch.setattr(recompute, "_BATCH", batch)
-    state = recomputation(one_ring, spool, window_bytes=1)
-    for _ in range(DEVICES):
-        with pytest.raises(ConfigError, match="every update is here"):
-            state.result()
-        answer(state, one_ring.contents)
-    assert len(state.result().tags) == DEVICES
-    assert len(made) == passes
-
-
-def test_one_signer_twice_in_one_ring(one_ring, spool):
-    fields = one_ring.federation.fields(one_ring.name, rng_seed=77)
-    again = one_ring.federation.update(
-        one_ring.plan, 0, ciphertexts=one_ring.federation.encrypt(fields)
-    )
-    updates = sorted([*one_ring.updates, again], key=digest_of)
-    reason = refused(one_ring, spool, *one_ring.lie(updates))
-    assert reason.reason == "double_update"
