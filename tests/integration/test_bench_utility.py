@@ -38,6 +38,16 @@ study = { model = "ecg_bank", noise = "distributed", rounds = 5, lr = 0.5 }
 name = "class weights"
 beside = true
 study = { class_weights = [0.2, 1.0, 0.5] }
+[[steps]]
+name = "another clip every round"
+beside = true
+seeds = 1
+study = { clip_quantile = 0.5 }
+[[steps]]
+name = "less noise at the end"
+beside = true
+seeds = 1
+study = { noise_schedule = [1.3, 0.8] }
 """
 
 
@@ -56,13 +66,15 @@ def test_a_ladder_is_measured_from_the_command_line(folder, ladder, tmp_path):
     words = ["--data", str(folder), "--ladder", str(ladder), "--seeds", "2"]
     assert cli.main(["bench", "utility", *words, "--out", str(tmp_path / "out")]) == 0
     result = json.loads((tmp_path / "out" / "utility-mitbih.json").read_text())
-    first, second, beside = result["steps"]
-    assert [step["on"] for step in result["steps"]] == [None, 0, 1]
-    assert [len(step["runs"]) for step in result["steps"]] == [1, 2, 2]
-    assert [step["parameters"] for step in result["steps"]] == [4096, 63, 63]
+    first, second, beside, *_ = result["steps"]
+    assert [step["on"] for step in result["steps"]] == [None, 0, 1, 1, 1]
+    assert [len(step["runs"]) for step in result["steps"]] == [1, 2, 2, 1, 1]
+    assert [step["parameters"] for step in result["steps"]] == [4096, 63, 63, 63, 63]
     assert (first["rounds"], second["rounds"], beside["rounds"]) == (2, 5, 5)
+    # Where clip or noise changes from round to round, no run without noise has the same clips.
+    assert [step["without_noise"] is None for step in result["steps"]] == [False] * 3 + [True] * 2
     for step in result["steps"]:
-        for run in (*step["runs"], step["without_noise"]):
+        for run in filter(None, (*step["runs"], step["without_noise"])):
             assert all(0 <= value <= 1 for value in run.values())
     # A seed's noise is its own; without noise nothing depends on luck.
     assert second["runs"][0] != second["runs"][1]
@@ -71,7 +83,12 @@ def test_a_ladder_is_measured_from_the_command_line(folder, ladder, tmp_path):
     assert prices == sorted(prices, reverse=True)
     assert [each["bits"] for each in result["grid"] if each["taken"]] == [second["bits"]]
     page = (tmp_path / "out" / "utility-mitbih.md").read_text()
-    for text in ("↳ class weights", "class_weights 0.2/1/0.5", "Not built", "6 people"):
+    for text in (
+        "↳ class weights",
+        "class_weights 0.2/1/0.5",
+        "noise_schedule 1.3/0.8",
+        "6 people",
+    ):
         assert text in page
     assert "--ladder docs/studies/ladder.toml --seeds 2 --out docs/results" in page
     assert (tmp_path / "out" / "utility-mitbih.svg").read_text().startswith("<?xml")

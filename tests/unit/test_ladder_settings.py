@@ -67,8 +67,6 @@ def test_a_value_that_is_the_default_is_a_change_too(tmp_path):
         ("lr = 0.5", "epsilon = 2.0", "'second' has another epsilon"),
         ("lr = 0.5", "delta = 1e-6", "'second' has another delta"),
         ("lr = 0.5", 'unit = "device"', "a ladder is for records"),
-        ("lr = 0.5", "noise_schedule = [2.0, 1.0]", "'second' has noise_schedule"),
-        ("lr = 0.5", "clip_quantile = 0.5", "'second' has clip_quantile"),
     ],
 )
 def test_mistakes_name_file_and_field(tmp_path, old, new, message):

@@ -159,8 +159,10 @@ def _run(parts: list[Stage], step: Step, seeds: int) -> dict[str, Any]:
         _mean([_score(part, replace(step.study, seed=seed), seed) for part in parts])
         for seed in range(seeds)
     ]
-    free = _mean([_free(part, step.study) for part in parts])
     plan = parts[0].plan(step.study)
+    # Where clip or noise changes from round to round no run without noise has the same clips.
+    alike = not (plan.privacy.clip_quantile or plan.privacy.schedule)
+    free = _mean([_free(part, step.study) for part in parts]) if alike else None
     return {
         "name": step.name,
         "on": step.on,

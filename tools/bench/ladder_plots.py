@@ -25,15 +25,16 @@ def ladder_plot(result: Mapping[str, Any]) -> str:
             face = "white" if step["beside"] else BLUE
             first = row == 0
             axes.plot(values, [row] * len(values), ".", color=BLUE, alpha=0.5)
-            axes.plot(
-                [step["without_noise"][metric]],
-                [row],
-                "|",
-                color=INK,
-                markersize=11.0,
-                markeredgewidth=1.6,
-                label="without noise" if first else None,
-            )
+            if step["without_noise"]:
+                axes.plot(
+                    [step["without_noise"][metric]],
+                    [row],
+                    "|",
+                    color=INK,
+                    markersize=11.0,
+                    markeredgewidth=1.6,
+                    label="without noise" if first else None,
+                )
             axes.plot(
                 [float(np.mean(values))],
                 [row],

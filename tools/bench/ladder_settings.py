@@ -82,17 +82,11 @@ def load_ladder(path: Path) -> Ladder:
 
 
 def _check(path: Path, name: str, study: StudySettings, first: StudySettings) -> None:
-    """Refuse a step that cannot stand beside the others, or beside itself without noise."""
+    """Refuse a step that cannot stand beside the others."""
     if study.unit != "record":
         raise ConfigError(f"{path}: step {name!r} has unit {study.unit}: a ladder is for records")
     for field_name in ("epsilon", "delta"):
         if getattr(study, field_name) != getattr(first, field_name):
             raise ConfigError(
                 f"{path}: step {name!r} has another {field_name}: all steps keep the first study's"
-            )
-    for field_name in ("noise_schedule", "clip_quantile"):
-        if getattr(study, field_name):
-            raise ConfigError(
-                f"{path}: step {name!r} has {field_name}: each step is run without noise too, with "
-                "one clip for all rounds; leave it out"
             )

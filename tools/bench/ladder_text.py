@@ -56,7 +56,7 @@ def ladder_facts(result: Mapping[str, Any]) -> list[str]:
         f"A figure is the {metric}, mean over folds and over {result['seeds']} "
         f"seed{'s' * (result['seeds'] != 1)}, with the least and the greatest seed in brackets; a "
         "step without brackets had one seed. Without noise: the same clips, rates and rounds, one "
-        "seed.",
+        "seed; – where clip or noise changes from round to round.",
         *_luck(result),
         "Settings of later steps were chosen on such held-back people too, in earlier runs, so "
         "the last steps flatter themselves a little. Figures of held-out people are in the "
@@ -106,7 +106,7 @@ def _steps(result: Mapping[str, Any]) -> Table:
                 f"{step['parameters']:,}",
                 _spread(there),
                 gain,
-                f"{step['without_noise'][metric]:.3f}",
+                f"{step['without_noise'][metric]:.3f}" if step["without_noise"] else "–",
             )
         )
     return Table(
