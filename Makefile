@@ -25,7 +25,7 @@ test-fast: $(VENV)/.test
 	$(BIN)/python -m pytest -n auto --dist worksteal tests/unit
 
 test-models: $(MODELS)/.test
-	if [ -x $(MODELS)/bin/pytest ]; then $(MODELS)/bin/python -m pytest tests/models; fi
+	if [ -x $(MODELS)/bin/pytest ]; then $(MODELS)/bin/python -m pytest -n auto --dist worksteal tests/models; fi
 
 # Tests of an hour rather than of minutes: kills over 20 rounds, 100,000 hostile messages.
 long-test: $(VENV)/.test
