@@ -5,6 +5,8 @@ Rules kept here: what `learn` returns has noise only where the local training ad
 arguments and of secret coins, so one call of each is one trial of a mechanism.
 """
 
+import logging
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,6 +18,7 @@ from vitalring.edge_agent.dpsgd import (
     train,
 )
 from vitalring.edge_agent.randomness import noise_share
+from vitalring.errors import DivergenceError
 from vitalring.models.dataset import Records
 from vitalring.protocol.adaptive_clip import counted, update_clip
 from vitalring.protocol.guarantee import (
@@ -27,6 +30,8 @@ from vitalring.protocol.guarantee import (
 )
 from vitalring.protocol.privacy import check_of_round, follows_quantile, is_gradient_sum
 from vitalring.protocol.quantise import EncodedUpdate, encode_update
+
+_log = logging.getLogger(__name__)
 
 
 def learn(
@@ -42,15 +47,23 @@ def learn(
     `terms` are those of the round (`guarantee.at_round`). Where the clip follows a quantile it is
     (1 + d,), with a count first, and all of it divided by the round's `factor`: within the study's
     own clip (SPEC 7.17). With unit record and noise local the update is private already, otherwise
-    it is for `protect` alone. Raises as `dpsgd.train`.
+    it is for `protect` alone. With unit device a training that diverges is an update of zeros.
+    Raises as `dpsgd.train`.
     """
     training, privacy = terms.training, terms.privacy
     if is_gradient_sum(privacy):
         return gradient_update(
             model, start, records.x, records.y, training, privacy, generator, factor
         )
-    result = train(model, start, records.x, records.y, training, privacy, generator)
-    update = result.weights.astype(np.float64) - start
+    try:
+        result = train(model, start, records.x, records.y, training, privacy, generator)
+        update = result.weights.astype(np.float64) - start
+    except DivergenceError:
+        if privacy.unit != "device":
+            raise
+        # Silence would tell of the device; zero with its noise is an update like any other.
+        _log.warning("training diverged: the update of this round is zero")
+        update = np.zeros(start.size)
     return with_count(update, terms, factor) if follows_quantile(privacy) else update
 
 

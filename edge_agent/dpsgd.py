@@ -8,7 +8,9 @@ Abadi et al., "Deep Learning with Differential Privacy", 2016. Rules kept here:
 - With a guarantee for records, one record more changes one chunk: chunks are cut
   by coins too, and their sums added as whole numbers, in no order's favour.
 - Sensitivity comes from the enforced clip. The model's word for a norm counts
-  for nothing; a sum that is too long stops the training.
+  for nothing; a record whose gradient is too long, or no number, counts as zero.
+- What a device does with a guarantee for records is a function of each record by
+  itself: an error because of one would tell of it by the device's silence.
 - Only the noisy sum touches the weights, so the weights are what may leave. What
   `gradient_update` and unit device's `train` return has no noise yet: `contribution` adds it.
   The count in a result is not private and is for no wire.
@@ -18,6 +20,7 @@ Abadi et al., "Deep Learning with Differential Privacy", 2016. Rules kept here:
   public numbers: it reads no record, and SPEC 7.5 holds as it stands.
 """
 
+import logging
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -27,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitalring.edge_agent.randomness import SecureGenerator, integer_gaussian
-from vitalring.errors import ConfigError, DataError, ModelError, PrivacyError
+from vitalring.errors import ConfigError, DataError, DivergenceError, ModelError, PrivacyError
 from vitalring.models.dataset import oversample
 from vitalring.protocol.adaptive_clip import counted, update_clip
 from vitalring.protocol.guarantee import gradient_scale
@@ -45,6 +48,9 @@ from vitalring.protocol.privacy import (
     is_gradient_sum,
     sensitivity_factor,
 )
+from vitalring.protocol.weights import MAX_WEIGHT, are_weights
+
+_log = logging.getLogger(__name__)
 
 NO_CLIP: Final = 1e20
 """Stands for no clip: a gradient beyond it means that training has diverged."""
@@ -97,8 +103,8 @@ def train(
     the result is not. The budget must be charged before.
 
     Raises ConfigError (a plan this version cannot guarantee), DataError (records
-    that cannot be used), PrivacyError (the guarantee would break) and ModelError
-    (training left the finite numbers). After any of them nothing may leave.
+    that cannot be used), PrivacyError (the guarantee would break), ModelError (the
+    model cannot be run on this) and DivergenceError. After any of them nothing may leave.
     """
     # 1. The plan, the generator and the records, before any is used.
     check_privacy(privacy, training)
@@ -112,6 +118,7 @@ def train(
     weights = np.array(start, np.float32)
     if weights.ndim != 1:
         raise ModelError(f"weights have shape {weights.shape}, must be one row of parameters")
+    _check_weights(weights)
     sensitivity_factor(weights.size)  # refuses dimensions that the claim does not cover
     rows = _rows(y, training, generator)
     # 2. The steps.
@@ -132,9 +139,8 @@ def train(
         if training.proximal:
             update = update + training.proximal * (weights - start)
         weights -= (training.learning_rate * update).astype(np.float32)
-    # 3. What comes out is a number throughout.
-    if not np.isfinite(weights).all():
-        raise ModelError("training diverged, weights are not finite: lower training.learning_rate")
+        # With a guarantee for records these are private already, and so is this error.
+        _check_weights(weights)
     return LocalResult(weights, seen)
 
 
@@ -162,6 +168,7 @@ def gradient_update(
         raise ConfigError(f"unit {privacy.unit} with noise {privacy.noise} trains weights")
     check_generator(generator)
     _check_records(x, y, training)
+    _check_weights(weights)
     # 2. One step, as of `train`, without its noise.
     chosen = _sample(len(x), training.sampling_rate, generator)
     clipped = replace(privacy, clip=factor * privacy.clip)
@@ -281,7 +288,7 @@ def _private_sum(
     steps = np.zeros(counts + weights.size, np.float64)
     for weight, part in _by_class(chosen, y, training):
         for chunk in _chunks(part, min(model.physical_batch, MAX_CHUNK), generator):
-            total, norms = _chunk_sum(model, weights, x, y, chunk, clip)
+            total, norms = _clipped_sum(model, weights, x, y, chunk, clip)
             steps[counts:] += np.rint(weight * total / step)
             if counts:
                 steps[0] += np.rint(_count(norms, chunk.size, privacy) / step)
@@ -290,12 +297,38 @@ def _private_sum(
 
 def _count(norms: NDArray[np.float32], records: int, privacy: Privacy) -> float:
     """Return what a chunk adds to the count. No record adds more than its share (SPEC 7.17)."""
-    if norms.shape != (records,) or np.isnan(norms).any():
+    if norms.shape != (records,):
         raise PrivacyError(
-            f"{records} records have norms of shape {norms.shape}, or some that are no numbers: "
-            "they cannot be counted; nothing may leave"
+            f"{records} records have norms of shape {norms.shape}: they cannot be counted; nothing "
+            "may leave"
         )
+    # What is no number is within no clip.
+    norms = np.where(np.isnan(norms), np.inf, norms)
     return float(counted(norms, privacy.clip, privacy).sum())
+
+
+def _clipped_sum(
+    model: TrainableModel,
+    weights: Weights,
+    x: Array,
+    y: Array,
+    chunk: NDArray[np.intp],
+    clip: float,
+) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+    """Sum the clipped gradients of one chunk; what cannot be clipped is zero (SPEC 7.4).
+
+    A sum that is too long or no number has such a record in it. Each is then tried by itself, so
+    that none decides what becomes of another. Returns the sum (d,) and the norms (n,).
+    """
+    try:
+        return _chunk_sum(model, weights, x, y, chunk, clip)
+    except DivergenceError:
+        if chunk.size == 1:
+            _log.warning("the gradient of a record cannot be clipped: it counts as nothing")
+            return np.zeros(weights.size, np.float64), np.full(1, np.inf, np.float32)
+    alone = [_clipped_sum(model, weights, x, y, one, clip) for one in chunk[:, None]]
+    total: NDArray[np.float64] = np.sum([each for each, _ in alone], axis=0)
+    return total, np.concatenate([norms for _, norms in alone])
 
 
 def _chunk_sum(
@@ -308,7 +341,8 @@ def _chunk_sum(
 ) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
     """Sum the clipped gradients of one chunk, and check how long the sum is (SPEC 7.4).
 
-    Returns the sum (d,) and the unclipped norms (n,), which are the model's word.
+    Returns the sum (d,) and the unclipped norms (n,), which are the model's word. Raises
+    DivergenceError for a sum that is too long or no number.
     """
     gradient, _, norms = model.gradient_sum(weights, x[chunk], y[chunk], clip)
     if gradient.shape != weights.shape:
@@ -318,12 +352,12 @@ def _chunk_sum(
     # `not <=` also refuses NaN.
     if not norm <= chunk.size * clip * (1.0 + CLIP_SLACK):
         if clip == NO_CLIP:
-            raise ModelError(
+            raise DivergenceError(
                 f"{chunk.size} gradients sum to norm {norm:g}: lower training.learning_rate"
             )
-        raise PrivacyError(
-            f"{chunk.size} gradients clipped at {clip:g} sum to norm {norm:g}: "
-            "the model does not clip, or a gradient is not finite; nothing may leave"
+        raise DivergenceError(
+            f"{chunk.size} gradients clipped at {clip:g} sum to norm {norm:g}: the model does not "
+            "clip, or a gradient is not finite"
         )
     return exact, norms
 
@@ -336,6 +370,13 @@ def check_generator(generator: np.random.Generator) -> None:
             "use randomness.fresh_generator()"
         )
     generator.check_process()
+
+
+def _check_weights(weights: Weights) -> None:
+    if not are_weights(weights):
+        raise DivergenceError(
+            f"training diverged, weights are beyond {MAX_WEIGHT:g}: lower training.learning_rate"
+        )
 
 
 def _check_records(x: Array, y: Array, training: Training) -> None:

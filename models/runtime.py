@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vitalring.errors import ModelError
+from vitalring.errors import DivergenceError, ModelError
 from vitalring.models.artefact import Artefact
 
 Array = npt.NDArray[np.float32]
@@ -48,7 +48,8 @@ class TrainableModel:
         example's gradient g counts as g · min(1, clip/‖g‖) (Abadi et al. 2016, algorithm 1).
 
         Raises:
-            ModelError: a shape, label or clip is wrong, a number is not finite, or a result is.
+            ModelError: a shape, label or clip is wrong, or a number is not finite.
+            DivergenceError: the sum of gradients is not finite. Losses and norms may be so.
         """
         info = self.info
         self._check(weights, x)
@@ -72,12 +73,12 @@ class TrainableModel:
         out = self._run(
             self._grads, w=weights, x=self._padded(x), y=one_hot, mask=mask, clip=np.float32(clip)
         )
-        grad_sum, loss_sum, norms = out["grad_sum"], float(out["loss_sum"]), out["norms"][:n]
-        if not (np.isfinite(grad_sum).all() and np.isfinite(loss_sum)):
-            raise ModelError(
+        grad_sum = out["grad_sum"]
+        if not np.isfinite(grad_sum).all():
+            raise DivergenceError(
                 "the gradient is not finite: the weights have diverged; lower the learning rate"
             )
-        return grad_sum, loss_sum, norms
+        return grad_sum, float(out["loss_sum"]), out["norms"][:n]
 
     def probabilities(self, weights: Array, x: Array) -> Array:
         """Return class probabilities (n, classes) of x (n, *input_shape), for any n.

@@ -48,6 +48,10 @@ class ModelError(VitalRingError):
     """An architecture or an artefact cannot be built, loaded or run."""
 
 
+class DivergenceError(ModelError):
+    """Training left the numbers that it may use."""
+
+
 class StorageError(VitalRingError):
     """A state file cannot be read or written; nothing half-done was kept."""
 

@@ -9,7 +9,7 @@ from vitalring.edge_agent import contribution
 from vitalring.edge_agent.contribution import learn, protect
 from vitalring.edge_agent.dpsgd import gradient_update, train
 from vitalring.edge_agent.randomness import fresh_generator
-from vitalring.errors import ConfigError, PrivacyError
+from vitalring.errors import ConfigError, DivergenceError, PrivacyError
 from vitalring.models.dataset import Records
 from vitalring.protocol.guarantee import Terms, gradient_scale, noise_of, sensitivity
 from vitalring.protocol.integer_noise import width_for
@@ -184,6 +184,24 @@ def test_terms_without_a_guarantee_are_refused_before_anything_is_made():
     with pytest.raises(ConfigError, match=r"codec\.noise_width"):
         narrow = replace(RECORD, codec=replace(RECORD.codec, noise_width=5))
         protect(np.zeros(DIMENSION), 30, narrow, SEED, fresh_generator())
+
+
+class Diverging(Linear):
+    """Its gradients leave the finite numbers."""
+
+    def gradient_sum(self, weights, x, y, clip):
+        total, loss, norms = super().gradient_sum(weights, x, y, clip)
+        return total * np.nan, loss, norms
+
+
+@pytest.mark.parametrize("terms", [DEVICE, LOCAL])
+def test_a_device_whose_training_diverges_sends_noise_like_any_other(terms):
+    update = learn(Diverging(), START, records(), terms, fresh_generator())
+    assert not update.any()
+    fields = protect(update, 30, terms, SEED, fresh_generator()).fields
+    assert grid(fields, terms).std() == pytest.approx(noise_of(terms).deviation, rel=0.5)
+    with pytest.raises(DivergenceError):
+        learn(Diverging(), START, records(), PLAIN, np.random.default_rng(0))
 
 
 def test_each_unit_has_one_way_to_learn():

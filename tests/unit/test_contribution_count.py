@@ -220,9 +220,7 @@ def test_a_sum_tells_the_share_that_was_within_the_clip(terms):
     assert error < 0.08
 
 
-@pytest.mark.parametrize(
-    "norms", [np.full(3, np.nan), np.ones(2), np.ones((3, 1)), np.array([1.0, np.nan, 1.0])]
-)
+@pytest.mark.parametrize("norms", [np.ones(2), np.ones((3, 1))])
 def test_norms_that_cannot_be_counted_end_the_training(norms):
     class Broken(Linear):
         def gradient_sum(self, weights, x, y, clip):
@@ -232,11 +230,12 @@ def test_norms_that_cannot_be_counted_end_the_training(norms):
         learn(Broken(), START, of_lengths(0.2, 0.2, 3.0), RECORD, fresh_generator())
 
 
-def test_a_norm_that_lies_moves_the_count_by_its_share_at_most():
+@pytest.mark.parametrize("lie", [np.array([-1e30, np.inf, 1e38]), np.array([0.0, np.nan, np.nan])])
+def test_a_norm_that_lies_moves_the_count_by_its_share_at_most(lie):
     class Lying(Linear):
         def gradient_sum(self, weights, x, y, clip):
             total, loss, _ = super().gradient_sum(weights, x, y, clip)
-            return total, loss, np.array([-1e30, np.inf, 1e38])
+            return total, loss, lie
 
     total = total_of(Lying(), of_lengths(0.2, 0.2, 0.2))
     assert total[0] == pytest.approx(0.1 * (0.5 - 0.5 - 0.5), rel=1e-6)
