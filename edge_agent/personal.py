@@ -15,7 +15,6 @@ Rules kept here:
 - A head belongs to the global weights it was fitted on, and to no others.
 """
 
-import hashlib
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Final, Literal, NamedTuple, Protocol
 
@@ -26,12 +25,15 @@ from vitalring.edge_agent.dpsgd import NO_CLIP, TrainableModel, Weights
 from vitalring.errors import DataError, ModelError
 from vitalring.models import metrics
 from vitalring.models.dataset import Records
+from vitalring.models.dataset.lots import draw
 from vitalring.protocol.cbor import digest
 from vitalring.protocol.weights import pack_weights
 from vitalring.schema import Range
 
 KEPT_ONE_IN: Final = 5
 """One record in so many of each class is kept back."""
+
+_LOT_LABEL: Final = b"vitalring records kept back 1\0"
 
 KeepRule = Literal["order", "lot"]
 
@@ -141,16 +143,10 @@ def keep_back(records: Records, rule: KeepRule) -> KeptBack:
 
 def _by_lot(records: Records) -> KeptBack:
     """Keep one record, or group, in five back; every second of these judges."""
-    if records.group is None:
-        lots = np.array([_lot(row.tobytes()) for row in records.x], np.int64)
-    else:
-        lots = np.array([_lot(name.tobytes()) for name in records.group], np.int64)
+    rows = records.x if records.group is None else records.group
+    lots = draw(_LOT_LABEL, (row.tobytes() for row in rows)) % (2 * KEPT_ONE_IN)
     sides = lots < 2 * (KEPT_ONE_IN - 1), lots == 2 * KEPT_ONE_IN - 2, lots == 2 * KEPT_ONE_IN - 1
     return KeptBack(*(records.take(np.flatnonzero(side)) for side in sides))
-
-
-def _lot(data: bytes) -> int:
-    return int.from_bytes(hashlib.sha256(data).digest()[:8], "big") % (2 * KEPT_ONE_IN)
 
 
 def _divide(ordered: Rows) -> tuple[Rows, ...]:

@@ -14,6 +14,7 @@ from vitalring.models.dataset import (
     load_dataset,
     load_part,
     load_table,
+    refuse_by_place,
     split,
 )
 from vitalring.models.dataset.statistics import Question, count
@@ -56,7 +57,12 @@ class DataSetRecords:
         return (self._data_class,)
 
     def records(self, study: Study) -> Records:
-        """Return this device's training rows. Raises DataError."""
+        """Return this device's training rows.
+
+        Raises DataError, for unit `record` also where a row more would move others to another part.
+        """
+        if study.plan.privacy.unit == "record":
+            refuse_by_place(self._folder, self._info)
         model = study.plan.model
         if tuple(model.classes) != self._info.classes:
             raise DataError(

@@ -8,7 +8,7 @@ the cure.
 from vitalring.models.dataset.balance import oversample
 from vitalring.models.dataset.check import Checked, DeviceSummary, check_dataset
 from vitalring.models.dataset.features import FeatureSchema
-from vitalring.models.dataset.folder import devices
+from vitalring.models.dataset.folder import devices, require_test
 from vitalring.models.dataset.info import DatasetInfo, load_dataset
 from vitalring.models.dataset.load import (
     encode,
@@ -19,7 +19,7 @@ from vitalring.models.dataset.load import (
     load_table,
 )
 from vitalring.models.dataset.records import Records, pooled
-from vitalring.models.dataset.split import Parts, split
+from vitalring.models.dataset.split import Parts, refuse_by_place, split
 from vitalring.models.dataset.table import Column, Table
 
 __all__ = [
@@ -42,5 +42,7 @@ __all__ = [
     "load_table",
     "oversample",
     "pooled",
+    "refuse_by_place",
+    "require_test",
     "split",
 ]

@@ -20,7 +20,7 @@ from vitalring.models.dataset.features import FeatureSchema, Number, columns_fit
 from vitalring.models.dataset.folder import device_file, list_devices
 from vitalring.models.dataset.info import DatasetInfo, read_info
 from vitalring.models.dataset.records import Records
-from vitalring.models.dataset.split import split
+from vitalring.models.dataset.split import CURE_OF_PLACE, by_place, split
 from vitalring.models.dataset.statistics import answer, count, countable, question_of
 from vitalring.models.dataset.table import MISSING, Column, Table, number_of
 
@@ -87,6 +87,7 @@ def check_dataset(folder: Path) -> Checked:
     if seen.summaries and not complaints:
         seen.held_out(folder / "dataset.toml")
     notes = (
+        *_held_out_notes(info),
         *seen.notes.values(),
         *_class_notes(info, seen.summaries),
         *_number_notes(features if info.features is None else None),
@@ -169,6 +170,8 @@ class _Seen:
             ("train", "hold out fewer rows, groups or devices"),
             ("test", "raise test_fraction, or name test_devices"),
         ):
+            if part == "test" and self.info.test_devices == ():
+                continue  # meant so
             if not any(getattr(device, part) for device in self.summaries):
                 self.complain(f"{toml}: no row of any device is left to {part} on; {cure}")
 
@@ -186,6 +189,13 @@ class _Seen:
             note = None if column.category else _column_note(name, column, table)
             if note:
                 self.notes.setdefault(name, note)
+
+
+def _held_out_notes(info: DatasetInfo) -> list[str]:
+    if info.test_devices == ():
+        return ["test_devices is empty: devices can train on this folder, and nobody evaluate"]
+    keys = by_place(info)
+    return [f"{' and '.join(keys)} of windows {CURE_OF_PLACE}"] if keys else []
 
 
 def _usual(found: Mapping[str, H]) -> H:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from vitalring.models.dataset.complaints import Complain, shown
 from vitalring.models.dataset.features import MAX_COLUMNS, MAX_NAME
 from vitalring.models.dataset.info import DatasetInfo
-from vitalring.models.dataset.split import group_number
+from vitalring.models.dataset.lots import group_lots
 from vitalring.models.dataset.table import MISSING, Column, Table
 
 MAX_CSV_BYTES = 1 << 29
@@ -206,8 +206,7 @@ class _Reader:
             return None
         group = None
         if grouped is not None:
-            numbers = [group_number(text) for text in grouped.texts]
-            group = np.array(numbers, np.uint64)[grouped.codes]
+            group = group_lots(grouped.texts)[grouped.codes]
         return Table(self._device, str(self._path), columns, y, starts, group)
 
     def _labels(self, label: Column, lines: npt.NDArray[np.int64]) -> npt.NDArray[np.int64] | None:

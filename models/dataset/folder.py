@@ -27,6 +27,19 @@ def devices(folder: Path, info: DatasetInfo) -> tuple[tuple[str, ...], tuple[str
     return train, tuple(sorted(info.test_devices))
 
 
+def require_test(folder: Path, info: DatasetInfo) -> None:
+    """Refuse a data set on which no model can be evaluated.
+
+    Raises:
+        DataError: it says that nothing is held out.
+    """
+    if info.test_devices == ():
+        raise DataError(
+            f"{folder / 'dataset.toml'}: test_devices is empty, so no row is held out to evaluate "
+            "on; name some devices there"
+        )
+
+
 def list_devices(folder: Path, info: DatasetInfo, complain: Complain) -> tuple[str, ...]:
     """Return the ids of all devices of a folder, sorted, whatever their part."""
     room = folder / "devices"

@@ -38,6 +38,8 @@ _OWN = {
 class DatasetInfo:
     """What `dataset.toml` says. Exactly one of `test_devices` and `test_fraction` is set.
 
+    `test_devices` is empty where a folder serves devices that train and nobody who evaluates.
+
     `scale` has one factor for each channel of x, or is None when x is used as it is.
     `sampling_hz` is 0 where x is no signal. `channels` and `units` say what the channels of windows
     are called and in what they are measured after `scale`, `inputs` what the inputs of rows of
@@ -119,7 +121,7 @@ class _Reader:
             kind=kind,
             classes=self._classes(),
             sampling_hz=self._rate() if kind == "windows" else 0.0,
-            test_devices=self._devices("test_devices"),
+            test_devices=self._devices("test_devices", none=True),
             test_fraction=self._fraction("test_fraction"),
             scale=self._scale(),
             validation_devices=self._devices("validation_devices") or (),
@@ -195,18 +197,19 @@ class _Reader:
         self._wrong("sampling_hz", "write the rate in samples a second, such as sampling_hz = 360")
         return 0.0
 
-    def _devices(self, key: str) -> tuple[str, ...] | None:
+    def _devices(self, key: str, *, none: bool = False) -> tuple[str, ...] | None:
         names = self._table.get(key)
         if names is None:
             return None
         if (
             isinstance(names, list)
-            and names
+            and (names or none)
             and all(isinstance(name, str) and DEVICE_ID.fullmatch(name) for name in names)
             and len(set(names)) == len(names)
         ):
             return tuple(names)
-        self._wrong(key, 'write different device ids, such as ["r100"]')
+        hint = ", or [] where nothing is tested on" if none else ""
+        self._wrong(key, f'write different device ids, such as ["r100"]{hint}')
         return ()
 
     def _fraction(self, key: str) -> float | None:

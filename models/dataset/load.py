@@ -80,7 +80,8 @@ def load_table(folder: Path, device_id: str, info: DatasetInfo) -> Table:
 
 def encode(table: Table, features: FeatureSchema) -> Records:
     """Return a table's rows as a network takes them. Raises DataError."""
-    return Records(table.device, features.encode(table), table.y, table.group)
+    lots = table.lots() if table.group is None else None
+    return Records(table.device, features.encode(table), table.y, table.group, lots)
 
 
 def input_shape(

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import numpy.typing as npt
 
+from vitalring.models.dataset.lots import Lots, table_lots
 from vitalring.models.dataset.records import Rows, read_only
 
 MISSING = ""
@@ -48,7 +49,7 @@ class Table:
     cells: Mapping[str, Column] = field(repr=False)
     y: npt.NDArray[np.int64] = field(repr=False)
     lines: npt.NDArray[np.int64] = field(repr=False)
-    group: npt.NDArray[np.uint64] | None = field(default=None, repr=False)
+    group: Lots | None = field(default=None, repr=False)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -57,6 +58,16 @@ class Table:
 
     def __len__(self) -> int:
         return len(self.y)
+
+    def lots(self) -> Lots:
+        """Return the number (n) by which a split draws each row: its group's, or its own.
+
+        A row's own is of its label and the cells that are features, whatever their order.
+        """
+        if self.group is not None:
+            return self.group
+        cells = {name: (column.texts, column.codes) for name, column in self.cells.items()}
+        return table_lots(cells, self.y)
 
     def take(self, rows: Rows) -> "Table":
         """Return these rows."""

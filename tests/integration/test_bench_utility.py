@@ -105,13 +105,22 @@ def test_held_out_people_are_not_even_read(folder):
 def test_validation_rows_measure_where_there_are_some(folder, ladder):
     path = folder / "dataset.toml"
     path.write_text(
-        path.read_text().replace("test_devices", "validation_fraction = 0.3\ntest_devices")
+        path.read_text().replace("test_devices", 'validation_devices = ["r106"]\ntest_devices')
     )
     subject = load_subject(folder)
-    rows = 6 * 75
-    assert len(subject.validation) + sum(map(len, subject.people)) == rows
+    assert tuple(each.device for each in subject.people) == TRAIN[1:]
+    assert len(subject.validation) == 75
     result = measure_ladder(subject, load_ladder(ladder), 1)
     assert (result["folds"], result["validation_rows"]) == (1, len(subject.validation))
+
+
+def test_windows_held_out_by_place_are_refused_since_a_ladder_is_for_records(folder):
+    path = folder / "dataset.toml"
+    path.write_text(
+        path.read_text().replace("test_devices", "validation_fraction = 0.3\ntest_devices")
+    )
+    with pytest.raises(DataError, match=r"validation_fraction of windows .* unit device"):
+        load_subject(folder)
 
 
 def test_what_cannot_be_measured_is_refused(folder, ladder):

@@ -14,7 +14,7 @@ from vitalring.models import metrics
 from vitalring.tools.bench.papers import settings as papers_settings
 from vitalring.tools.bench.papers.cells import MECHANISMS, SIDES, Setup, _settings, cells_of
 from vitalring.tools.bench.papers.command import DEFAULT_PLAN
-from vitalring.tools.bench.papers.data import Prepared, folder_digest, prepare
+from vitalring.tools.bench.papers.data import Prepared, folder_digest, prepare, refuse_unfit
 from vitalring.tools.bench.papers.dpsgd_process import CHUNK, chunks_of, stated_epsilon
 from vitalring.tools.bench.papers.ledger import ledger_cell
 from vitalring.tools.bench.papers.measuring import CellError, known_cells, measure_cells
@@ -444,6 +444,23 @@ def test_a_watch_sees_this_process():
 def test_the_command_refuses_what_it_does_not_know(words, says, tmp_path, capsys):
     assert main(["bench", "papers", *words, "--quick", "--out", str(tmp_path)]) == 2
     assert says in capsys.readouterr().err
+
+
+def test_data_that_a_study_would_refuse_is_refused_before_any_cell_is_measured(setup, tmp_path):
+    cells = cells_of(setup(FULL, names=("mitbih",), tables=("f",)))
+    (tmp_path / "mitbih").mkdir()
+    about = 'name = "m"\nkind = "windows"\nclasses = ["N", "V"]\nsampling_hz = 360\n'
+    toml = tmp_path / "mitbih" / "dataset.toml"
+    toml.write_text(about + "test_fraction = 0.2\n")
+    with pytest.raises(DataError, match="test_fraction of windows"):
+        refuse_unfit(cells.values())
+    refuse_unfit(
+        cell
+        for cell in cells.values()
+        if cell.request.get("settings", {"study": {"unit": ""}})["study"]["unit"] != "record"
+    )
+    toml.write_text(about + 'test_devices = ["r200"]\n')
+    refuse_unfit(cells.values())
 
 
 def test_the_command_measures_a_cell_and_does_not_measure_it_again(tmp_path, capsys):

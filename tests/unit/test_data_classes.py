@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from device_fixture import FLOORS, announce_round, announced, catch_up, charges, device, linear
-from federation_fixture import NO_PRIVACY, SOME_PRIVACY, Parties, small_federation
+from federation_fixture import FOLLOWING, NO_PRIVACY, SOME_PRIVACY, Parties, small_federation
 
 from vitalring.config import load_config
 from vitalring.database import open_database, transaction
@@ -230,7 +230,7 @@ def data_set(folder, *, data_class=None, x=0.0):
     said = f'data_class = "{data_class}"\n' if data_class is not None else ""
     (folder / "dataset.toml").write_text(
         f'name = "n"\nkind = "windows"\nclasses = ["no", "yes"]\nsampling_hz = 1\n{said}'
-        "test_fraction = 0.25\n"
+        "test_devices = []\n"
     )
     return folder
 
@@ -296,6 +296,24 @@ def test_a_study_gets_the_records_of_its_class_and_no_others(studies, tmp_path):
         source.answer(studies[HEART].federation.study)
 
 
+def test_windows_held_out_by_place_serve_no_study_of_unit_record(tmp_path):
+    folder = data_set(tmp_path / "data")
+    toml = folder / "dataset.toml"
+    by_devices = toml.read_text()
+    toml.write_text(by_devices.replace("test_devices = []", "test_fraction = 0.25"))
+    source = DataSetRecords(folder, "d0", {}.__getitem__)
+    for terms in ({"privacy": NO_PRIVACY}, FOLLOWING):  # units none and device
+        assert len(source.records(small_federation(**terms).study)) == 9
+    study = small_federation(privacy=SOME_PRIVACY).study
+    with pytest.raises(DataError, match=r"data/dataset\.toml: test_fraction of windows") as refused:
+        source.records(study)
+    for cure in ("with test_devices", "a file of their own", "test_devices = []", "unit device"):
+        assert cure in str(refused.value)
+    # The cure that it names for a device's own folder is one.
+    toml.write_text(by_devices)
+    assert len(DataSetRecords(folder, "d0", {}.__getitem__).records(study)) == 12
+
+
 AGENT = """
 federation = "federation.cbor"
 authority_key = "{key}"
@@ -337,7 +355,7 @@ def test_streams_of_a_configuration_are_found_beside_it(tmp_path, studies):
 
     source = _records(config, NoObjects())
     assert source.data_classes == (HEART, STEPS)
-    assert len(source.records(studies[HEART].federation.study)) == 9
+    assert len(source.records(studies[HEART].federation.study)) == 12
 
 
 @pytest.mark.parametrize(

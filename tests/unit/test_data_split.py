@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 
 from vitalring.errors import ConfigError, DataError
-from vitalring.models.dataset import check_dataset, devices, load_dataset, load_device
+from vitalring.models.dataset import (
+    check_dataset,
+    devices,
+    load_dataset,
+    load_device,
+    refuse_by_place,
+)
 from vitalring.tools.data.folder import NewFolder
 from vitalring.tools.data.splitting import SplitOptions, TableOptions, split_data
 from vitalring.tools.data.synthesis import SynthOptions, synth_data
@@ -102,6 +108,7 @@ def test_rows_that_a_fraction_holds_out_are_set_aside_first(tmp_path):
     out = tmp_path / "out"
     train, test = devices(out, load_dataset(out))
     assert test == tuple(f"{person}-held-out" for person in PEOPLE)
+    refuse_by_place(out, load_dataset(out))  # what is made serves unit record too
     aside = {row % 100 for rows in marks(out, test).values() for row in rows}
     assert aside == {15, 16, 17, 18, 19}
     used = {row % 100 for rows in marks(out, train).values() for row in rows}

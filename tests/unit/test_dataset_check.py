@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from vitalring.errors import DataError
 from vitalring.models.dataset import (
     check_dataset,
     devices,
@@ -14,6 +15,7 @@ from vitalring.models.dataset import (
     load_dataset,
     load_device,
     load_table,
+    refuse_by_place,
     split,
 )
 from vitalring.models.dataset.statistics import answer, count, question_of
@@ -233,6 +235,31 @@ BROKEN_TABLES: dict[str, tuple[Callable[[Path], None], str]] = {
         r"dataset\.toml: test_devices names 'z', but .*z\.csv does not exist",
     ),
 }
+
+
+@pytest.mark.parametrize(
+    ("held_out", "keys"),
+    [
+        ("test_fraction = 0.3", "test_fraction"),
+        ('test_devices = ["c"]\nvalidation_fraction = 0.2', "validation_fraction"),
+        ("test_fraction = 0.3\nvalidation_fraction = 0.2", "test_fraction and validation_fraction"),
+    ],
+)
+def test_windows_held_out_by_place_are_noted_and_refused_for_records(
+    tmp_path: Path, held_out: str, keys: str
+) -> None:
+    folder = windows(tmp_path / "w", held_out + "\n")
+    checked = check_dataset(folder)
+    assert checked.good
+    (note,) = checked.notes
+    with pytest.raises(DataError) as refused:
+        refuse_by_place(folder, load_dataset(folder))
+    for said in (note, str(refused.value).removeprefix(f"{folder / 'dataset.toml'}: ")):
+        assert said.startswith(f"{keys} of windows moves its border")
+        assert "hold out whole devices with test_devices and validation_devices" in said
+    for fit in (windows(tmp_path / "devices"), table(tmp_path / "t", held_out + "\n")):
+        refuse_by_place(fit, load_dataset(fit))
+        assert check_dataset(fit).notes == ()
 
 
 @pytest.mark.parametrize("name", BROKEN_WINDOWS)

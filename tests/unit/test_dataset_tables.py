@@ -229,7 +229,7 @@ def test_a_part_is_what_split_gives(tmp_path: Path) -> None:
         np.testing.assert_array_equal(part.y, expected.y)
 
 
-def test_rows_are_split_by_place_and_stay_where_they_are(tmp_path: Path) -> None:
+def test_rows_are_split_by_lot_and_stay_where_they_are(tmp_path: Path) -> None:
     toml = TOML + "validation_fraction = 0.1\n"
     folder = write(tmp_path, toml, a=many(2000, 50), longer=many(3000, 50))
     info = load_dataset(folder)
@@ -289,7 +289,7 @@ def test_whole_devices_validate_and_test(tmp_path: Path) -> None:
     device=st.sampled_from(["a", "b", "c", "d"]),
 )
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
-def test_parts_hold_every_row_once_and_leave_one_to_train(
+def test_parts_hold_every_row_once_and_of_windows_one_trains(
     tmp_path: Path, rows: int, test: float, kind: str, device: str
 ) -> None:
     head = f'name = "x"\nkind = "{kind}"\nclasses = ["a", "b"]\ntest_fraction = {test}\n'
@@ -300,7 +300,7 @@ def test_parts_hold_every_row_once_and_leave_one_to_train(
     parts = split(Records(device, x, np.zeros(rows, np.int64)), info)
     seen = np.concatenate([part.x[:, 0] for part in parts])
     assert sorted(seen.tolist()) == list(range(rows))
-    assert len(parts.train) >= min(rows, 1)
+    assert kind == "tabular" or len(parts.train) >= min(rows, 1)
 
 
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=6)

@@ -11,15 +11,18 @@ import pytest
 
 from vitalring.aggregator import optimisers
 from vitalring.aggregator.evaluate import evaluator, final_rows, has_validation, round_rows
-from vitalring.errors import DataError
+from vitalring.errors import DataError, VitalRingError
 from vitalring.models import metrics
 from vitalring.models.artefact import initial_weights, load_artefact
 from vitalring.models.dataset import load_dataset
 from vitalring.models.runtime import TrainableModel
 from vitalring.protocol.privacy import Training
 from vitalring.protocol.records import ServerOptimiser
+from vitalring.tools.attack.pool import load_pool
+from vitalring.tools.bench.skew_devices import load_people
 from vitalring.tools.simulate.alone import Task, train_alone
 from vitalring.tools.simulate.apart import ApartError, run_apart
+from vitalring.tools.simulate.api import simulate
 from vitalring.tools.simulate.final import evaluate_final, evaluation_of, label_counts
 from vitalring.tools.simulate.one_place import Recipe, train_rounds, training_rows
 from vitalring.tools.simulate.pooled import PooledTask, pooled_recipe, train_pooled
@@ -252,6 +255,34 @@ def test_a_folder_with_nothing_to_test_on_is_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "devices" / "a.npz", x=x, y=np.zeros(1, np.int64))
     with pytest.raises(DataError, match="no row is held out"):
         final_rows(tmp_path)
+
+
+def begun(folder: Path, out: Path, unit: str) -> Exception:
+    """Begin a study that is refused at last for its number of devices, if for nothing before."""
+    with pytest.raises(VitalRingError) as refused:
+        simulate(data=folder, out=out, unit=unit, devices=9)
+    assert not out.exists()
+    return refused.value
+
+
+def test_a_study_of_unit_record_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    by_place = write_folder(tmp_path / "place", "test_fraction = 0.2")
+    refused = begun(by_place, tmp_path / "out", "record")
+    assert isinstance(refused, DataError)
+    assert "place/dataset.toml: test_fraction of windows" in str(refused)
+    assert "hold out whole devices with test_devices" in str(refused)
+    for unit in ("none", "device"):
+        assert "9 devices are asked for" in str(begun(by_place, tmp_path / "out", unit))
+    by_devices = write_folder(tmp_path / "devices", 'test_devices = ["d"]')
+    assert "9 devices are asked for" in str(begun(by_devices, tmp_path / "out", "record"))
+
+
+def test_a_folder_that_only_trains_cannot_be_evaluated(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "data", "test_devices = []")
+    assert "test_devices is empty" in str(begun(folder, tmp_path / "out", "record"))
+    for load in (load_people, lambda place: load_pool(place, 10)):
+        with pytest.raises(DataError, match=r"test_devices is empty.*name some devices"):
+            load(folder)
 
 
 def test_devices_alone_and_the_pooled_model_in_processes_of_their_own(tmp_path: Path) -> None:

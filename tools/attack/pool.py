@@ -19,6 +19,7 @@ from vitalring.models.dataset import (
     load_device,
     load_table,
     pooled,
+    require_test,
     split,
 )
 from vitalring.models.dataset.load import encode
@@ -68,6 +69,7 @@ def load_pool(folder: Path, most_rows: int) -> Pool:
     Tables without declared features are encoded by those that their sites would agree on.
     """
     info = load_dataset(folder)
+    require_test(folder, info)
     train, test = devices(folder, info)
     generator = np.random.default_rng(0)
     if holds_tables(folder, info):

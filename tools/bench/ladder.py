@@ -29,6 +29,7 @@ from vitalring.models.dataset import (
     load_dataset,
     load_part,
     load_table,
+    refuse_by_place,
     split,
 )
 from vitalring.models.dataset.statistics import agreed
@@ -65,6 +66,7 @@ class Subject:
 def load_subject(folder: Path) -> Subject:
     """Read what may train and validate of a data set. Raises DataError."""
     info = load_dataset(folder)
+    refuse_by_place(folder, info)  # a ladder is for records
     names, _ = devices(folder, info)
     schema = _features(folder, info, names)
     people = tuple(load_part(folder, name, info, "train", schema) for name in names)

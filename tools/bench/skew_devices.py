@@ -17,6 +17,7 @@ from vitalring.models.dataset import (
     load_dataset,
     load_device,
     pooled,
+    require_test,
     split,
 )
 from vitalring.tools.data.partition import dirichlet
@@ -50,6 +51,7 @@ class Device:
 def load_people(folder: Path) -> People:
     """Load a data set's folder. Raises DataError."""
     info = load_dataset(folder)
+    require_test(folder, info)
     train, test = devices(folder, info)
     rows = {name: split(load_device(folder, name, info), info) for name in {*train, *test}}
     return People(

@@ -19,9 +19,10 @@ import numpy as np
 import numpy.typing as npt
 
 from vitalring.errors import DataError
-from vitalring.models.dataset import DatasetInfo, devices, holds_tables, load_device, split
+from vitalring.models.dataset import DatasetInfo, devices, holds_tables, load_device
 from vitalring.models.dataset.complaints import refuse, strictly
 from vitalring.models.dataset.csv_file import read_table
+from vitalring.models.dataset.split import Divisible, divide
 from vitalring.tools.data.folder import NewFolder
 from vitalring.tools.data.source import Used, fingerprint
 from vitalring.tools.data.spool import Array, ArraySpool, Ints, TableSpool
@@ -29,21 +30,6 @@ from vitalring.tools.data.spool import Array, ArraySpool, Ints, TableSpool
 TRAIN, VALIDATION, TEST = range(3)
 _DROPPED = -1
 _PARTS = {TRAIN, VALIDATION, TEST, _DROPPED}
-
-
-@dataclass(frozen=True)
-class _Rows:
-    """Row numbers, to be divided as the data set's own rows are."""
-
-    device: str
-    group: npt.NDArray[np.uint64] | None
-    rows: Ints
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def take(self, rows: slice | Ints) -> "_Rows":
-        return _Rows(self.device, None if self.group is None else self.group[rows], self.rows[rows])
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,7 +170,7 @@ def _pool(
             arrays.add(path)
         n = len(records)
         columns["device"].append(np.full(n, number))
-        columns["part"].append(_parts(_Rows(name, records.group, np.arange(n)), info))
+        columns["part"].append(_parts(records, info))
         columns["label"].append(np.array(records.y))
         if records.group is not None:
             columns["group"].append(np.array(records.group))
@@ -210,11 +196,11 @@ def _pool(
     )
 
 
-def _parts(rows: _Rows, info: DatasetInfo) -> Ints:
-    parts = np.full(len(rows), TRAIN, dtype=np.int64)
-    divided = split(rows, info)
-    parts[divided.validation.rows] = VALIDATION
-    parts[divided.test.rows] = TEST
+def _parts(records: Divisible, info: DatasetInfo) -> Ints:
+    parts = np.full(len(records), TRAIN, dtype=np.int64)
+    divided = divide(records, info)
+    parts[divided.validation] = VALIDATION
+    parts[divided.test] = TEST
     return parts
 
 

@@ -22,6 +22,8 @@ from vitalring.models.dataset import (
     load_dataset,
     load_part,
     load_table,
+    refuse_by_place,
+    require_test,
     split,
 )
 from vitalring.models.dataset.statistics import question_of
@@ -55,6 +57,9 @@ def choose_fleet(settings: SimulationSettings) -> Fleet:
     """Read the data set and choose its devices. Raises ConfigError or DataError."""
     folder = (settings.data or SHIPPED_DATA).absolute()
     info = load_dataset(folder)
+    require_test(folder, info)
+    if settings.study.unit == "record":
+        refuse_by_place(folder, info)
     train, _ = devices(folder, info)
     wanted = settings.devices or len(train)
     if wanted > len(train):

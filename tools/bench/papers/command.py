@@ -54,7 +54,7 @@ def run(options: argparse.Namespace) -> int:
     """Run the command; exit code 1 where a cell is not measured."""
     # Networks are of no use to the other measurements, which run many small processes.
     from vitalring.tools.bench.papers.cells import TABLES, Setup, cells_of  # noqa: PLC0415
-    from vitalring.tools.bench.papers.data import prepare  # noqa: PLC0415
+    from vitalring.tools.bench.papers.data import prepare, refuse_unfit  # noqa: PLC0415
     from vitalring.tools.bench.papers.measuring import (  # noqa: PLC0415
         known_cells,
         measure_cells,
@@ -90,6 +90,7 @@ def run(options: argparse.Namespace) -> int:
     cells, store = cells_of(setup), Store(out / "cells")
     console = Console(stderr=True, soft_wrap=True, markup=False, highlight=False)
     if not options.no_run:
+        refuse_unfit(cells.values())
         try:
             measure_cells(cells, store, out / "runs", console.print, times=not options.no_times)
         except KeyboardInterrupt:

@@ -2,6 +2,7 @@
 
 import hashlib
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,8 +10,16 @@ import numpy as np
 
 from vitalring.errors import DataError
 from vitalring.files import write_atomic
-from vitalring.models.dataset import devices, holds_tables, load_dataset, load_table, split
+from vitalring.models.dataset import (
+    devices,
+    holds_tables,
+    load_dataset,
+    load_table,
+    refuse_by_place,
+    split,
+)
 from vitalring.models.dataset.statistics import agreed
+from vitalring.tools.bench.papers.store import Cell
 
 
 @dataclass(frozen=True)
@@ -51,6 +60,19 @@ def prepare(source: Path, rows: int, room: Path) -> Prepared:
             tables = [split(load_table(folder, name, info), info).train for name in names]
             write_atomic(features, agreed(info, tables).to_json())
     return Prepared(folder, digest, features)
+
+
+def refuse_unfit(cells: Iterable[Cell]) -> None:
+    """Refuse data that a study among the cells would refuse, before any is trained.
+
+    Raises:
+        DataError: a study of unit `record` would train on rows held out by their place.
+    """
+    for cell in cells:
+        settings = cell.request.get("settings")
+        if settings is not None and settings["study"]["unit"] == "record":
+            folder = Path(cell.place["data"])
+            refuse_by_place(folder, load_dataset(folder))
 
 
 def folder_digest(folder: Path) -> str:
