@@ -7,17 +7,22 @@ A sizeable network has a function for its layer in place of fixed lengths. Its s
 traced once with unknown lengths: those of the input are read from x, and the number of classes
 from the length of w, which grows by the same number of weights for each class.
 
-DP-SGD's clip (Abadi et al. 2016): gradient_sum = Σ_b mask_b · min(1, clip/‖g_b‖) · g_b. Masked
-rows are replaced by zeros before the forward pass, for NaN · 0 is NaN.
+DP-SGD's clip (Abadi et al. 2016): gradient_sum = Σ_b mask_b · min(1, clip/‖g_b‖) · g_b, in which an
+example whose ‖g_b‖ is no number, or beyond 10¹⁸, weighs 0. Masked rows are replaced by zeros before
+the forward pass, for NaN · 0 is NaN.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Final
 
 import tensorflow as tf
 
 from vitalring.models.layers import Layer, Shape, Size, Tensor
 from vitalring.models.sizing import first_limits
+
+LONGEST: Final = 1e18
+"""Norm of a gradient that is clipped. Squares of longer ones soon leave float32."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +68,8 @@ def clipped_gradient_sum(
     """Return Σ of clipped gradients (d,), Σ of losses (), and norms before clipping (B,).
 
     w (d,), x (B, *input), y one-hot (B, classes), mask 0/1 (B,), clip (): all float32.
-    The loss is the cross-entropy of each example.
+    The loss is the cross-entropy of each example. One whose norm is no number, or beyond LONGEST,
+    weighs 0; if its gradient is not finite, neither is the sum.
     """
     keep = mask > 0.0
     x = tf.where(tf.reshape(keep, [-1] + [1] * len(network.layer.in_shape)), x, 0.0)
@@ -71,7 +77,10 @@ def clipped_gradient_sum(
     log_probs = log_softmax(logits)
     below = network.layer.backward(tf.exp(log_probs) - y, cache)
     norms = tf.sqrt(below.squared_norm)
-    weight = tf.minimum(1.0, clip / tf.maximum(norms, 1e-12)) * tf.cast(keep, tf.float32)
+    # NaN compares false, where minimum and maximum would make a weight of 1 of it. Infinity may
+    # come as the largest number, or as the root of that: some runtimes' operations are bounded.
+    known = keep & (below.squared_norm >= 0.0) & (below.squared_norm <= LONGEST**2)
+    weight = tf.where(known, tf.minimum(1.0, clip / tf.maximum(norms, 1e-12)), 0.0)
     losses = tf.reduce_sum(-tf.reduce_sum(y * log_probs, -1) * tf.cast(keep, tf.float32))
     return network.layer.gradient(below.tape, weight), losses, norms
 

@@ -7,10 +7,10 @@ from vitalring.models.layers.layer import (
     Block,
     Layer,
     Shape,
-    Size,
     Tape,
     Tensor,
     flat,
+    squared_norm,
     through_relu,
 )
 from vitalring.models.layers.quantisation import rounded
@@ -49,33 +49,20 @@ def conv1d(
     def backward(delta: Tensor, tape: Tape) -> Backward:
         slices, kernel, z = tape
         delta = through_relu(delta, z) if relu else delta
-        if _small(size, steps):
-            each = tf.matmul(slices, delta, transpose_a=True)  # (B, inputs, filters)
-            norm = tf.reduce_sum(each * each, [1, 2])
-        else:
-            each = None  # ‖SᵀΔ‖² = ⟨SSᵀ, ΔΔᵀ⟩, which is the smaller pair here
-            norm = tf.reduce_sum(
-                tf.matmul(slices, slices, transpose_b=True)
-                * tf.matmul(delta, delta, transpose_b=True),
-                [1, 2],
-            )
+        # ‖SᵀΔ‖² = ⟨SSᵀ, ΔΔᵀ⟩ would often be cheaper, but its terms cancel: with hostile weights
+        # rounding leaves a norm that is far too small, or the root of a negative number.
+        each = tf.matmul(slices, delta, transpose_a=True)  # (B, inputs, filters)
         by_bias = tf.reduce_sum(delta, 1)
-        norm = norm + tf.reduce_sum(by_bias * by_bias, -1) if bias else norm
+        norm = squared_norm(each)
+        norm = norm + squared_norm(by_bias) if bias else norm
         share = tf.matmul(tf.reshape(delta, [-1, filters]), kernel, transpose_b=True)
         share = tf.reshape(share, [-1, steps, width, channels])
         below = cut.back([share[:, :, j] for j in range(width)])
-        return Backward(below, norm, (slices, delta, by_bias, each))
+        return Backward(below, norm, (each, by_bias))
 
     def gradient(tape: Tape, k: Tensor) -> Tensor:
-        slices, delta, by_bias, each = tape
-        if each is not None:
-            kernel = tf.reduce_sum(each * k[:, None, None], 0)
-        else:
-            kernel = tf.matmul(
-                tf.reshape(slices, [-1, inputs]),
-                tf.reshape(delta * k[:, None, None], [-1, filters]),
-                transpose_a=True,
-            )
+        each, by_bias = tape
+        kernel = tf.reduce_sum(each * k[:, None, None], 0)
         return flat(kernel, tf.reduce_sum(by_bias * k[:, None], 0)) if bias else flat(kernel)
 
     def deploy(a: Tensor, w: Tensor, _quantised: bool) -> Tensor:
@@ -122,8 +109,8 @@ def depthwise_conv1d(
         each = [tf.reduce_sum(tap * delta, 1) for tap in taps]  # width times (B, channels)
         each = [*each, tf.reduce_sum(delta, 1)] if bias else each
         stacked = tf.stack(each, 1)
-        norm = tf.reduce_sum(stacked * stacked, [1, 2])
-        return Backward(cut.back([delta * kernel[j] for j in range(width)]), norm, stacked)
+        below = cut.back([delta * kernel[j] for j in range(width)])
+        return Backward(below, squared_norm(stacked), stacked)
 
     def gradient(each: Tape, k: Tensor) -> Tensor:
         return flat(tf.reduce_sum(each * k[:, None, None], 0))
@@ -140,11 +127,6 @@ def depthwise_conv1d(
     return Layer(
         (time, channels), (cut.steps, channels), blocks, forward, backward, gradient, deploy
     )
-
-
-def _small(size: Size, steps: Size) -> bool:
-    """Say whether an example's kernel gradient is smaller than what its norm else takes."""
-    return not (isinstance(size, int) and isinstance(steps, int)) or size <= steps * steps
 
 
 def _deployed(cut: Slices, padding: Padding, a: Tensor) -> tuple[Tensor, str]:

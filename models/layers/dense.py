@@ -11,9 +11,12 @@ from vitalring.models.layers.layer import (
     Tape,
     Tensor,
     flat,
+    squared_norm,
     through_relu,
 )
 from vitalring.models.layers.quantisation import rounded
+
+_TINY = 1e-30  # for a gradient of zeros
 
 
 def dense(in_shape: Shape, outputs: Size, *, relu: bool, bias: bool = True) -> Layer:
@@ -37,15 +40,20 @@ def dense(in_shape: Shape, outputs: Size, *, relu: bool, bias: bool = True) -> L
     def backward(delta: Tensor, tape: Tape) -> Backward:
         a, kernel, z = tape
         delta = through_relu(delta, z) if relu else delta
-        # ‖a ⊗ δ‖², and ‖δ‖² for the bias, without the outer product.
-        norm = (tf.reduce_sum(a * a, -1) + float(bias)) * tf.reduce_sum(delta * delta, -1)
-        return Backward(tf.matmul(delta, kernel, transpose_b=True), norm, (a, delta))
+        # ‖a ⊗ δ‖², and ‖δ‖² for the bias, without the outer product. The size of δ goes over to a
+        # first: squares of a and of δ by themselves could be infinite and 0 where a ⊗ δ is neither.
+        size = tf.maximum(tf.reduce_max(tf.abs(delta), -1, keepdims=True), _TINY)
+        unit, sized = delta / size, a * size
+        norm = squared_norm(sized)
+        norm = (norm + squared_norm(size) if bias else norm) * squared_norm(unit)
+        below = tf.matmul(delta, kernel, transpose_b=True)
+        return Backward(below, norm, (sized, size, unit))
 
     def gradient(tape: Tape, k: Tensor) -> Tensor:
-        a, delta = tape
-        delta = delta * k[:, None]
-        kernel = tf.matmul(a, delta, transpose_a=True)
-        return flat(kernel, tf.reduce_sum(delta, 0)) if bias else flat(kernel)
+        sized, size, unit = tape
+        kernel = tf.matmul(sized * k[:, None], unit, transpose_a=True)
+        by_bias = tf.reduce_sum(unit * (size * k[:, None]), 0)
+        return flat(kernel, by_bias) if bias else flat(kernel)
 
     def deploy(a: Tensor, w: Tensor, _quantised: bool) -> Tensor:
         z = affine(a, kernel_of(w, False), w)

@@ -2,8 +2,9 @@
 
 `tf.GradientTape` makes training signatures that need Flex operations, which the small runtimes do
 not have. So each layer states its own forward pass, its backward pass, and the squared norm of
-each example's gradient, found without forming that gradient where that is cheaper (Goodfellow
-2015, "Efficient per-example gradient computations"; for convolutions Rochette et al. 2019).
+each example's gradient. The clip stands on that norm for whatever weights a server sends, so it is
+a sum of squares, in which nothing cancels: of the example's gradient itself, but for dense layers
+(Goodfellow 2015, "Efficient per-example gradient computations").
 
 B is the number of examples; `w` is the layer's own slice of the network's flat float32 weights.
 Lengths are Python integers, or scalar tensors while a network of any size is traced; what a layer
@@ -70,6 +71,17 @@ class Layer:
 def through_relu(delta: Tensor, z: Tensor) -> Tensor:
     """Return a gradient led back through relu(z)."""
     return delta * tf.cast(z > 0.0, tf.float32)
+
+
+def squared_norm(each: Tensor) -> Tensor:
+    """Return Σ of squares of each example's numbers (B, ...).
+
+    One axis after the other: in sums of that length rounding stays far below the clip's slack.
+    """
+    squares = each * each
+    for _ in range(len(each.shape) - 1):
+        squares = tf.reduce_sum(squares, -1)
+    return squares
 
 
 def flat(*parts: Tensor) -> Tensor:

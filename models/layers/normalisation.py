@@ -5,7 +5,15 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from vitalring.errors import ModelError
-from vitalring.models.layers.layer import Backward, Block, Layer, Shape, Tape, Tensor
+from vitalring.models.layers.layer import (
+    Backward,
+    Block,
+    Layer,
+    Shape,
+    Tape,
+    Tensor,
+    squared_norm,
+)
 
 
 def group_norm(in_shape: Shape, groups: int, *, epsilon: float = 1e-5) -> Layer:
@@ -42,7 +50,7 @@ def group_norm(in_shape: Shape, groups: int, *, epsilon: float = 1e-5) -> Layer:
         each = tf.concat([tf.reduce_sum(delta * unit, 1), tf.reduce_sum(delta, 1)], 1)
         inner = delta + delta * scale
         below = inverse * (inner - mean(inner) - unit * mean(inner * unit))
-        return Backward(below, tf.reduce_sum(each * each, -1), each)
+        return Backward(below, squared_norm(each), each)
 
     def gradient(each: Tape, k: Tensor) -> Tensor:
         return tf.reduce_sum(each * k[:, None], 0)
@@ -88,7 +96,7 @@ def channel_affine(
     def backward(delta: Tensor, tape: Tape) -> Backward:
         unit, scale = tape
         each = tf.concat([over_time(delta * unit), over_time(delta)], 1)
-        return Backward(delta * (scale * factor), tf.reduce_sum(each * each, -1), each)
+        return Backward(delta * (scale * factor), squared_norm(each), each)
 
     def over_time(a: Tensor) -> Tensor:
         return tf.reduce_sum(a, 1) if len(shape) > 1 else a

@@ -9,10 +9,13 @@ import pytest
 
 tf = pytest.importorskip("tensorflow")
 
+from hostile_weights_fixture import SLACK, hostile_inputs, hostile_weights  # noqa: E402
+
 from vitalring.errors import ModelError  # noqa: E402
 from vitalring.models import layers  # noqa: E402
 from vitalring.models.convert import to_tflite  # noqa: E402
 from vitalring.models.network import (  # noqa: E402
+    LONGEST,
     Network,
     clipped_gradient_sum,
     probabilities,
@@ -28,7 +31,7 @@ ROWS = 6
 
 
 def small(*, quantised: bool) -> Network:
-    """A network that takes the other way to a convolution's norm: few steps, many weights."""
+    """A network whose second convolution has few steps and many weights."""
     first = layers.conv1d((20, 2), 3, width=6, stride=3)
     second = layers.conv1d(first.out_shape, 8, width=3, stride=1)
     layer = layers.chain(
@@ -230,6 +233,86 @@ def test_one_example_changes_the_sum_by_no_more_than_the_clip() -> None:
     assert np.linalg.norm(whole - other) <= 2 * 0.01 * (1 + 1e-5)
     # Fixed ranges: the neighbours' gradients do not feel the wild example.
     np.testing.assert_array_equal(norms[1:], wild_norms[1:])
+
+
+@pytest.mark.parametrize("build", NETWORKS.values(), ids=NETWORKS)
+@pytest.mark.parametrize("quantised", [False, True], ids=["float", "int8"])
+def test_no_weights_make_an_example_count_more_than_the_clip(
+    build: Callable[..., Network], quantised: bool
+) -> None:
+    network = build(quantised=quantised)
+    counted = 0
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        w = tf.constant(hostile_weights(network.first_blocks, rng))
+        x = tf.constant(hostile_inputs((1, *network.layer.in_shape), rng))
+        y = tf.one_hot(rng.integers(0, len(network.classes), 1), len(network.classes))
+        clip = float(rng.choice([1e-6, 1.0, 1e6]))
+        grad, _, norms = clipped_gradient_sum(network, w, x, y, tf.ones(1), clip)
+        free, _, _ = clipped_gradient_sum(network, w, x, y, tf.ones(1), 3e38)
+        if not np.isfinite(free).all():
+            continue  # where no ranges bound activations; a device counts no such record
+        exact = np.linalg.norm(free.numpy().astype(np.float64))
+        assert np.linalg.norm(grad.numpy().astype(np.float64)) <= clip * (1 + SLACK)
+        if norms[0] <= LONGEST:
+            np.testing.assert_allclose(norms[0], exact, rtol=SLACK, atol=1e-15)
+            counted += 1
+    assert counted >= 5
+
+
+@pytest.mark.parametrize(("a_size", "delta_size"), [
+    (1e25, 1e-25), (1e-25, 1e25), (3e36, 1e-36), (1e-36, 3e36), (1.0, 1.0), (1e38, 0.0),
+    (0.0, 1e30), (0.0, 0.0), (1e-30, 1e-30),
+])  # fmt: skip
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_dense_layers_norm_is_that_of_its_gradient(
+    a_size: float, delta_size: float, bias: bool
+) -> None:
+    """Where squares of the two sides are infinite or 0 by themselves."""
+    layer = layers.dense((7,), 5, relu=False, bias=bias)
+    rng = np.random.default_rng(4)
+    a = (a_size * rng.uniform(0.5, 1, (3, 7))).astype(np.float32)
+    delta = (delta_size * rng.uniform(0.5, 1, (3, 5))).astype(np.float32)
+    _, tape = layer.forward(tf.constant(a), tf.zeros(layer.dimension), False)
+    below = layer.backward(tf.constant(delta), tape)
+    wide_a, wide_delta = a.astype(np.float64), delta.astype(np.float64)
+    each = (wide_a[:, :, None] * wide_delta[:, None, :]).reshape(3, -1)
+    each = np.concatenate([each, wide_delta], 1) if bias else each
+    norms = np.linalg.norm(each, axis=1)
+    # Beyond float32's squares the norm is infinite, and below them it is 0: neither is NaN.
+    wanted = np.where(norms > 1e19, np.inf, norms)
+    np.testing.assert_allclose(tf.sqrt(below.squared_norm), wanted, rtol=1e-5, atol=1e-18)
+    for row, one in enumerate(each):
+        weight = np.zeros(3, np.float32)
+        weight[row] = 1 / max(norms[row], 1e-12)
+        found = layer.gradient(below.tape, tf.constant(weight))
+        np.testing.assert_allclose(found, one * weight[row], rtol=1e-5, atol=1e-9)
+
+
+@pytest.mark.parametrize("spoilt", [np.nan, -1.0, -np.inf, np.inf, 3.4e38])
+@pytest.mark.parametrize("in_tflite", [False, True])
+def test_a_norm_that_is_no_number_counts_nothing(spoilt: float, in_tflite: bool) -> None:
+    """Whatever minimum and maximum make of NaN, here and in a TFLite runtime."""
+    honest = layers.dense((4,), 3, relu=False)
+
+    def backward(delta: Any, tape: Any) -> layers.Backward:
+        below = honest.backward(delta, tape)
+        broken = tape[0][:, 0] > 0.0
+        return below._replace(squared_norm=tf.where(broken, spoilt, below.squared_norm))
+
+    network = Network("broken", ("a", "b", "c"), replace(honest, backward=backward), ROWS)
+    w, x, y = inputs(network)
+    signs = np.array([1, -1, 1, 1, -1, -1], np.float32)
+    x = tf.concat([tf.abs(x[:, :1]) * signs[:, None], x[:, 1:]], 1)
+    given = {"w": w, "x": x, "y": y, "mask": tf.ones(ROWS), "clip": tf.constant(0.1)}
+    if in_tflite:
+        model = tf.lite.Interpreter(model_content=to_tflite(signatures(network)), num_threads=1)
+        grad = model.get_signature_runner("grads")(**given)["grad_sum"]
+    else:
+        grad, _, _ = clipped_gradient_sum(network, **given)
+    given["mask"] = tf.constant(np.float32(signs < 0))
+    wanted, _, _ = clipped_gradient_sum(replace(network, layer=honest), **given)
+    np.testing.assert_allclose(grad, wanted, atol=1e-7)
 
 
 def test_masked_rows_count_nothing_even_when_they_are_nan() -> None:
