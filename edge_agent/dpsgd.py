@@ -52,8 +52,8 @@ from vitalring.protocol.weights import MAX_WEIGHT, are_weights
 
 _log = logging.getLogger(__name__)
 
-NO_CLIP: Final = 1e20
-"""Stands for no clip: a gradient beyond it means that training has diverged."""
+NO_CLIP: Final = 1e18
+"""Stands for no clip: a longer gradient is none that a model clips, and training has diverged."""
 
 Weights = NDArray[np.float32]
 Array = NDArray[Any]
@@ -349,12 +349,14 @@ def _chunk_sum(
         raise ModelError(f"gradient has shape {gradient.shape}, weights {weights.shape}")
     exact = gradient.astype(np.float64)
     norm = math.sqrt(float(exact @ exact))
-    # `not <=` also refuses NaN.
-    if not norm <= chunk.size * clip * (1.0 + CLIP_SLACK):
-        if clip == NO_CLIP:
-            raise DivergenceError(
-                f"{chunk.size} gradients sum to norm {norm:g}: lower training.learning_rate"
-            )
+    # What is no number is not short either.
+    short = norm <= chunk.size * clip * (1.0 + CLIP_SLACK)
+    if clip == NO_CLIP and not (short and (norms <= NO_CLIP).all()):
+        raise DivergenceError(
+            f"{chunk.size} gradients sum to norm {norm:g}, the longest has {norms.max():g}: lower "
+            "training.learning_rate"
+        )
+    if not short:
         raise DivergenceError(
             f"{chunk.size} gradients clipped at {clip:g} sum to norm {norm:g}: the model does not "
             "clip, or a gradient is not finite"
