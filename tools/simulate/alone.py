@@ -10,7 +10,7 @@ from vitalring.aggregator.evaluate import evaluate_weights, final_rows
 from vitalring.edge_agent.personal import KeepRule
 from vitalring.models.dataset import FeatureSchema
 from vitalring.models.runtime import TrainableModel
-from vitalring.tools.simulate.apart import quietly, spawning
+from vitalring.tools.simulate.apart import Progress, quietly, run_apart, spawning
 from vitalring.tools.simulate.one_place import Recipe, train_rounds, training_rows
 
 
@@ -41,10 +41,17 @@ class AloneResult:
 def train_alone(tasks: list[Task], workers: int, log_file: Path) -> Iterator[AloneResult]:
     """Train each device alone, in `workers` processes; results come as they are ready.
 
-    What the runtime prints on its own goes to `log_file`.
+    What the runtime prints on its own goes to `log_file`. Raises ApartError where no process can
+    be started.
     """
+    # Once before the pool, which would start workers that end at once again and again.
+    run_apart(_ready, (), log_file)
     with spawning().Pool(workers, quietly, (log_file,)) as pool:
         yield from pool.imap_unordered(_train, tasks)
+
+
+def _ready(_progress: Progress) -> None:
+    """Do nothing, in a process of its own."""
 
 
 def _train(task: Task) -> AloneResult:

@@ -31,11 +31,13 @@ def run_apart(
     Raises what the function raises of VitalRingError, and ApartError for any other end.
     """
     context = spawning()
-    here, there = context.Pipe(duplex=False)
-    process = context.Process(target=_main, args=(there, function, arguments, log_file))
+    here, there = context.Pipe()
+    process = context.Process(target=_main, args=(there, log_file))
     process.start()
     there.close()
     try:
+        # Not with the start, which would wait for ever for a process that ends before it reads.
+        here.send((function, arguments))
         while True:
             done, value = here.recv()
             if not done:
@@ -45,10 +47,13 @@ def run_apart(
             else:
                 result: T = value
                 return result
-    except EOFError as error:
+    except (EOFError, ConnectionError) as error:
         process.join()
+        where = f"see {log_file}"
+        if not log_file.exists():
+            where = 'in a script, keep what starts it behind if __name__ == "__main__":'
         raise ApartError(
-            f"{function.__name__} ended with code {process.exitcode}: see {log_file}"
+            f"{function.__name__} ended with code {process.exitcode}: {where}"
         ) from error
     finally:
         process.terminate()
@@ -71,10 +76,9 @@ def quietly(log_file: Path) -> None:
     os.close(descriptor)
 
 
-def _main(
-    connection: Connection, function: Callable[..., Any], arguments: tuple[Any, ...], log_file: Path
-) -> None:
+def _main(connection: Connection, log_file: Path) -> None:
     quietly(log_file)
+    function, arguments = connection.recv()
     try:
         value = function(*arguments, lambda share: connection.send((False, share)))
     except VitalRingError as error:
