@@ -80,7 +80,7 @@ def rows_of(model, count, seed=1):
 def test_a_gradient_canary_is_one_clip_along_a_parameter_of_its_own(network):
     model, start = network
     real = rows_of(model, 5)
-    altered, canaries = gradient_canaries(model, start, real, 50, model.info.input_shape)
+    altered, canaries = gradient_canaries(model, start, real, 50, model.info.input_shape, 2.0)
     assert len(set(altered.places.tolist())) == 50
     chosen = canaries.take(np.array([3, 7]))
     mixed = np.concatenate([real.x, chosen.x]), np.concatenate([real.y, chosen.y])
@@ -91,7 +91,7 @@ def test_a_gradient_canary_is_one_clip_along_a_parameter_of_its_own(network):
     assert np.allclose(total - plain, expected, atol=1e-6)
     assert (loss, norms.tolist()) == (plain_loss, [*plain_norms.tolist(), 0.5, 0.5])
     with pytest.raises(ConfigError, match="parameters of their own"):
-        gradient_canaries(model, start, real, start.size, model.info.input_shape)
+        gradient_canaries(model, start, real, start.size, model.info.input_shape, 2.0)
 
 
 def test_canaries_are_planted_by_their_coins_and_labelled_falsely(network):

@@ -262,6 +262,9 @@ def test_a_ciphertext_that_was_only_unlinked_is_found(monkeypatch):
         done = Copy({"gateway.sqlite": content}, (slot(1),), b"")
         held = Held(1, b"", b"", {"closed": closed, "done": done}, {}, {})
         assert left_behind([held]) == (found, 1)
+        # A gateway that had not yet emptied its log when it was looked at has by the next round.
+        after = Held(2, b"", b"", {"open": Copy({}, (), b"")}, {}, {})
+        assert left_behind([held, after]) == (0, 1)
 
 
 def test_bytes_read_as_an_update_are_of_the_rounds_clip():

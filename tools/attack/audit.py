@@ -144,7 +144,11 @@ def _audit(
     start = initial_weights(artefact, hashlib.sha256(b"audit").digest())
     generator = np.random.default_rng(_SEED)
     count = settings.canaries
-    altered, marked = gradient_canaries(network, start, pool.held_out, count, pool.input_shape)
+    # Without a guarantee a clip only steadies the training, and is longer than any gradient.
+    length = 1.0 if plan.privacy.unit == "none" else plan.privacy.clip
+    altered, marked = gradient_canaries(
+        network, start, pool.held_out, count, pool.input_shape, length
+    )
     labels = mislabelled(
         pool.held_out, len(pool.info.classes), min(count, len(pool.held_out)), generator
     )

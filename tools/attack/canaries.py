@@ -13,7 +13,6 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from vitalring.edge_agent.dpsgd import NO_CLIP
 from vitalring.errors import ConfigError
 from vitalring.models.dataset import Records
 from vitalring.models.runtime import TrainableModel
@@ -29,11 +28,12 @@ _MARK: Final = 1e6
 class GradientCanaries:
     """A network that, for rows that are marked, answers with a gradient of the canary's own.
 
-    `places` (m,) are the parameters along which the canaries lie.
+    `places` (m,) are the parameters along which the canaries lie, each `length` long.
     """
 
     model: TrainableModel
     places: npt.NDArray[np.int64] = field(repr=False)
+    length: float
 
     @property
     def physical_batch(self) -> int:
@@ -47,23 +47,29 @@ class GradientCanaries:
         rows = x.reshape(len(x), -1)
         marked = rows[:, 0] == _MARK
         total, loss = np.zeros(weights.size, np.float32), 0.0
-        length = np.float32(1.0 if clip == NO_CLIP else clip)
+        length = np.float32(min(self.length, clip))
         norms = np.full(len(x), length, np.float32)
         if not marked.all():
             total, loss, real = self.model.gradient_sum(weights, x[~marked], y[~marked], clip)
             norms[~marked] = real
-        # Up, so that descent lowers the parameter, by one clip for each canary.
+        # Up, so that descent lowers the parameter.
         np.add.at(total, self.places[rows[marked, 1].astype(np.int64)], length)
         return total, loss, norms
 
 
 def gradient_canaries(
-    model: TrainableModel, start: Weights, quiet: Records, count: int, shape: tuple[int, ...]
+    model: TrainableModel,
+    start: Weights,
+    quiet: Records,
+    count: int,
+    shape: tuple[int, ...],
+    length: float,
 ) -> tuple[GradientCanaries, Records]:
     """Return a network that knows `count` canaries, and the rows (count, *shape) that mean them.
 
-    They lie along the parameters that the gradients of the records `quiet` move least, so that
-    ordinary records hide them least. Raises ConfigError where there are too few parameters.
+    They are as long as `length`, or as the clip where that is shorter. They lie along the
+    parameters that the gradients of the records `quiet` move least, so that ordinary records hide
+    them least. Raises ConfigError where there are too few parameters.
     """
     size = int(np.prod(shape))
     if count > start.size // 2 or size < 2:
@@ -79,7 +85,7 @@ def gradient_canaries(
     x = np.zeros((count, size), np.float32)
     x[:, 0], x[:, 1] = _MARK, np.arange(count)
     rows = Records("canaries", x.reshape(count, *shape), np.zeros(count, np.int64))
-    return GradientCanaries(model, places), rows
+    return GradientCanaries(model, places, length), rows
 
 
 def mislabelled(

@@ -166,13 +166,18 @@ def attack_gateway(held: Sequence[Held], devices: Sequence[str]) -> dict[str, At
 def left_behind(held: Sequence[Held]) -> tuple[int, int]:
     """Return how many deleted ciphertexts the files still hold after their round, and of how many.
 
-    A piece of each that was there before is searched for, in free pages and logs too.
+    A piece of each that was there before is searched for, in free pages and logs too: in the first
+    copy of the next round, or in the last one of all. `held` are in order.
     """
     found = total = 0
-    for each in held:
+    for place, each in enumerate(held):
         closed, done = each.copies.get("closed"), each.copies.get("done")
         if closed is None or done is None:
             continue
+        # Emptying the log is the last thing that a gateway does in a round, after its model.
+        if place + 1 < len(held):
+            copies = held[place + 1].copies
+            done = next((copies[state] for state in STATES if state in copies), done)
         for slot in closed.slots:
             ciphertexts = ciphertexts_of(slot)
             if ciphertexts is None:

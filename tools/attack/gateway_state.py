@@ -29,7 +29,7 @@ from vitalring.tools.settings import SimulationSettings
 from vitalring.tools.simulate.api import simulate
 
 _POLL_S: Final = 0.02
-_SETTLES_S: Final = 0.3
+_SETTLES_S: Final = 3.0
 _FILES: Final = (store.FILE, store.FILE + "-wal")
 
 STATES: Final = ("open", "closed", "done")
