@@ -9,10 +9,15 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 sys.path.insert(0, str(Path(__file__).parent / "integration"))
 
 from mosquitto_fixture import mosquitto, mosquitto_program, own_mosquitto
+
+# How long an example takes says more of the machine and its load than of the code.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 __all__ = ["mosquitto", "own_mosquitto"]
 

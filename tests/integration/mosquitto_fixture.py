@@ -4,8 +4,10 @@ Tests take the fixture `mosquitto` or `own_mosquitto` (registered in tests/conft
 marker `mosquitto`, by which they are left out, loudly, where no Mosquitto is installed.
 """
 
+import contextlib
 import datetime
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -29,10 +31,20 @@ def mosquitto_program() -> str | None:
     return shutil.which("mosquitto", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+def lasting_port() -> int:
+    """Return a free port that nobody takes while its broker is away.
+
+    No outgoing connection, and nobody who asks the kernel for any port, gets one of this range;
+    each test worker has ports of its own in it.
+    """
+    ephemeral = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    while True:
+        port = random.randrange(10_000 + worker % workers, ephemeral, workers)
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def _start(configuration: Path, log: Path, port: int) -> subprocess.Popen[bytes]:
@@ -64,7 +76,7 @@ class Mosquitto:
         self, folder: Path, limits: BrokerLimits | None = None, hospitals: Sequence[str] = ()
     ) -> None:
         self.folder = folder
-        self.port = free_port()
+        self.port = lasting_port()
         self.limits = limits or BrokerLimits(save_interval_s=1)
         self.files = write(
             folder,
@@ -135,7 +147,7 @@ def mosquitto(tmp_path: Path) -> Iterator[Mosquitto]:
 @pytest.fixture
 def own_mosquitto(tmp_path: Path) -> Iterator[str]:
     """The address of a broker as the owner of a device would run one."""
-    port = free_port()
+    port = lasting_port()
     configuration = tmp_path / "own.conf"
     configuration.write_text(
         f"listener {port} 127.0.0.1\nallow_anonymous true\npersistence false\n"

@@ -11,9 +11,7 @@ point of the code, once for each marker file that is not there yet.
 import contextlib
 import importlib
 import os
-import random
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -22,7 +20,7 @@ import types
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mosquitto_fixture import mosquitto_program
+from mosquitto_fixture import lasting_port, mosquitto_program
 
 from vitalring.edge_agent import budget
 from vitalring.edge_agent.keyring import Keyring
@@ -40,7 +38,7 @@ FEDERATION = "ward-net"
 COHORT = "ward-1"
 DATA = Path(__file__).resolve().parents[2] / "tools" / "datasets" / "mitbih"
 DEVICES = ("r101", "r106", "r108", "r109", "r112", "r114")
-GENEROUS_S = 120.0
+GENEROUS_S = 600.0
 
 FAULTS = {
     # name: (module, what is wrapped, whether the process dies before or after it)
@@ -66,16 +64,6 @@ def wait_for(what, condition, timeout_s=GENEROUS_S):
         assert time.monotonic() < deadline, f"not within {timeout_s:g} s: {what}"
         time.sleep(0.05)
     return found
-
-
-def lasting_port():
-    """Return a free port that no outgoing connection takes while the broker is away."""
-    ephemeral = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
-    while True:
-        port = random.randrange(10_000, ephemeral)
-        with contextlib.suppress(OSError), socket.socket() as probe:
-            probe.bind(("127.0.0.1", port))
-            return port
 
 
 class Process:
@@ -104,7 +92,7 @@ class Process:
         self._process.kill()
         self._process.wait()
 
-    def end(self, timeout_s=30.0):
+    def end(self, timeout_s=GENEROUS_S):
         """Ask it to end; return its exit code."""
         if self.code is None:
             self._process.send_signal(signal.SIGTERM)

@@ -127,7 +127,7 @@ def test_what_cannot_be_measured_is_refused(arguments, message, capsys):
 
 
 def test_membership_is_attacked_from_the_command_line(tmp_path):
-    arguments = "--studies 5 --rounds 2 --rows 8 --resamples 20 --defences none,record/local/8"
+    arguments = "--studies 5 --rounds 2 --rows 8 --resamples 100 --defences none,record/local/8"
     code = cli.main(["attack", "membership", *arguments.split(), "--out", str(tmp_path)])
     assert code == 0
     content = json.loads((tmp_path / "membership-mitbih-ecg_cnn.json").read_text())
@@ -141,5 +141,5 @@ def test_membership_is_attacked_from_the_command_line(tmp_path):
                 assert [0 <= rate["value"] <= 1 for rate in roc["tpr"]] == [True, True]
     page = (tmp_path / "membership-mitbih-ecg_cnn.md").read_text()
     assert "has fewer than 5,000 on a side" in page
-    assert "--studies 5 --resamples 20 --out docs/results" in page
+    assert "--studies 5 --resamples 100 --out docs/results" in page
     assert (tmp_path / "membership-mitbih-ecg_cnn.svg").read_text().startswith("<?xml")

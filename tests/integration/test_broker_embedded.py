@@ -8,6 +8,7 @@ import threading
 
 import psutil
 import pytest
+from services_fixture import wait_for
 
 from vitalring.errors import TransportError
 from vitalring.mqtt import (
@@ -23,7 +24,7 @@ from vitalring.mqtt import (
 from vitalring.mqtt_connection import MQTT_3_1_1
 from vitalring.tools.embedded_broker import EmbeddedBroker
 
-WAIT_S = 20.0
+WAIT_S = 60.0
 UPLINK = "vr1/sim/up/c/1"
 UPLINKS = "vr1/sim/up/+/+"
 OBJECT = "vr1/sim/object/" + "ab" * 32
@@ -142,7 +143,7 @@ def test_a_link_survives_the_broker_and_its_owner_is_told(dialects):
             broker.close()
             with pytest.raises(TransportError):
                 link.publish(UPLINK, b"x", timeout_s=0.3)
-            assert not link.connected
+            wait_for("the loss is noticed", lambda: not link.connected)
 
 
 def test_ends_with_its_parent_even_when_that_is_killed():
@@ -175,4 +176,4 @@ def test_stopping_leaves_no_process_and_no_thread():
         process = psutil.Process(broker.pid)
         submit(BrokerConfig(broker.url), UPLINK, [b"x"], WAIT_S)
     assert not process.is_running()
-    assert set(threading.enumerate()) == threads
+    assert set(threading.enumerate()) <= threads

@@ -30,7 +30,7 @@ PLAN = topics.plan_topic(FEDERATION, COHORT)
 CALL = topics.call_topic(FEDERATION, COHORT)
 ENROL = topics.enrol_topic(FEDERATION, COHORT)
 SOON = Backoff(first_s=0.02, ceiling_s=0.2)
-WAIT_S = 20.0
+WAIT_S = 60.0
 
 
 def next_message(link: Link) -> Message:
@@ -85,7 +85,7 @@ def test_retained_state_reaches_who_subscribes_later(mosquitto):
 
 def refused(config: BrokerConfig) -> str:
     with pytest.raises(TransportError) as error:
-        submit(config, UPLINK, [b"x"], 5.0)
+        submit(config, UPLINK, [b"x"], WAIT_S)
     return str(error.value)
 
 
@@ -329,7 +329,7 @@ def test_closing_leaves_no_thread_and_no_socket(mosquitto):
     with Link(mosquitto.gateway, [UPLINKS]) as gateway:
         gateway.wait_connected(WAIT_S)
         assert len(set(threading.enumerate()) - before) == 1
-    assert set(threading.enumerate()) == before
+    assert set(threading.enumerate()) <= before
     with pytest.raises(TransportError, match="closed"):
         gateway.receive(0.0)
     with pytest.raises(TransportError, match="closed"):

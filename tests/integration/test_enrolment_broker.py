@@ -30,7 +30,8 @@ COHORT = "ward"
 CALL = topics.call_topic(FEDERATION, COHORT)
 ENROL = topics.enrol_topic(FEDERATION, COHORT)
 TICKETS = [bytes([number]) * 32 for number in range(3)]
-WAIT_S = 20.0
+LAST = topics.object_topic(FEDERATION, bytes(32))
+WAIT_S = 60.0
 
 
 def now_ms():
@@ -134,6 +135,8 @@ def devices_of(federation, config, folder):
 )
 def brokers(request, tmp_path):
     with request.param(tmp_path / "broker") as configs:
+        with Link(configs[0]) as gateway:
+            gateway.publish(LAST, b"the last", retain=True, timeout_s=WAIT_S)
         yield configs
 
 
@@ -148,16 +151,13 @@ def office(brokers, tmp_path):
 
 def retained(config, topic):
     """What who connects now finds on a topic."""
-    last = topics.object_topic(FEDERATION, bytes(32))
     with Link(config, [topic]) as link:
         link.wait_connected(WAIT_S)
-        link.subscribe(last)
-        deadline = time.monotonic() + 2.0
-        while time.monotonic() < deadline:
-            event = link.receive(0.2)
-            if isinstance(event, Message) and event.topic == topic:
-                return event.payload
-    return None
+        # Brokers answer subscriptions in their order, so what is retained comes before this.
+        link.subscribe(LAST)
+        while not isinstance(event := link.receive(WAIT_S), Message):
+            assert event is not None
+        return event.payload if event.topic == topic else None
 
 
 def retained_call(config):

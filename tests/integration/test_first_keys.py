@@ -4,6 +4,7 @@ import shutil
 import sys
 
 import pytest
+from mosquitto_fixture import lasting_port
 from services_fixture import (
     COHORT,
     DATA,
@@ -11,7 +12,6 @@ from services_fixture import (
     FEDERATION,
     Broker,
     Process,
-    lasting_port,
     vitalring,
     wait_for,
 )

@@ -119,7 +119,7 @@ class Hospitals:
                 *("--broker-url", f"mqtts://localhost:{broker.port}"),
                 *("--broker-folder", self.home(name) / "broker"),
                 *("--held-out", SHIPPED_DATA, "--data", SHIPPED_DATA),
-                *("--window", 0, "--timeout", 60, "--retry", 5),
+                *("--window", 0, "--timeout", 300, "--retry", 5),
             )
             assert "2 of 3 hospitals" in said
             assert ("gateway run" in said) == (name == "north")
@@ -153,7 +153,6 @@ def test_hospitals_on_machines_of_their_own_train_together(tmp_path, capsys):
         wait_for(
             "the final model",
             lambda: all(process.code == 0 for process in aggregators),
-            timeout_s=180.0,
         )
     finally:
         for process in processes:

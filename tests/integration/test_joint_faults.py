@@ -9,7 +9,7 @@ from collections import Counter
 
 import pytest
 from reaper_fixture import Reaper, run_to_its_end
-from services_fixture import Hospital
+from services_fixture import GENEROUS_S, Hospital
 
 pytestmark = pytest.mark.mosquitto
 
@@ -54,7 +54,7 @@ def killed_at_random(folder, rounds, timeout_s, report, *, between_s, pause_s, k
 
 def test_a_few_rounds_of_three_hospitals_survive_random_kills(tmp_path, report):
     kills, applied = killed_at_random(
-        tmp_path / "study", 3, 180, report, between_s=(1.5, 3.0), pause_s=(0.1, 1.0), kills=5
+        tmp_path / "study", 3, GENEROUS_S, report, between_s=(1.5, 3.0), pause_s=(0.1, 1.0), kills=5
     )
     assert sum(kills.values()) > 0
     assert any(applied)

@@ -28,6 +28,7 @@ pytestmark = pytest.mark.mosquitto
 
 GONE, NEWCOMER = DEVICES[0], DEVICES[5]
 FOUNDERS = DEVICES[:5]
+REVOKED = "this device's key is revoked: roster 1 of ward-1"
 STAYS = FOUNDERS[1:]
 
 
@@ -97,7 +98,13 @@ class Ward(Hospital):
         return decode(kind, decode(Signed, record).payload)
 
     def until(self, serial):
-        wait_for(f"a round under roster {serial}", lambda: serial in self.rosters(), 240.0)
+        wait_for(f"a round under roster {serial}", lambda: serial in self.rosters())
+
+    def known(self, name):
+        """The newest roster that a device saw."""
+        path = self.device(name) / "state" / "agent.sqlite"
+        with contextlib.closing(sqlite3.connect(path)) as db:
+            return rosters.known(db, "ward-1")
 
     def status(self, name):
         return json.loads(
@@ -124,6 +131,8 @@ def ward(tmp_path_factory):
             ward.until(0)
             ward.said_of_revocation = ward.roster("--revoke", GONE)
             ward.until(1)
+            # A round does not wait for it.
+            wait_for("the revoked device is told so", lambda: ward.said("agent-0", REVOKED))
             for process in (ward.gateway, *ward.aggregators, *ward.agents):
                 process.kill()
                 process.start()
@@ -136,6 +145,10 @@ def ward(tmp_path_factory):
                 "--new-epoch", "--enrol-from", ward.key_file(2, *FOUNDERS, NEWCOMER)
             )
             ward.until(3)
+            wait_for(
+                "all devices go by the newest roster",
+                lambda: all(ward.known(name).serial == 3 for name in ward.devices),
+            )
             for process in ward.processes[1:]:
                 assert process.code is None, f"{process.name} ended"
             for process in (*ward.aggregators, *ward.agents, ward.gateway):
@@ -183,9 +196,7 @@ def test_the_revoked_device_is_out_and_the_others_sign_with_the_keys_of_before(w
 
 
 def test_the_revoked_device_is_told_so(ward):
-    assert "this device's key is revoked: roster 1 of ward-1" in (
-        ward.agents[0].log.read_text(errors="replace")
-    )
+    assert REVOKED in ward.agents[0].log.read_text(errors="replace")
 
 
 def test_the_newcomer_takes_part(ward):
@@ -206,9 +217,7 @@ def test_devices_show_the_roster_that_they_go_by(ward):
     shown = ward.status(NEWCOMER)["roster"]
     assert shown["digest"] == newest.digest.hex()
     for name in ward.devices:
-        path = ward.device(name) / "state" / "agent.sqlite"
-        with contextlib.closing(sqlite3.connect(path)) as db:
-            known = rosters.known(db, "ward-1")
+        known = ward.known(name)
         assert (known.serial, known.epoch, known.digest) == (3, 2, newest.digest)
         assert known.enrolled_in == (1 if name == GONE else 2)
 

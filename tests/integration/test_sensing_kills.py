@@ -52,12 +52,13 @@ print("ended", flush=True)
 class Child:
     """A process that senses, which is killed as a power cut would."""
 
-    def __init__(self, *words):
+    def __init__(self, *words, pipe_bytes=-1):
         here = str(Path(__file__).parent)
         self.process = subprocess.Popen(
             [sys.executable, "-c", CHILD, here, *map(str, words)],
             stdout=subprocess.PIPE,
             text=True,
+            pipesize=pipe_bytes,
             env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
         )
         self.said = []
@@ -99,7 +100,8 @@ def test_a_killed_replay_loses_and_doubles_nothing(tmp_path):
     sensing = config(ReplayConfig(path, speed=0))
     children = []
     for wanted in (1, 2000, 3000):
-        child = Child("replay", path, tmp_path / "state", 0)
+        # A pipe with room for a few hundred windows: none comes to the end before it is killed.
+        child = Child("replay", path, tmp_path / "state", 0, pipe_bytes=4096)
         children.append(child)
         child.read(wanted)
         child.kill()

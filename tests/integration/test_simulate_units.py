@@ -120,15 +120,18 @@ def test_a_study_of_another_class_than_the_data_is_refused_before_anything_is_wr
 
 
 def test_a_sum_of_gradients_learns_through_dropouts(tmp_path):
-    """With room for devices that sit out, rounds go on, and the model gets better."""
+    """With room for devices that sit out, rounds go on, and the model gets better.
+
+    Five of 14 are too many, with a chance of 4 in 10,000; it learns with two sums of the four.
+    """
     result = run(
         tmp_path / "out",
-        devices=12,
+        devices=14,
         noise="distributed",
         rounds=4,
         epsilon=8.0,
-        dropout=0.1,
-        timeout_s=8.0,
+        dropout=0.05,
+        timeout_s=12.0,
     )
     rows = result.report["rounds"]
     assert len(rows) == 4

@@ -19,6 +19,7 @@ def finished(tmp_path_factory):
         tmp_path_factory.mktemp("hospitals") / "study",
         rounds=ROUNDS,
         devices=DEVICES,
+        timeout_s=300,
         retry_s=3,
         hospitals=2,
         shared=True,

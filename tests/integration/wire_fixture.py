@@ -53,13 +53,13 @@ class Tap:
     def __enter__(self):
         self._thread.start()
         starting = asyncio.start_server(self._connected, "127.0.0.1", 0)
-        server = asyncio.run_coroutine_threadsafe(starting, self._loop).result(10)
+        server = asyncio.run_coroutine_threadsafe(starting, self._loop).result(60)
         self._server = server
         self.port = server.sockets[0].getsockname()[1]
         return self
 
     def __exit__(self, *_):
-        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(10)
+        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(60)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()

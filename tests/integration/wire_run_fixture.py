@@ -103,8 +103,10 @@ class Parties:
         ended = 0
         try:
             while ended < 1 + self.devices:
+                # Looked at first: who ends in order has said so before its thread is gone.
+                at_work = all(thread.is_alive() for thread in threads)
                 ended += self.ended.acquire(timeout=1.0)
-                assert all(thread.is_alive() for thread in threads) or ended
+                assert at_work or ended, "somebody ended before the study"
                 assert time.monotonic() < deadline, "the study did not end"
         finally:
             self.stop.set()

@@ -60,7 +60,7 @@ def test_key_and_round_alone_make_the_tag(suite, own, size, digest, number):
 
 # Tags of other rounds.
 
-DEVICES = 40
+DEVICES = 500
 PAIRS_OF_TAGS = 2_000
 
 
@@ -164,7 +164,7 @@ def test_a_broken_tag_is_linked(broken):
 
 # Signatures.
 
-SIGNERS, ROUNDS = 4, 120
+SIGNERS, ROUNDS = 4, 160
 
 
 @pytest.fixture(scope="module", params=SUITES)

