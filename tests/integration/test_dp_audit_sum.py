@@ -331,7 +331,7 @@ def test_a_codec_that_clamps_updates_and_noise_is_caught(monkeypatch):
 
     monkeypatch.setattr(contribution, "encode_update", clamping)
     with np.errstate(invalid="ignore"):
-        assert audited_mu(sums(0.0), sums(1.0)) > 1.5 * claimed_mu(terms)
+        assert audited_mu(sums(0.0), sums(1.0)) > 1.3 * claimed_mu(terms)
 
 
 COARSE = {
