@@ -45,6 +45,10 @@ Say = Callable[[str], None]
 RISK: Final = 0.05
 """Chance that a bound is above what is true."""
 
+_OPEN_LENGTH: Final = 1_000.0
+"""How long a planted gradient is where nothing bounds one: far beyond those of records, and short
+enough that the weights stay weights."""
+
 VIEWS: Final = {
     "final": "the final model",
     "models": "all models, as from the opened sums",
@@ -144,8 +148,7 @@ def _audit(
     start = initial_weights(artefact, hashlib.sha256(b"audit").digest())
     generator = np.random.default_rng(_SEED)
     count = settings.canaries
-    # Without a guarantee a clip only steadies the training, and is longer than any gradient.
-    length = 1.0 if plan.privacy.unit == "none" else plan.privacy.clip
+    length = _OPEN_LENGTH if plan.privacy.unit == "none" else plan.privacy.clip
     altered, marked = gradient_canaries(
         network, start, pool.held_out, count, pool.input_shape, length
     )
