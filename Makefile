@@ -19,13 +19,13 @@ demo: $(VENV)/.demo
 	$(BIN)/vitalring simulate
 
 test: lint test-models $(VENV)/.test
-	$(BIN)/python -m pytest -n auto --dist worksteal
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 test-fast: $(VENV)/.test
-	$(BIN)/python -m pytest -n auto --dist worksteal tests/unit
+	$(BIN)/python -m pytest -n auto --dist loadfile tests/unit
 
 test-models: $(MODELS)/.test
-	if [ -x $(MODELS)/bin/pytest ]; then $(MODELS)/bin/python -m pytest -n auto --dist worksteal tests/models; fi
+	if [ -x $(MODELS)/bin/pytest ]; then $(MODELS)/bin/python -m pytest -n auto --dist loadfile tests/models; fi
 
 # Tests of an hour rather than of minutes: kills over 20 rounds, 100,000 hostile messages.
 long-test: $(VENV)/.test
