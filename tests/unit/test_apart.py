@@ -13,8 +13,9 @@ from vitalring.tools.simulate.apart import ApartError, run_apart
 
 
 def doubled(values, progress):
+    sys.stderr.write("hear me")
     progress(0.5)
-    return 2 * values
+    return 2 * values, os.getpid()
 
 
 def refused(_progress):
@@ -26,11 +27,13 @@ def killed(_progress):
     os.kill(os.getpid(), 9)
 
 
-def test_a_result_comes_back_with_its_progress(tmp_path):
+def test_a_result_comes_back_with_its_progress_and_what_is_printed_goes_to_a_file(tmp_path):
     shares = []
-    found = run_apart(doubled, (np.ones(1_000_000),), tmp_path / "log", shares.append)
+    found, pid = run_apart(doubled, (np.ones(1_000_000),), tmp_path / "log", shares.append)
     assert found.sum() == 2_000_000
+    assert pid != os.getpid()
     assert shares == [0.5]
+    assert "hear me" in (tmp_path / "log").read_text()
 
 
 def test_errors_of_ours_come_back_as_they_are(tmp_path):

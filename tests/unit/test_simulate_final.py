@@ -1,8 +1,5 @@
 """The final model on held-out rows, and the pooled model beside it, on real networks and files."""
 
-import os
-import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,16 +11,18 @@ from vitalring.aggregator.evaluate import evaluator, final_rows, has_validation,
 from vitalring.errors import DataError, VitalRingError
 from vitalring.models import metrics
 from vitalring.models.artefact import initial_weights, load_artefact
-from vitalring.models.dataset import load_dataset
+from vitalring.models.dataset import load_dataset, load_table, split
 from vitalring.models.runtime import TrainableModel
 from vitalring.protocol.privacy import Training
 from vitalring.protocol.records import ServerOptimiser
 from vitalring.tools.attack.pool import load_pool
 from vitalring.tools.bench.skew_devices import load_people
+from vitalring.tools.settings import SimulationSettings
 from vitalring.tools.simulate.alone import Task, train_alone
-from vitalring.tools.simulate.apart import ApartError, run_apart
+from vitalring.tools.simulate.apart import run_apart
 from vitalring.tools.simulate.api import simulate
 from vitalring.tools.simulate.final import evaluate_final, evaluation_of, label_counts
+from vitalring.tools.simulate.layout import choose_fleet
 from vitalring.tools.simulate.one_place import Recipe, train_rounds, training_rows
 from vitalring.tools.simulate.pooled import PooledTask, pooled_recipe, train_pooled
 
@@ -168,6 +167,30 @@ def test_a_patient_at_two_sites_is_resampled_as_one(tmp_path: Path) -> None:
     assert found.figures.clusters == len(rows.y) / 6
 
 
+def test_a_site_whose_every_row_is_held_out_is_named(tmp_path: Path) -> None:
+    (tmp_path / "devices").mkdir()
+    (tmp_path / "dataset.toml").write_text(
+        'name = "t"\nkind = "tabular"\nclasses = ["0", "1"]\nlabel = "y"\n'
+        "test_fraction = 0.5\n[features]\nage = {mean = 50, std = 10}\n"
+    )
+    lines = [f"{30 + n},{n % 2}" for n in range(60)]
+    (tmp_path / "devices" / "north.csv").write_text("\n".join(["age,y", *lines]) + "\n")
+    # One row, sixty times: all of them are on one side.
+    drawn = [line for line in lines if _trains(tmp_path, line)]
+    held_out = next(line for line in lines if line not in drawn)
+    assert 15 < len(drawn) < 45
+    (tmp_path / "devices" / "south.csv").write_text("\n".join(["age,y", *[held_out] * 60]) + "\n")
+    with pytest.raises(DataError, match="device south has no row to train on"):
+        choose_fleet(SimulationSettings(data=tmp_path))
+
+
+def _trains(folder: Path, line: str) -> bool:
+    """Tell whether a site with this row alone would train on it."""
+    (folder / "devices" / "south.csv").write_text(f"age,y\n{line}\n")
+    info = load_dataset(folder)
+    return len(split(load_table(folder, "south", info), info).train) == 1
+
+
 def test_counts_of_labels(tmp_path: Path) -> None:
     folder = write_folder(tmp_path, 'test_devices = ["d"]')
     counts = label_counts(folder, load_dataset(folder), None, ("a", "b"))
@@ -298,32 +321,3 @@ def test_devices_alone_and_the_pooled_model_in_processes_of_their_own(tmp_path: 
     found = {result.device: result for result in train_alone(tasks, 1, tmp_path / "log")}
     assert set(found) == {"a", "b"}
     assert all(0 <= result.accuracy <= 1 for result in found.values())
-
-
-def shout(text: str, progress: Callable[[float], None]) -> int:
-    sys.stderr.write(text)
-    progress(0.5)
-    return os.getpid()
-
-
-def refuse(progress: Callable[[float], None]) -> None:
-    raise DataError("no such row")
-
-
-def vanish(progress: Callable[[float], None]) -> None:
-    os._exit(3)
-
-
-def test_what_is_printed_apart_goes_to_a_file(tmp_path: Path) -> None:
-    shares: list[float] = []
-    pid = run_apart(shout, ("hear me",), tmp_path / "log", shares.append)
-    assert pid != os.getpid()
-    assert shares == [0.5]
-    assert "hear me" in (tmp_path / "log").read_text()
-
-
-def test_an_error_or_an_end_of_the_process_is_told(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no such row"):
-        run_apart(refuse, (), tmp_path / "log")
-    with pytest.raises(ApartError, match="code 3: see"):
-        run_apart(vanish, (), tmp_path / "log")

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from vitalring.edge_agent.personal import keep_back, keep_rule
-from vitalring.errors import ConfigError
+from vitalring.errors import ConfigError, DataError
 from vitalring.files import read_file
 from vitalring.models.artefact import Artefact
 from vitalring.models.catalogue import choose_artefact
@@ -72,6 +72,11 @@ def choose_fleet(settings: SimulationSettings) -> Fleet:
     if holds_tables(folder, info):
         columns = load_table(folder, chosen[0], info).columns
     counts = [len(_training_rows(settings, folder, info, name)) for name in chosen]
+    if 0 in counts:
+        raise DataError(
+            f"{folder}: device {chosen[counts.index(0)]} has no row to train on, all are held out: "
+            "hold out fewer rows, or name it in test_devices"
+        )
     mean = sum(counts) / len(counts)
     return Fleet(folder, info, chosen, min(counts), max(counts), mean, columns)
 
