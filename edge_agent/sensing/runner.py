@@ -117,20 +117,22 @@ class Sensing:
         try:
             keeper = _Keeper(self._config, self._state_dir, self._on_window, self._now_us)
         except BaseException as fault:
+            # Raised by whoever waits for the start.
             self._fault = fault
             self._ready.set()
             return
-        feeds = [
-            Feed(
-                name,
-                _opener(name, stream, keeper.buffer.session(name), self._now_us),
-                keeper.buffer.position(name, stream.source_name),
-                self._arrived,
-                self._backoff,
-            )
-            for name, stream in keeper.streams.items()
-        ]
+        feeds: list[Feed] = []
         try:
+            feeds += [
+                Feed(
+                    name,
+                    _opener(name, stream, keeper.buffer.session(name), self._now_us),
+                    keeper.buffer.position(name, stream.source_name),
+                    self._arrived,
+                    self._backoff,
+                )
+                for name, stream in keeper.streams.items()
+            ]
             for feed in feeds:
                 feed.start()
             self._ready.set()

@@ -36,10 +36,10 @@ def test_honest_trainings_keep_their_claims_and_an_open_one_gives_canaries_away(
         if not broken_claims(result) and shown > 0.0:
             break
     assert broken_claims(result) == []
-    # Without noise hardly a guess is wrong: 91 right ones of 100 prove 1.52, and 100 prove 3.04.
+    # Without noise hardly a guess is wrong: 96 right ones of 100 prove 2.06, and 100 prove 3.04.
     # Now and then a record moves the weight of a canary that was not there.
-    assert found["none"]["gradient"]["models"]["epsilon"] > 1.5
-    assert found["none"]["gradient"]["final"]["epsilon"] > 1.5
+    assert found["none"]["gradient"]["models"]["epsilon"] > 2.0
+    assert found["none"]["gradient"]["final"]["epsilon"] > 2.0
     for case in result["cases"][1:]:
         assert 0.99 < case["recomputed"] <= 1.0
     # One update has one share of the noise, which by itself is too little.

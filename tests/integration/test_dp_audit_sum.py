@@ -100,9 +100,9 @@ def shares(terms):
 
 
 AUDITS = {
-    "record/distributed": (RECORD, record_trials, SUMS, FEW),
-    "device/distributed": (DEVICE, device_trials, 1_850, 300),
-    "device/local": (LOCAL, device_trials, 14_500, 2_500),
+    "record/distributed": (RECORD, record_trials, 2 * SUMS, FEW),
+    "device/distributed": (DEVICE, device_trials, 3_700, 300),
+    "device/local": (LOCAL, device_trials, 29_000, 2_500),
 }
 """Terms, trials, and sums of an honest and of a broken audit; 10^5 trials or more of the former."""
 
@@ -116,8 +116,7 @@ def test_sums_keep_their_claim(audit):
     terms, trials, sums, _ = audit
     made = trials(terms, sums)
     assert made.without.size + made.with_canary.size >= 100_000
-    # The bound itself spreads by 0.02 of the claim around 0.9 of it.
-    assert 0.75 * claimed_mu(terms) < made.mu <= claimed_mu(terms)
+    assert 0.8 * claimed_mu(terms) < made.mu <= claimed_mu(terms)
     # And the weight says nothing.
     assert made.weights == {shares(terms) * terms.codec.levels}
 
@@ -149,10 +148,10 @@ def test_noise_of_one_device_left_out_is_caught(monkeypatch):
 
     monkeypatch.setattr(contribution, "noise_share", every_other)
     for terms, trials, sums in (
-        (terms_of("record", "distributed", WIDE, shares=2, clip=4.0), record_trials, 2 * FEW),
-        (terms_of("device", "distributed", 16, shares=2), device_trials, 4_000),
+        (terms_of("record", "distributed", WIDE, shares=2, clip=4.0), record_trials, 4 * FEW),
+        (terms_of("device", "distributed", 16, shares=2), device_trials, 8_000),
     ):
-        assert trials(terms, sums).mu > claimed_mu(terms)
+        assert trials(terms, sums).mu > 1.15 * claimed_mu(terms)
 
 
 @pytest.mark.parametrize("name", ["record/distributed", "device/distributed"])
@@ -326,12 +325,12 @@ def test_a_codec_that_clamps_updates_and_noise_is_caught(monkeypatch):
 
     def sums(own):
         updates = [np.array([own]), *[np.array([1.0])] * 15]
-        seen = [opened(terms, updates, bytes(32))[0] for _ in range(500)]
+        seen = [opened(terms, updates, bytes(32))[0] for _ in range(1_000)]
         return np.abs(np.concatenate(seen))
 
     monkeypatch.setattr(contribution, "encode_update", clamping)
     with np.errstate(invalid="ignore"):
-        assert audited_mu(sums(0.0), sums(1.0)) > 1.3 * claimed_mu(terms)
+        assert audited_mu(sums(0.0), sums(1.0)) > 1.5 * claimed_mu(terms)
 
 
 COARSE = {

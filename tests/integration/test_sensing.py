@@ -368,11 +368,12 @@ def test_a_fault_of_ours_is_told_and_does_not_pass_for_silence(tmp_path, monkeyp
     assert told.wait(GENEROUS_S)
 
 
-def test_a_source_that_cannot_be_started_ends_the_start(tmp_path, monkeypatch):
-    def no_thread(_self):
+@pytest.mark.parametrize("step", ["_opener", "Feed.start"])
+def test_a_source_that_cannot_be_started_ends_the_start(tmp_path, monkeypatch, step):
+    def no_thread(*_):
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr("vitalring.edge_agent.sensing.runner.Feed.start", no_thread)
+    monkeypatch.setattr(f"vitalring.edge_agent.sensing.runner.{step}", no_thread)
     sensing = config(ReplayConfig(recording(tmp_path / "r.npz", 100), speed=0))
     with pytest.raises(RuntimeError, match="new thread"), Sensing(sensing, tmp_path / "state"):
         pass

@@ -104,15 +104,18 @@ def test_among_many_or_in_noise_the_record_is_not_found(network):
     model, start = network
     (x, y), mean = rows(64), np.zeros(265, np.float32)
     one, _, _ = model.gradient_sum(start, x[:1], y[:1], 1.0)
-    noisy = privatise(
-        one.astype(np.float64), Privacy("record", "local", 8.0, 1e-5, 1.0, 1.0), fresh_generator()
-    )
+    privacy = Privacy("record", "local", 8.0, 1e-5, 1.0, 1.0)
+    noisy = [privatise(one.astype(np.float64), privacy, fresh_generator()) for _ in range(7)]
     many, _, _ = model.gradient_sum(start, x, y, 1e6)
     others = closest(x[0], x[1 : HIDDEN + 1], mean, 2.0)["correlation"]
-    # Noise in 265 places is like anything by 0.06, and the likest of all units by 0.27 at times.
-    for gradient, most in ((noisy, others + 0.3), (many.astype(np.float64), 0.8)):
-        found = first_dense_inputs(gradient, 265, HIDDEN)
-        assert closest(x[0], found, mean, 2.0)["correlation"] < most
+
+    def found(gradient):
+        guesses = first_dense_inputs(gradient, 265, HIDDEN)
+        return closest(x[0], guesses, mean, 2.0)["correlation"]
+
+    # The likest of all units is so by chance at times, hence the median of some draws.
+    assert np.median([found(each) for each in noisy]) < others + 0.15
+    assert found(many.astype(np.float64)) < 0.8
 
 
 def test_units_that_nothing_fired_are_no_guess():
